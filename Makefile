@@ -1,0 +1,111 @@
+# Every target that people use has a description after "##"; "make help" lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+STAMP := .venv/.installed-$(shell cat requirements/dev.lock pyproject.toml tools/make-venv | sha256sum | cut -c1-16)
+PYTEST := $(BIN)/python -m pytest
+# Folders of Salt's loader may hold modules of the same name, so that each is checked by itself.
+MYPY_FOLDERS := $(wildcard lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden)
+SHELL_SCRIPTS := bootstrap .ci/run tools/make-venv tools/lint-shell tools/lock
+PYTEST_WORKERS ?= 2
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ---- the lab ----
+
+.PHONY: lab
+lab: venv ## start a controller and two hypervisors here and make them what the formulas say (root)
+	$(BIN)/lab up
+
+.PHONY: lab-vm
+lab-vm: venv ## the same with virtual machines instead of containers (root)
+	$(BIN)/lab up --kind vm
+
+.PHONY: lab-down
+lab-down: venv ## stop the lab and remove everything of it (root)
+	$(BIN)/lab down
+
+.PHONY: kitchen
+kitchen: venv ## write .kitchen.local.yml, so that Test Kitchen works on the running lab (root)
+	$(BIN)/lab kitchen
+
+# ---- checks ----
+
+.PHONY: test
+test: venv lint ## everything: installs what it needs, all checks, the hosts' tests (root)
+	$(BIN)/lab deps
+	$(PYTEST) test
+
+.PHONY: check
+check: venv lint ## all that needs neither root nor hosts: linters, unit tests, render matrix
+	$(PYTEST) -q -n $(PYTEST_WORKERS) test/unit test/render test/golden
+
+.PHONY: lint
+lint: venv ruff mypy yamllint salt-lint shell-lint docs-check ## linters and type checks alone
+
+.PHONY: unit
+unit: venv ## unit tests alone
+	$(PYTEST) -q -n $(PYTEST_WORKERS) test/unit
+
+.PHONY: render
+render: venv ## render matrix alone: every SLS for every operating system
+	$(PYTEST) -q -n $(PYTEST_WORKERS) test/render test/golden
+
+.PHONY: bench
+bench: venv ## measure, and write build/bench.json and a table (root)
+	$(BIN)/lab deps
+	$(BIN)/python -m bench
+
+.PHONY: ruff mypy yamllint salt-lint shell-lint docs-check
+ruff: venv
+	@$(BIN)/ruff check --quiet .
+
+mypy: venv
+	@for folder in $(MYPY_FOLDERS); do \
+	  if [ -n "$$(find $$folder -name '*.py' -print -quit)" ]; then $(BIN)/mypy --no-error-summary $$folder; fi; \
+	done
+
+yamllint: venv
+	@$(BIN)/yamllint --strict .
+
+salt-lint: venv
+	@git ls-files -z --cached --others --exclude-standard '*.sls' | xargs -0 -r $(BIN)/salt-lint
+
+shell-lint:
+	@tools/lint-shell $(wildcard $(SHELL_SCRIPTS))
+
+docs-check: venv
+	@$(BIN)/python tools/pillar_reference.py --check
+
+# ---- generated files ----
+
+.PHONY: docs
+docs: venv ## write docs/pillar.rst from the formulas' schemas and defaults
+	$(BIN)/python tools/pillar_reference.py
+
+.PHONY: golden
+golden: venv ## rewrite test/golden from the formulas' defaults and osmaps
+	$(PYTEST) -q test/golden --update-golden
+
+.PHONY: lock
+lock: venv ## renew requirements/*.lock from requirements/*.in
+	tools/lock
+
+# ---- the tools ----
+
+.PHONY: venv
+venv: $(STAMP) ## make .venv with the locked tools (as root also installs a compiler if there is none)
+
+$(STAMP):
+	@tools/make-venv $@
+
+.PHONY: clean
+clean: ## remove .venv, build and caches; a running lab is left alone
+	rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
