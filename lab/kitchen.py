@@ -16,13 +16,15 @@ from typing import Any
 
 import yaml
 
+from .proc import LabError
+
 _HOST_NAME = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")
 _OVERRIDE_HEADER = (
     "# Written by `lab kitchen` for the lab {lab!r}; not to be committed. Remove it to use Vagrant again.\n"
 )
 
 
-class KitchenError(ValueError):
+class KitchenError(LabError):
     """What is wrong in `kitchen.yml` (or with a request that names things of it), in one sentence."""
 
 
@@ -142,7 +144,7 @@ def verifier_environment(suite: Suite, platform: str, target: Target) -> dict[st
 
 
 def override(kitchen: Kitchen, lab: str, platform: str, targets: Mapping[str, Target]) -> str:
-    """The text of a `kitchen.local.yml` that points Test Kitchen at a running lab.
+    """The text of a `.kitchen.local.yml` that points Test Kitchen at a running lab.
 
     Args:
         kitchen: the definition that is overridden.
@@ -185,7 +187,7 @@ def write_override(
         lab: see :func:`override`.
         platform: see :func:`override`.
         targets: see :func:`override`.
-        path: the file, `kitchen.local.yml` beside `kitchen.yml`.
+        path: the file, `.kitchen.local.yml` beside `kitchen.yml`.
 
     Raises:
         KitchenError: see :func:`override`, or the file is there and was not written by the lab.
