@@ -1,8 +1,8 @@
 """Platforms, hosts and suites as `kitchen.yml` defines them, for the lab and for Test Kitchen.
 
-Test Kitchen and the lab read one file. :func:`load` turns it into data classes and refuses what the lab
-could not use, naming the key. :func:`write_override` writes the local file that lets the genuine Test
-Kitchen converge and verify hosts of a running lab.
+Test Kitchen and the lab read one file. :func:`load` turns it into data classes and refuses what the
+lab could not use, naming the key. :func:`write_override` writes the local file that lets the
+genuine Test Kitchen converge and verify hosts of a running lab.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from .proc import LabError
 
 _HOST_NAME = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")
 _OVERRIDE_HEADER = (
-    "# Written by `lab kitchen` for the lab {lab!r}; not to be committed. Remove it to use Vagrant again.\n"
+    "# Written by `lab kitchen` for the lab {lab!r}; not to be committed."
+    " Remove it to use Vagrant again.\n"
 )
 
 
 class KitchenError(LabError):
-    """What is wrong in `kitchen.yml` (or with a request that names things of it), in one sentence."""
+    """What is wrong in `kitchen.yml`, or with a request that names things of it; one sentence."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ class HostSpec:
 class Suite:
     """A set of states and the tests that prove them on one host.
 
-    `host` is the lab host that proves it, `verifier_argv` the command of Test Kitchen's verifier as an
-    argument list, `pillars` maps pillar file names on the host to files here (relative to the repository),
-    `states` lists the states of its top file. `master` names the lab host whose master serves
-    `kitchen converge` in the lab; None means that the uploaded files alone are used.
+    `host` is the lab host that proves it, `verifier_argv` the command of Test Kitchen's verifier as
+    an argument list, `pillars` maps pillar file names on the host to files here (relative to the
+    repository), `states` lists the states of its top file. `master` names the lab host whose master
+    serves `kitchen converge` in the lab; None means that the uploaded files alone are used.
     """
 
     name: str
@@ -101,7 +102,7 @@ def load(path: Path) -> Kitchen:
         its platforms, hosts and suites.
 
     Raises:
-        KitchenError: the file is missing, is not YAML, or a key is missing, unknown or of a wrong type.
+        KitchenError: the file is missing or not YAML, or a key is missing, unknown or wrong.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
