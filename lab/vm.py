@@ -1,0 +1,517 @@
+"""Virtual machine hosts: QEMU processes on a lab's layer-2 network, with link and power in a test's hand.
+
+A :class:`Machine` runs in the network namespace of the lab's switch, so its network cards are taps on the
+bridge there and nothing of this machine's own network changes. Everything that a machine leaves on disk is
+in its own folder; :meth:`Machine.destroy` removes that, the taps and the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .proc import CommandError, LabError, run
+from .qmp import Qmp
+
+QEMU = "qemu-system-x86_64"
+SEED_NAME = "opt/lab.hypervisor/seed"
+# The kernel's limit for the path of a unix socket.
+SOCKET_PATH_MAX = 107
+# An interface's name has 15 characters at most.
+TAP_MAX = 15
+# A boot sector that writes 0x10 to QEMU's debug-exit port: proof that guest code really runs.
+PROBE_SECTOR = (b"\xb0\x10\xe6\xf4\xf4\xeb\xfd".ljust(510, b"\x00")) + b"\x55\xaa"
+PROBE_EXIT = (0x10 << 1) | 1
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk besides the machine's own.
+
+    Attributes:
+        path: a raw image, made with :func:`make_disk`.
+        serial: how the guest finds it: ``/dev/disk/by-id/virtio-<serial>``; at most 20 characters.
+        shared: other machines use it at the same time; both bypass this machine's page cache.
+    """
+
+    path: Path
+    serial: str
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Nic:
+    """A network card: the guest names them ``eth0``, ``eth1`` … in order.
+
+    Attributes:
+        bridge: the bridge in the lab's switch namespace that it is plugged into.
+        mac: its hardware address; derived from lab, host and position when empty.
+    """
+
+    bridge: str = "br0"
+    mac: str = ""
+
+
+@dataclass(frozen=True)
+class MachineSpec:
+    """What a machine is made of.
+
+    Attributes:
+        lab: name of the lab; the switch is the network namespace ``lab-<lab>``.
+        name: short host name.
+        image: raw base image, from :mod:`lab.vmimage`.
+        address: its address on the first card.
+        prefix: length of the network's prefix in bits.
+        gateway: default route; none when empty.
+        memory_mib: memory in MiB.
+        cpus: virtual processors.
+        nics: its cards; the address belongs to the first.
+        disks: further disks.
+        watchdog: an i6300esb watchdog that resets the machine.
+        files: path in the guest to content and mode, written before anything starts for the first time.
+    """
+
+    lab: str
+    name: str
+    image: Path
+    address: str
+    prefix: int = 24
+    gateway: str = ""
+    memory_mib: int = 1536
+    cpus: int = 2
+    nics: Sequence[Nic] = (Nic(),)
+    disks: Sequence[Disk] = ()
+    watchdog: bool = False
+    files: Mapping[str, tuple[bytes, int]] = field(default_factory=dict)
+
+    def mac(self, index: int) -> str:
+        """Return the hardware address of a card: the given one, or one that is the same at every start."""
+        if self.nics[index].mac:
+            return self.nics[index].mac
+        digest = hashlib.sha256(f"{self.lab}/{self.name}/{index}".encode()).digest()
+        return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+    def tap(self, index: int) -> str:
+        """Return the name of a card's tap in the switch namespace: ``<host>-<index>``, shortened if need be."""
+        plain = f"{self.name}-{index}"
+        if len(plain) <= TAP_MAX:
+            return plain
+        digest = hashlib.sha256(self.name.encode()).hexdigest()[:4]
+        return f"{self.name[:8]}~{digest}-{index}"
+
+
+def seed_files(spec: MachineSpec, hosts: str, authorized_key: str, host_key: bytes) -> dict[str, tuple[bytes, int]]:
+    """Return the files by which an image becomes this host, as path to content and mode.
+
+    Args:
+        spec: the machine.
+        hosts: its ``/etc/hosts``.
+        authorized_key: the public key that may log in as root.
+        host_key: the private key by which ssh recognises it (OpenSSH format, ed25519).
+    """
+    lines = ["auto eth0", "iface eth0 inet static", f"    address {spec.address}/{spec.prefix}"]
+    if spec.gateway:
+        lines.append(f"    gateway {spec.gateway}")
+    return {
+        "etc/hostname": (f"{spec.name}\n".encode(), 0o644),
+        "etc/hosts": (hosts.encode(), 0o644),
+        "etc/network/interfaces.d/eth0": (("\n".join(lines) + "\n").encode(), 0o644),
+        "root/.ssh/authorized_keys": (f"{authorized_key.strip()}\n".encode(), 0o600),
+        "etc/ssh/ssh_host_ed25519_key": (host_key, 0o600),
+        **{path.lstrip("/"): item for path, item in spec.files.items()},
+    }
+
+
+def seed_tar(files: Mapping[str, tuple[bytes, int]]) -> bytes:
+    """Return the files as a tar archive, all owned by root."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path, (content, mode) in sorted(files.items()):
+            info = tarfile.TarInfo(path)
+            info.size, info.mode = len(content), mode
+            info.mtime = int(time.time())
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def qemu_argv(spec: MachineSpec, folder: Path, accelerator: str) -> list[str]:
+    """Return QEMU's argument list for a machine.
+
+    Args:
+        spec: the machine.
+        folder: its folder, with ``disk.qcow2`` and ``seed.tar``.
+        accelerator: ``kvm`` or ``tcg``.
+    """
+    kvm = accelerator == "kvm"
+    argv = [
+        *[QEMU, "-name", f"{spec.lab}-{spec.name}", "-nodefaults", "-no-user-config", "-display", "none"],
+        *["-machine", "pc", "-accel", "kvm" if kvm else "tcg,thread=multi"],
+        # Five-level page tables bring nothing here and make every miss of the emulated TLB dearer.
+        *["-cpu", "host" if kvm else "max,la57=off"],
+        *["-m", f"{spec.memory_mib}M", "-smp", str(spec.cpus), "-rtc", "base=utc,clock=host"],
+        *["-device", "virtio-rng-pci", "-serial", f"file:{folder / 'console.log'}"],
+        *["-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off"],
+        *["-fw_cfg", f"name={SEED_NAME},file={folder / 'seed.tar'}"],
+        *["-drive", f"file={_escaped(folder / 'disk.qcow2')},if=none,id=root,format=qcow2,cache=writeback,discard=unmap"],
+        *["-device", "virtio-blk-pci,drive=root,serial=root,bootindex=0"],
+    ]
+    for index, disk in enumerate(spec.disks):
+        options = f"file={_escaped(disk.path)},if=none,id=disk{index},format=raw"
+        device = f"virtio-blk-pci,drive=disk{index},serial={disk.serial}"
+        if disk.shared:
+            options += ",cache=none,file.locking=off"
+            device += ",share-rw=on"
+        argv += ["-drive", options, "-device", device]
+    for index in range(len(spec.nics)):
+        argv += ["-netdev", f"tap,id=net{index},ifname={spec.tap(index)},script=no,downscript=no"]
+        argv += ["-device", f"virtio-net-pci,netdev=net{index},id=nic{index},mac={spec.mac(index)},romfile="]
+    if spec.watchdog:
+        argv += ["-device", "i6300esb", "-action", "watchdog=reset"]
+    return [*argv, "-pidfile", str(folder / "qemu.pid"), "-daemonize"]
+
+
+def accelerator(say: Say = lambda text: None) -> str:
+    """Return ``kvm`` where it truly works, else ``tcg``, and say which and why.
+
+    ``/dev/kvm`` may exist without working: the processor must have the flag and a guest must run.
+    """
+    words = set(Path("/proc/cpuinfo").read_text().split())
+    if not words & {"vmx", "svm"}:
+        reason = "the processor offers no hardware virtualisation"
+    elif not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        reason = "/dev/kvm is missing or not accessible"
+    elif not probe("kvm"):
+        reason = "/dev/kvm is here, but a guest does not run on it"
+    else:
+        say("virtual machines run with hardware virtualisation (KVM)")
+        return "kvm"
+    say(f"virtual machines are emulated (TCG), many times slower than KVM: {reason}")
+    return "tcg"
+
+
+def probe(accel: str, timeout: float = 20) -> bool:
+    """Return whether a guest of one boot sector runs with an accelerator, within ``timeout`` seconds."""
+    with tempfile.NamedTemporaryFile(suffix=".img") as sector:
+        sector.write(PROBE_SECTOR)
+        sector.flush()
+        argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-accel", accel, "-m", "16"]
+        argv += ["-device", "isa-debug-exit", "-drive", f"file={sector.name},format=raw,if=ide,snapshot=on"]
+        try:
+            return run(argv, timeout=timeout, check=False).returncode == PROBE_EXIT
+        except CommandError:
+            return False
+
+
+def make_disk(path: Path, size_mib: int) -> Path:
+    """Make an empty raw disk of that many MiB (sparse) unless it is there, and return its path."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.truncate(size_mib << 20)
+    return path
+
+
+class Machine:
+    """One virtual machine of a lab.
+
+    Attributes:
+        spec: what it is made of.
+        folder: its files: ``disk.qcow2``, ``seed.tar``, ``qemu.pid``, ``qemu.json``, ``qmp.sock``, ``console.log``.
+        ssh_config: the lab's file for ``ssh -F``, in which the host's name stands.
+        accelerator: ``kvm`` or ``tcg``.
+    """
+
+    def __init__(self, spec: MachineSpec, folder: Path, ssh_config: Path, accel: str = "tcg") -> None:
+        """Describe the machine; nothing is made or started yet.
+
+        Raises:
+            LabError: the folder's path is too long for a socket, or a disk's serial is.
+        """
+        self.spec, self.folder, self.ssh_config, self.accelerator = spec, folder, ssh_config, accel
+        if len(str(folder / "qmp.sock")) > SOCKET_PATH_MAX:
+            raise LabError(f"the path {folder} is too long for QEMU's control socket; use a shorter name for the lab")
+        for disk in spec.disks:
+            if not 1 <= len(disk.serial) <= 20:
+                raise LabError(f"disk serial '{disk.serial}' of {spec.name} must have 1 to 20 characters")
+
+    @property
+    def namespace(self) -> str:
+        """Name of the network namespace that holds the lab's switch."""
+        return f"lab-{self.spec.lab}"
+
+    @property
+    def console_log(self) -> Path:
+        """What the machine printed on its serial console since it was last started."""
+        return self.folder / "console.log"
+
+    def create(self, hosts: str, authorized_key: str, host_key: bytes) -> None:
+        """Make the machine's disk and identity; does nothing when they are there.
+
+        Args:
+            hosts: its ``/etc/hosts``.
+            authorized_key: public key that may log in as root.
+            host_key: private ssh host key (OpenSSH format, ed25519).
+
+        Raises:
+            LabError: the base image or qemu-img is missing, or the disk is full.
+        """
+        disk = self.folder / "disk.qcow2"
+        if disk.exists() and (self.folder / "seed.tar").exists():
+            return
+        if not self.spec.image.is_file():
+            raise LabError(f"the base image {self.spec.image} is missing; build it first")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        seed = self.folder / "seed.tar"
+        partial = self.folder / "disk.qcow2.new"
+        try:
+            seed.write_bytes(seed_tar(seed_files(self.spec, hosts, authorized_key, host_key)))
+            seed.chmod(0o600)
+        except OSError as error:
+            raise LabError(f"{seed} can't be written: {error.strerror}") from None
+        run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", self.spec.image, partial])
+        partial.rename(disk)
+
+    def start(self) -> None:
+        """Switch the machine on; does nothing when it runs.
+
+        Raises:
+            LabError: QEMU or /dev/net/tun is missing, the switch isn't there, a tap is in use, or QEMU refused.
+        """
+        if self.is_running():
+            return
+        if shutil.which(QEMU) is None:
+            raise LabError(f"{QEMU} is not installed; install the package qemu-system-x86")
+        if not Path("/dev/net/tun").exists():
+            raise LabError("/dev/net/tun is missing; virtual machines need it for their network cards")
+        if not Path("/run/netns", self.namespace).exists():
+            raise LabError(f"the lab's network namespace {self.namespace} is missing; run: lab up --name {self.spec.lab}")
+        self._forget_process()
+        try:
+            for index, nic in enumerate(self.spec.nics):
+                self._plug(self.spec.tap(index), nic.bridge)
+            # A file rather than a pipe: the daemon keeps it open, and reading a pipe to its end would wait for it.
+            log = self.folder / "qemu.log"
+            argv = ["nsenter", f"--net=/run/netns/{self.namespace}", *qemu_argv(self.spec, self.folder, self.accelerator)]
+            log.write_bytes(b"")
+            run(argv, timeout=60, log=log)
+        except CommandError as error:
+            self._unplug()
+            lines = [line for line in error.output.strip().splitlines() if line] or [str(error)]
+            raise LabError(f"{self.spec.name} could not be started: {lines[-1]}") from None
+        pid = int((self.folder / "qemu.pid").read_text())
+        (self.folder / "qemu.json").write_text(json.dumps({"pid": pid, "started": _start_time(pid)}) + "\n")
+
+    def pid(self) -> int | None:
+        """Return the process id of its QEMU, None when it isn't running; never that of another process."""
+        try:
+            known = json.loads((self.folder / "qemu.json").read_text())
+            pid, started = int(known["pid"]), str(known["started"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return self._adopt()
+        return pid if started and _start_time(pid) == started else None
+
+    def is_running(self) -> bool:
+        """Return whether the machine is switched on (which says nothing about its system)."""
+        return self.pid() is not None
+
+    def stop(self, timeout: float = 90) -> None:
+        """Shut the system down and wait for the machine to switch itself off; the power is cut after ``timeout`` seconds."""
+        if not self.is_running():
+            self._unplug()
+            return
+        deadline = time.monotonic() + timeout
+        with contextlib.suppress(LabError):
+            self.qmp("system_powerdown")
+        while self.is_running() and time.monotonic() < deadline:
+            time.sleep(0.3)
+        self.kill()
+
+    def kill(self) -> None:
+        """Cut the power: the process ends at once and nothing in the guest is written any more."""
+        pid = self.pid()
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            deadline = time.monotonic() + 30
+            while self.pid() is not None:
+                if time.monotonic() > deadline:
+                    raise LabError(f"QEMU of {self.spec.name} (pid {pid}) does not end; it waits for its disk")
+                time.sleep(0.05)
+        self._forget_process()
+        self._unplug()
+
+    def reset(self) -> None:
+        """Press the reset button: the system starts again without being asked."""
+        self.qmp("system_reset")
+
+    def destroy(self) -> None:
+        """Cut the power and remove everything of this machine: process, taps, files, sockets."""
+        self.kill()
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        """Send a command to QEMU and return what it returned.
+
+        Raises:
+            LabError: the machine isn't running, doesn't answer, or refused the command.
+        """
+        if not self.is_running():
+            raise LabError(f"{self.spec.name} is not running")
+        with Qmp(self.folder / "qmp.sock") as control:
+            return control.execute(command, arguments)
+
+    def set_link(self, up: bool, nic: int = 0) -> None:
+        """Plug a card's cable in, or pull it; the guest sees the carrier change."""
+        self.qmp("set_link", name=f"nic{nic}", up=up)
+
+    def ssh(self, argv: Sequence[str], *, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a program in the machine as root over ssh.
+
+        Args:
+            argv: program and arguments; quoted for the remote shell here.
+            timeout: seconds.
+            check: raise when the return code isn't 0.
+        """
+        remote = " ".join(_quoted(word) for word in argv)
+        base = ["ssh", "-F", str(self.ssh_config), "-o", "ConnectTimeout=10", "-o", "BatchMode=yes"]
+        return run([*base, self.spec.name, "--", remote], timeout=timeout, check=check)
+
+    def answers(self, timeout: float = 2) -> bool:
+        """Return whether an ssh server greets on the machine's address within ``timeout`` seconds."""
+        try:
+            with socket.create_connection((self.spec.address, 22), timeout=timeout) as link:
+                link.settimeout(timeout)
+                return link.recv(4) == b"SSH-"
+        except OSError:
+            return False
+
+    def wait_ssh(self, timeout: float = 180, say: Say = lambda text: None, *, every: float = 10) -> float:
+        """Wait until a program can be run in the machine over ssh, and return how many seconds that took.
+
+        Args:
+            timeout: seconds to wait at most.
+            say: gets a line every ``every`` seconds: how long it has been, and the console's last line.
+
+        Raises:
+            LabError: the machine ended, or doesn't answer in time; with the console's last lines.
+        """
+        begun = time.monotonic()
+        told = begun
+        while (now := time.monotonic()) - begun < timeout:
+            if not self.is_running():
+                raise LabError(f"{self.spec.name} switched itself off while starting:\n{self.console_tail()}")
+            if self.answers() and self._ssh_works():
+                return time.monotonic() - begun
+            if now - told >= every:
+                told = now
+                say(f"{self.spec.name}: {now - begun:.0f} s, console: {self.console_tail(1)[:100] or 'nothing yet'}")
+            time.sleep(0.5)
+        raise LabError(f"{self.spec.name} does not answer on ssh after {timeout:.0f} s; its console says:\n{self.console_tail()}")
+
+    def boot_id(self) -> str:
+        """Return the kernel's identifier of this start; another one after a reboot."""
+        return self.ssh(["cat", "/proc/sys/kernel/random/boot_id"], timeout=30).stdout.strip()
+
+    def wait_reboot(self, before: str, timeout: float = 240, say: Say = lambda text: None) -> float:
+        """Wait until the machine has started anew and answers on ssh; return how many seconds that took.
+
+        Args:
+            before: :meth:`boot_id` from before the reboot.
+            timeout: seconds to wait at most.
+        """
+        begun = time.monotonic()
+        while (left := timeout - (time.monotonic() - begun)) > 0:
+            self.wait_ssh(left, say)
+            with contextlib.suppress(CommandError):
+                if self.boot_id() != before:
+                    return time.monotonic() - begun
+            time.sleep(1)
+        raise LabError(f"{self.spec.name} has not rebooted within {timeout:.0f} s; its console says:\n{self.console_tail()}")
+
+    def console_tail(self, lines: int = 15) -> str:
+        """Return the last lines that the machine printed on its console, without control characters."""
+        try:
+            text = self.console_log.read_bytes()[-8000:].decode(errors="replace")
+        except OSError:
+            return ""
+        printed = ["".join(char for char in line if char.isprintable()) for line in text.splitlines()]
+        return "\n".join([line for line in printed if line.strip()][-lines:])
+
+    def _ssh_works(self) -> bool:
+        try:
+            return self.ssh(["true"], timeout=30, check=False).returncode == 0
+        except CommandError:
+            return False
+
+    def _plug(self, tap: str, bridge: str) -> None:
+        """Make a tap and plug it into a bridge of the switch."""
+        inside = ["ip", "-n", self.namespace]
+        run([*inside, "tuntap", "add", "dev", tap, "mode", "tap"])
+        try:
+            run([*inside, "link", "set", "dev", tap, "master", bridge])
+            run([*inside, "link", "set", "dev", tap, "up"])
+        except CommandError:
+            run([*inside, "link", "delete", "dev", tap], check=False)
+            raise
+
+    def _unplug(self) -> None:
+        """Remove the machine's taps, if they are there."""
+        if Path("/run/netns", self.namespace).exists():
+            for index in range(len(self.spec.nics)):
+                run(["ip", "-n", self.namespace, "link", "delete", "dev", self.spec.tap(index)], check=False)
+
+    def _adopt(self) -> int | None:
+        """Find a QEMU whose start was interrupted before it was noted down: by its pidfile and its command line."""
+        try:
+            pid = int((self.folder / "qemu.pid").read_text())
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            return None
+        if str(self.folder / "qemu.pid").encode() not in words:
+            return None
+        (self.folder / "qemu.json").write_text(json.dumps({"pid": pid, "started": _start_time(pid)}) + "\n")
+        return pid
+
+    def _forget_process(self) -> None:
+        """Remove what only means something while QEMU runs; a leftover tap goes too."""
+        for name in ("qemu.json", "qemu.pid", "qmp.sock"):
+            (self.folder / name).unlink(missing_ok=True)
+        self._unplug()
+
+
+def _start_time(pid: int) -> str:
+    """Return when a process started, with the boot it belongs to; empty when there is no such process or it is dead."""
+    try:
+        # The name in brackets may hold anything: count from its end. The state is the first field after it.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else f"{boot}/{fields[19]}"
+
+
+def _escaped(path: Path) -> str:
+    """Return a path for QEMU's comma-separated options."""
+    return str(path).replace(",", ",,")
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for the shell at the other end of ssh."""
+    return "'" + word.replace("'", "'\\''") + "'"
