@@ -1,0 +1,442 @@
+"""
+A host's own key and certificate, issued by the CA of one purpose.
+
+The key is made on the host and never leaves it. The CA, which is a minion, is asked only when the
+certificate on disk is missing, due or wrong, so a second run sends nothing. Whatever is wrong is
+named. A new certificate is checked before it replaces anything, and key and certificate are swapped
+together.
+"""
+
+import datetime
+import grp
+import os
+import pwd
+import stat
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+try:
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    HAS_CRYPTOGRAPHY = True
+except ImportError:
+    HAS_CRYPTOGRAPHY = False
+
+from salt.exceptions import SaltException
+
+_PAUSE = 2.0  # seconds between two questions to a CA that does not answer
+_REFUSALS = ("not permitted", "could not be identified")
+
+
+def __virtual__() -> bool | tuple[bool, str]:
+    """Load only where Salt's Python has the cryptography library."""
+    if HAS_CRYPTOGRAPHY:
+        return True
+    return False, "host_certificate needs the Python library cryptography"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a good certificate looks like: its common name, names, and days left at least."""
+
+    common_name: str
+    subject_names: tuple[str, ...]
+    days_remaining: int
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may read the key: owner, group and permissions."""
+
+    user: str
+    group: str
+    mode: int
+
+
+def not_after(certificate: "x509.Certificate") -> datetime.datetime:
+    """Return when a certificate expires, in UTC, with any version of cryptography."""
+    try:
+        return certificate.not_valid_after_utc
+    except AttributeError:
+        return certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc)
+
+
+def not_before(certificate: "x509.Certificate") -> datetime.datetime:
+    """Return when a certificate begins to be valid, in UTC."""
+    try:
+        return certificate.not_valid_before_utc
+    except AttributeError:
+        return certificate.not_valid_before.replace(tzinfo=datetime.timezone.utc)
+
+
+def signed_by(certificate: "x509.Certificate", authorities: Iterable["x509.Certificate"]) -> bool:
+    """Say whether one of the CA certificates signed this certificate."""
+    for authority in authorities:
+        try:
+            certificate.verify_directly_issued_by(authority)
+        except (InvalidSignature, ValueError, TypeError):
+            continue
+        return True
+    return False
+
+
+def _public(key: Any) -> bytes:
+    """Return the DER form of a public key, to compare two of them."""
+    return key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def faults(
+    key_pem: bytes | None,
+    certificate_pem: bytes | None,
+    ca_pem: bytes,
+    wanted: Wanted,
+    now: datetime.datetime,
+) -> list[str]:
+    """
+    List why a key and certificate need to be replaced.
+
+    Takes the contents of the files (None for a missing one), what is wanted and the time. Returns an
+    empty list for a good pair. Raises ValueError if the CA certificate itself cannot be read.
+    """
+    authorities = x509.load_pem_x509_certificates(ca_pem)
+    if key_pem is None:
+        return ["there is no key"]
+    try:
+        key = serialization.load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError):
+        return ["the key cannot be read"]
+    if certificate_pem is None:
+        return ["there is no certificate"]
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem)
+    except ValueError:
+        return ["the certificate cannot be read"]
+    found = []
+    if _public(key.public_key()) != _public(certificate.public_key()):
+        found.append("the certificate belongs to another key")
+    if not signed_by(certificate, authorities):
+        found.append("another CA signed the certificate")
+    return found + _content_faults(certificate, wanted, now)
+
+
+def _content_faults(
+    certificate: "x509.Certificate", wanted: Wanted, now: datetime.datetime
+) -> list[str]:
+    """List what is wrong with the names, purposes and dates of a certificate."""
+    found = []
+    common_names = [
+        attribute.value
+        for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    ]
+    if common_names != [wanted.common_name]:
+        found.append(f"its common name is not {wanted.common_name}")
+    try:
+        extensions = certificate.extensions
+        alternatives = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = {str(name.value) for name in alternatives}
+        usages = set(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except (x509.ExtensionNotFound, ValueError):
+        return [*found, "it lacks subject alternative names or extended key usages"]
+    found.extend(f"it does not name {name}" for name in wanted.subject_names if name not in names)
+    if usages != {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}:
+        found.append("its extended key usage is not server and client authentication")
+    try:
+        if extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            found.append("it is a CA certificate")
+    except x509.ExtensionNotFound:
+        found.append("it does not say that it is no CA")
+    left = not_after(certificate) - now
+    if left < datetime.timedelta(0):
+        found.append("it has expired")
+    elif left < datetime.timedelta(days=wanted.days_remaining):
+        found.append(f"it expires in {left.days} days")
+    # A CA whose clock is slightly ahead issues a certificate from our near future.
+    if not_before(certificate) - now > datetime.timedelta(minutes=5):
+        found.append("it is not valid yet")
+    return found
+
+
+def exposed(mode: int, wanted_mode: int) -> bool:
+    """
+    Say whether permissions let others read a key that must not.
+
+    Takes the actual and the wanted permissions. Such a key may have been copied, so it is replaced,
+    while a key that is merely too closed or has another owner is only repaired.
+    """
+    return bool(mode & ~wanted_mode & 0o044)
+
+
+def new_key(key_type: str) -> Any:
+    """Return a new private key: ``ec`` (NIST P-256) or ``rsa`` (3072 bits)."""
+    if key_type == "rsa":
+        return rsa.generate_private_key(public_exponent=65537, key_size=3072)
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _read(path: str) -> bytes | None:
+    """Return the content of a file, None if it does not exist."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _stage(path: str, content: bytes, user: int, group: int, mode: int) -> str:
+    """Write a file beside its target, with its final permissions and on disk; return its path."""
+    staged = f"{path}.new"
+    Path(staged).unlink(missing_ok=True)
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as handle:
+        os.fchown(descriptor, user, group)
+        os.fchmod(descriptor, mode)
+        handle.write(content)
+        handle.flush()
+        os.fsync(descriptor)
+    return staged
+
+
+def _swap(staged: dict[str, str]) -> None:
+    """Rename staged files over their targets, one right after the other, and write that to disk."""
+    for target, source in staged.items():
+        os.replace(source, target)
+    for folder in {os.path.dirname(target) for target in staged}:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _request(ca_server: str, policy: str, public_key: bytes, wait_seconds: int) -> bytes:
+    """
+    Have a public key certified and return the certificate.
+
+    Asks the CA's minion until it answers or the time is over, or signs here if ``ca_server`` is
+    empty. Raises RuntimeError that names the CA and the policy.
+    """
+    if not ca_server:
+        rules = __salt__["x509.get_signing_policy"](policy)
+        if not rules or "signing_private_key" not in rules:
+            raise RuntimeError(f"this minion's configuration has no signing policy {policy}")
+        issued = __salt__["x509.create_certificate"](
+            signing_policy=policy,
+            public_key=public_key.decode("ascii"),
+            signing_private_key=rules["signing_private_key"],
+            days_valid=rules.get("days_valid", 397),
+        )
+        return str(issued).encode("ascii")
+    if __opts__.get("file_client") == "local":
+        raise RuntimeError(
+            f"this run has no master through which to ask the CA on {ca_server} (policy {policy}); "
+            "set pki:ca_server to an empty string where the host signs for itself"
+        )
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            issued = __salt__["x509.create_certificate"](
+                ca_server=ca_server,
+                signing_policy=policy,
+                public_key=public_key.decode("ascii"),
+                days_valid=397,
+            )
+            return str(issued).encode("ascii")
+        except (SaltException, TypeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+        if any(refusal in reason for refusal in _REFUSALS):
+            raise RuntimeError(f"the CA on {ca_server} refused (policy {policy}): {reason}")
+        if time.monotonic() + _PAUSE > deadline:
+            raise RuntimeError(
+                f"the CA on {ca_server} issued nothing within {wait_seconds} s (policy {policy}): "
+                f"{reason}"
+            )
+        time.sleep(_PAUSE)
+
+
+def _ids(access: Access) -> tuple[int, int]:
+    """Return the numbers of a user and a group; raises RuntimeError for one that is unknown."""
+    try:
+        return pwd.getpwnam(access.user).pw_uid, grp.getgrnam(access.group).gr_gid
+    except KeyError as error:
+        raise RuntimeError(f"the key's owner is unknown here: {error.args[0]}") from error
+
+
+def _access_faults(key: str, access: Access) -> tuple[list[str], list[str]]:
+    """Return why a key must be replaced, and why it must only be repaired, by its permissions."""
+    try:
+        status = os.stat(key)
+    except FileNotFoundError:
+        return [], []
+    mode = stat.S_IMODE(status.st_mode)
+    if exposed(mode, access.mode):
+        return [f"others could read the key (mode {mode:04o})"], []
+    repair = []
+    if mode != access.mode:
+        repair.append(f"mode {mode:04o} instead of {access.mode:04o}")
+    if (status.st_uid, status.st_gid) != _ids(access):
+        repair.append(f"not owned by {access.user}:{access.group}")
+    return [], repair
+
+
+def _described(pem: bytes | None) -> dict[str, str] | None:
+    """Return what may be shown of a certificate, None if there is none that can be read."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem or b"")
+    except ValueError:
+        return None
+    return {
+        "serial": f"{certificate.serial_number:x}",
+        "issuer": certificate.issuer.rfc4514_string(),
+        "not_after": not_after(certificate).strftime("%Y-%m-%d %H:%M:%S UTC"),
+    }
+
+
+def managed(
+    name: str,
+    purpose: str,
+    key: str,
+    ca: str,
+    ca_source: str,
+    ca_server: str = "",
+    signing_policy: str = "",
+    common_name: str = "",
+    subject_names: list[str] | None = None,
+    days_remaining: int = 30,
+    key_type: str = "ec",
+    key_user: str = "root",
+    key_group: str = "root",
+    key_mode: str = "0400",
+    wait_seconds: int = 60,
+) -> dict[str, Any]:
+    """
+    Make sure that this host has a good key and certificate of one purpose.
+
+    name
+        Path of the certificate.
+    purpose
+        What it is for; the default signing policy is ``<purpose>_<minion id>``.
+    key, ca
+        Paths of the key and of the CA's certificate. Their folders exist already.
+    ca_source
+        URL of the CA's certificate (``salt://…``).
+    ca_server
+        Minion id of the CA; empty to sign here with a policy of the minion's own configuration.
+    signing_policy, common_name, subject_names
+        Where they differ from the defaults: the policy above, and the minion id for both names.
+    days_remaining
+        A certificate with fewer days left is replaced.
+    key_type
+        ``ec`` (NIST P-256) or ``rsa`` (3072 bits); used when a key is made.
+    key_user, key_group, key_mode
+        Owner and permissions of the key. A key that others could read is replaced, since it may have
+        been copied; any other deviation is only repaired.
+    wait_seconds
+        How long to ask a CA that does not answer.
+
+    Returns a state result that names every reason; it never holds the key.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    minion_id = __opts__["id"]
+    wanted = Wanted(
+        common_name or minion_id, tuple(subject_names or [minion_id]), int(days_remaining)
+    )
+    access = Access(key_user, key_group, int(key_mode, 8))
+    policy = signing_policy or f"{purpose}_{minion_id}"
+    try:
+        ca_pem = _authority(ca_source, wait_seconds)
+        now = datetime.datetime.now(tz=datetime.timezone.utc)
+        reasons, repair = _access_faults(key, access)
+        old = _read(name)
+        reasons = faults(_read(key), old, ca_pem, wanted, now) + reasons
+        files = {} if _read(ca) == ca_pem else {"ca": f"{ca} is written"}
+        if reasons:
+            ret["changes"] = {"certificate": {"old": _described(old), "why": reasons}} | files
+        elif repair or files:
+            ret["changes"] = ({"key": repair} if repair else {}) | files
+        if not ret["changes"]:
+            return ret | {"comment": "Key and certificate are good."}
+        if __opts__["test"]:
+            comment = "Would replace or repair key and certificate."
+            return ret | {"result": None, "comment": comment}
+        if reasons:
+            ret["changes"]["certificate"]["new"] = _replace(
+                name, key, ca, ca_pem, ca_server, policy, access, wanted, key_type, wait_seconds
+            )
+            return ret | {"comment": f"There is a new key and certificate: {'; '.join(reasons)}."}
+        if repair:
+            os.chown(key, *_ids(access))
+            os.chmod(key, access.mode)
+        if files:
+            _swap({ca: _stage(ca, ca_pem, 0, 0, 0o644)})
+        return ret | {"comment": "Repaired without a new certificate."}
+    except (RuntimeError, OSError, ValueError) as error:
+        return ret | {"result": False, "changes": {}, "comment": f"No certificate: {error}."}
+
+
+def _authority(source: str, wait_seconds: int) -> bytes:
+    """Return the CA's certificate from the file server; raises RuntimeError if it is not there."""
+    deadline = time.monotonic() + (0 if __opts__["test"] else wait_seconds)
+    while True:
+        cached = __salt__["cp.cache_file"](source)
+        if cached:
+            content = Path(cached).read_bytes()
+            try:
+                x509.load_pem_x509_certificates(content)
+            except ValueError as error:
+                raise RuntimeError(f"{source} holds no certificate") from error
+            return content
+        if time.monotonic() + _PAUSE > deadline:
+            raise RuntimeError(f"the file server has no {source}; the first master makes it")
+        time.sleep(_PAUSE)
+
+
+def _replace(
+    certificate: str,
+    key: str,
+    ca: str,
+    ca_pem: bytes,
+    ca_server: str,
+    policy: str,
+    access: Access,
+    wanted: Wanted,
+    key_type: str,
+    wait_seconds: int,
+) -> dict[str, str] | None:
+    """Make a key, have it certified, check the answer, and swap all three files in."""
+    owner = _ids(access)
+    private = new_key(key_type)
+    key_pem = private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    public_pem = private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    issued = _request(ca_server, policy, public_pem, wait_seconds)
+    now = datetime.datetime.now(tz=datetime.timezone.utc)
+    wrong = faults(key_pem, issued, ca_pem, wanted, now)
+    if wrong:
+        raise RuntimeError(
+            f"the CA on {ca_server or 'this host'} issued something else than asked for "
+            f"(policy {policy}): {'; '.join(wrong)}"
+        )
+    staged: dict[str, str] = {}
+    try:
+        staged[ca] = _stage(ca, ca_pem, 0, 0, 0o644)
+        staged[key] = _stage(key, key_pem, *owner, access.mode)
+        staged[certificate] = _stage(certificate, issued, 0, 0, 0o644)
+        _swap(staged)
+    except OSError:
+        for leftover in staged.values():
+            Path(leftover).unlink(missing_ok=True)
+        raise
+    return _described(issued)

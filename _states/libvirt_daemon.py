@@ -1,0 +1,373 @@
+"""
+libvirt's daemons under socket activation.
+
+A host has either one ``libvirtd`` or a set of modular daemons with ``virtproxyd`` in front of them.
+Which one it is says the unit files that are installed, not the name of the distribution. systemd
+listens and starts a daemon when somebody connects; a daemon may leave when it is idle.
+
+Guests are processes of their own: to stop or restart a daemon leaves them running.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import salt.utils.path
+
+_UNIT_FOLDERS = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system")
+_OLD_UNIT_FOLDER = "/lib/systemd/system"  # its own folder where /usr is not merged
+_CONF = Path("/etc/libvirt")
+_LOADED = Path("/run/hypervisor-formula/libvirt-tls-loaded")
+_TIMEOUT = 120  # seconds for one systemctl command; a start waits for the daemon's first answer
+_PROPERTIES = "Id,LoadState,UnitFileState,ActiveState,ActiveEnterTimestampMonotonic"
+_MODULAR = (
+    "virtqemud virtproxyd virtnetworkd virtstoraged virtnodedevd virtnwfilterd virtsecretd "
+    "virtinterfaced"
+).split()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to run libvirt: its services, sockets, and who answers on the TLS port."""
+
+    services: tuple[str, ...]
+    sockets: tuple[str, ...]
+    front: str
+    retired: tuple[str, ...] = ()
+
+    @property
+    def tls_socket(self) -> str:
+        """Name of the unit that listens on port 16514."""
+        return f"{self.front}-tls.socket"
+
+    @property
+    def conf(self) -> Path:
+        """Path of the file that holds the TLS settings."""
+        return _CONF / f"{self.front}.conf"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What systemd says about a unit; ``since`` is the Unix time of its start, 0 when inactive."""
+
+    enabled: bool = False
+    active: bool = False
+    since: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What has to be done, in this order; empty lists mean nothing."""
+
+    disable: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+    enable: tuple[str, ...] = ()
+    start: tuple[str, ...] = ()
+    restart: tuple[str, ...] = ()
+
+    def changes(self) -> dict[str, list[str]]:
+        """Return the plan as a state's changes, without what is empty."""
+        return {verb: list(units) for verb, units in vars(self).items() if units}
+
+
+def layout(units: set[str], enabled: set[str]) -> Layout | None:
+    """
+    Find how libvirt runs here.
+
+    Takes the names of all installed libvirt units and of those that are enabled. Returns None if
+    there is no daemon. Where both kinds are installed the enabled one is kept, and the modular one
+    is chosen if neither or both are enabled.
+    """
+    old = "libvirtd.socket" in units
+    new = {"virtqemud.socket", "virtproxyd.socket"} <= units
+    if not old and not new:
+        return None
+    old_enabled = bool({"libvirtd.socket", "libvirtd.service"} & enabled)
+    new_enabled = bool({"virtqemud.socket", "virtqemud.service"} & enabled)
+    if old and (not new or (old_enabled and not new_enabled)):
+        return Layout(
+            services=("libvirtd.service",),
+            sockets=tuple(
+                unit
+                for unit in ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket")
+                if unit in units
+            ),
+            front="libvirtd",
+        )
+    daemons = [daemon for daemon in _MODULAR if f"{daemon}.socket" in units]
+    return Layout(
+        services=tuple(f"{daemon}.service" for daemon in daemons),
+        sockets=tuple(
+            f"{daemon}{kind}.socket"
+            for daemon in daemons
+            for kind in ("", "-ro", "-admin")
+            if f"{daemon}{kind}.socket" in units
+        ),
+        front="virtproxyd",
+        retired=tuple(
+            f"libvirtd{kind}"
+            for kind in (
+                ".service",
+                ".socket",
+                "-ro.socket",
+                "-admin.socket",
+                "-tls.socket",
+                "-tcp.socket",
+            )
+            if f"libvirtd{kind}" in units
+        ),
+    )
+
+
+def plan(
+    found: Layout, units: Mapping[str, Unit], tls: bool, modified: Mapping[str, float]
+) -> Plan:
+    """
+    Compare what runs with what should.
+
+    Takes the layout, the state of its units, whether the TLS port is wanted, and the time of the last
+    change (Unix time) of the configuration that each service reads. A daemon that was started before
+    its configuration changed is restarted, also when an interrupted run left it like that.
+    """
+
+    def unit(name: str) -> Unit:
+        return units.get(name, Unit())
+
+    wanted = found.sockets + ((found.tls_socket,) if tls else ())
+    unwanted = found.retired + (() if tls else (found.tls_socket,))
+    closed = tuple(name for name in wanted if not unit(name).active)
+    running = tuple(name for name in found.services if unit(name).active)
+    # systemd refuses to open a socket for a service that already runs, so the service goes first, and
+    # its other sockets with it: a client that connects again at once would bring the service back.
+    paused = tuple(name for name in running if any(_owner(socket) == name for socket in closed))
+    held = tuple(name for name in wanted if unit(name).active and _owner(name) in paused)
+    stale = tuple(
+        name
+        for name in running
+        if name not in paused and modified.get(name, 0.0) > unit(name).since
+    )
+    stop_unwanted = tuple(name for name in unwanted if unit(name).active)
+    return Plan(
+        disable=tuple(name for name in unwanted if unit(name).enabled),
+        stop=stop_unwanted + paused + held,
+        # A service is enabled too: it starts the guests that are marked for it when the host boots.
+        enable=tuple(name for name in found.services + wanted if not unit(name).enabled),
+        start=tuple(name for name in wanted if name in closed + held) + paused,
+        restart=stale,
+    )
+
+
+def _owner(socket: str) -> str:
+    """Return the service that a socket starts."""
+    daemon = socket.removesuffix(".socket")
+    for kind in ("-ro", "-admin", "-tls", "-tcp"):
+        daemon = daemon.removesuffix(kind)
+    return f"{daemon}.service"
+
+
+def parse(show: str, now: float, monotonic: float) -> dict[str, Unit]:
+    """
+    Read the output of ``systemctl show`` for several units.
+
+    Takes the text and both clocks of one moment, in seconds: systemd tells the start of a unit on the
+    monotonic clock. Returns the units that exist.
+    """
+    result = {}
+    for block in show.strip().split("\n\n"):
+        fields = dict(line.partition("=")[::2] for line in block.splitlines())
+        if fields.get("LoadState") != "loaded":
+            continue
+        active = fields.get("ActiveState") in ("active", "activating", "reloading")
+        entered = int(fields.get("ActiveEnterTimestampMonotonic") or 0) / 1_000_000
+        result[fields["Id"]] = Unit(
+            enabled=fields.get("UnitFileState") in ("enabled", "enabled-runtime", "static"),
+            active=active,
+            since=now - (monotonic - entered) if active else 0.0,
+        )
+    return result
+
+
+def _installed() -> set[str]:
+    """Return the names of all unit files of libvirt's daemons."""
+    names: set[str] = set()
+    for folder in (*_UNIT_FOLDERS, _OLD_UNIT_FOLDER):
+        for pattern in ("libvirtd*", "virt*d.*", "virt*d-*.socket"):
+            names.update(path.name for path in Path(folder).glob(pattern))
+    return {name for name in names if name.endswith((".service", ".socket"))}
+
+
+def _systemctl(*argv: str) -> str:
+    """Run systemctl and return its output; raises RuntimeError with its message if it fails."""
+    done = __salt__["cmd.run_all"](
+        ["systemctl", "--no-ask-password", *argv],
+        python_shell=False,
+        timeout=_TIMEOUT,
+        ignore_retcode=True,
+    )
+    if done["retcode"] != 0:
+        raise RuntimeError(f"systemctl {' '.join(argv)} failed: {done['stderr'] or done['stdout']}")
+    return str(done["stdout"])
+
+
+def _survey() -> tuple[Layout | None, dict[str, Unit]]:
+    """Return how libvirt runs here and what systemd says about its units."""
+    names = _installed()
+    if not names:
+        return None, {}
+    show = _systemctl("show", f"--property={_PROPERTIES}", *sorted(names))
+    units = parse(show, time.time(), time.monotonic())
+    return layout(set(units), {name for name, unit in units.items() if unit.enabled}), units
+
+
+def _mtime(path: str | Path) -> float:
+    """Return when a file changed (Unix time), 0 if it does not exist."""
+    try:
+        return os.stat(path).st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _missing(ret: dict[str, Any]) -> dict[str, Any]:
+    """Return the result for a host without a libvirt daemon: a failure unless it is a dry run."""
+    if __opts__["test"]:
+        return ret | {
+            "result": None,
+            "changes": {"daemon": "to be set up once it is installed"},
+            "comment": "libvirt is not installed yet.",
+        }
+    return ret | {
+        "result": False,
+        "comment": "No libvirt daemon is installed: neither libvirtd.socket nor virtqemud.socket.",
+    }
+
+
+def configured(name: str, settings: dict[str, Any] | None = None) -> dict[str, Any]:
+    """
+    Make sure that the daemon that answers remote clients has exactly these settings.
+
+    name
+        Any label; the file is ``libvirtd.conf`` or ``virtproxyd.conf``, by what is installed.
+    settings
+        Keys and values of that file.
+
+    Returns a state result.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    try:
+        found, _ = _survey()
+    except RuntimeError as error:
+        return ret | {"result": False, "comment": str(error)}
+    if found is None:
+        return _missing(ret)
+    written = __states__["libvirt_conf.managed"](str(found.conf), settings=settings)
+    return {**written, "name": name}
+
+
+def listening(name: str, tls: bool = True, config: list[str] | None = None) -> dict[str, Any]:
+    """
+    Make sure that systemd listens for libvirt, and that no daemon runs with an old configuration.
+
+    name
+        Any label.
+    tls
+        Whether the TLS port (16514) is open; its certificates must be there already.
+    config
+        Further files whose change calls for a restart of the daemons.
+
+    Returns a state result that lists which units were enabled, stopped, started or restarted.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    try:
+        found, units = _survey()
+        if found is None:
+            return _missing(ret)
+        if tls and found.tls_socket not in units:
+            comment = f"{found.tls_socket} is not installed, so the TLS port cannot be opened."
+            return ret | {"result": False, "comment": comment}
+        changed = max(_mtime(path) for path in [found.conf, *(config or [])])
+        todo = plan(found, units, tls, {service: changed for service in found.services})
+        if not todo.changes():
+            return ret | {"comment": f"systemd listens for {found.front}."}
+        if __opts__["test"]:
+            comment = "Would change units of libvirt."
+            return ret | {"result": None, "changes": todo.changes(), "comment": comment}
+        for verb, names in todo.changes().items():
+            _systemctl("try-restart" if verb == "restart" else verb, *names)
+            ret["changes"][verb] = names
+        left = plan(found, _survey()[1], tls, {}).changes()
+    except RuntimeError as error:
+        return ret | {"result": False, "comment": str(error)}
+    if left:
+        return ret | {"result": False, "comment": f"These units did not come up: {left}."}
+    return ret | {"comment": f"systemd listens for {found.front} now; guests were left alone."}
+
+
+def tls_loaded(name: str, files: list[str]) -> dict[str, Any]:
+    """
+    Make sure that a running daemon uses the certificates on disk, without a restart.
+
+    name
+        Any label.
+    files
+        The CA certificate, the certificate and the key that the daemon serves.
+
+    Returns a state result. A daemon that does not run reads them when it starts.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    try:
+        found, units = _survey()
+    except RuntimeError as error:
+        return ret | {"result": False, "comment": str(error)}
+    front = units.get(f"{found.front}.service", Unit()) if found else Unit()
+    if found is None or not front.active:
+        return ret | {"comment": "No daemon runs; it reads its certificates when it starts."}
+    if not units.get(found.tls_socket, Unit()).active:
+        return ret | {"comment": "The TLS port is closed."}
+    if max(_mtime(path) for path in files) <= max(front.since, _mtime(_LOADED)):
+        return ret | {"comment": f"{found.front} uses the certificates on disk."}
+    changes = {"tls": f"{found.front} reads its certificates again"}
+    if __opts__["test"]:
+        return ret | {"result": None, "changes": changes, "comment": "Would load certificates."}
+    if not salt.utils.path.which("virt-admin"):
+        return ret | {"result": False, "comment": "virt-admin is not installed."}
+    moment = time.time()
+    done = __salt__["cmd.run_all"](
+        ["virt-admin", "-c", f"{found.front}:///system", "server-update-tls", found.front],
+        python_shell=False,
+        timeout=_TIMEOUT,
+        ignore_retcode=True,
+    )
+    if done["retcode"] != 0:
+        comment = f"{found.front} did not take its new certificates: {done['stderr']}"
+        return ret | {"result": False, "comment": comment}
+    _LOADED.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _LOADED.touch()
+    os.utime(_LOADED, (moment, moment))
+    return ret | {"changes": changes, "comment": "New connections see the new certificates."}
+
+
+def mod_watch(name: str, sfun: str = "listening", **kwargs: Any) -> dict[str, Any]:
+    """
+    Answer a change of a watched file.
+
+    The functions above compare times and have acted already when this is called; in a dry run, where
+    the file has not changed yet, this predicts what they will do.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    if not __opts__["test"]:
+        return ret | {"comment": "No daemon runs that would have to be told."}
+    try:
+        found, units = _survey()
+    except RuntimeError as error:
+        return ret | {"result": False, "comment": str(error)}
+    services = [unit for unit in found.services if units[unit].active] if found else []
+    if not services:
+        return ret | {"comment": "No daemon runs that would have to be told."}
+    if sfun == "tls_loaded":
+        changes: dict[str, Any] = {"tls": "would read its certificates again"}
+    else:
+        changes = {"restart": services}
+    return ret | {"result": None, "changes": changes, "comment": "A file that it reads changes."}

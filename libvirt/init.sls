@@ -1,0 +1,20 @@
+# libvirt on a hypervisor: certificates, configuration and daemons that start on demand.
+#
+# The wrong pillar is refused here, before anything changes. Packages and qemu.conf are those of kvm/.
+{% set libvirt = salt['formula.config']('libvirt') %}
+
+include:
+  # keys and certificates of libvirt and of QEMU migrations
+  - libvirt.pki
+  # settings of the daemon that answers other hosts
+  - libvirt.config
+  # sockets, the TLS port, and every restart
+  - libvirt.service
+
+# Everything that was written is on disk when the run reports success.
+libvirt_durable:
+  durable.synced:
+    - paths:
+      - /etc
+      - /var
+    - order: last

@@ -1,0 +1,35 @@
+# Guarantees that systemd listens for libvirt, on the TLS port too, and that daemons use what is on disk.
+#
+# A restart of a daemon leaves guests running. No guest, network or pool is started or stopped here.
+{% set libvirt = salt['formula.config']('libvirt') %}
+
+include:
+  - kvm.packages
+  - kvm.config
+  - libvirt.pki
+  - libvirt.config
+
+libvirt_daemon:
+  libvirt_daemon.listening:
+    - tls: {{ libvirt.tls.enabled | json }}
+    - config:
+      - /etc/libvirt/qemu.conf
+    - require:
+      - pkg: kvm_packages
+      # The daemon would not start with an open TLS port and no certificate.
+      - host_certificate: libvirt_certificate_libvirt
+    - watch:
+      - libvirt_conf: kvm_qemu_conf
+      - libvirt_daemon: libvirt_daemon_conf
+
+# No restart: a running daemon is told to read its certificates again. QEMU reads its own each time.
+libvirt_certificate_loaded:
+  libvirt_daemon.tls_loaded:
+    - files:
+      - /etc/pki/CA/cacert.pem
+      - /etc/pki/libvirt/servercert.pem
+      - /etc/pki/libvirt/private/serverkey.pem
+    - require:
+      - libvirt_daemon: libvirt_daemon
+    - watch:
+      - host_certificate: libvirt_certificate_libvirt
