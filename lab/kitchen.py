@@ -18,6 +18,7 @@ import yaml
 
 from .proc import LabError
 
+CONTROLLER = "controller"
 _HOST_NAME = re.compile(r"[a-z][a-z0-9-]{0,61}[a-z0-9]")
 _OVERRIDE_HEADER = (
     "# Written by `lab kitchen` for the lab {lab!r}; not to be committed."
@@ -56,8 +57,7 @@ class Suite:
 
     `host` is the lab host that proves it, `verifier_argv` the command of Test Kitchen's verifier as
     an argument list, `pillars` maps pillar file names on the host to files here (relative to the
-    repository), `states` lists the states of its top file. `master` names the lab host whose master
-    serves `kitchen converge` in the lab; None means that the uploaded files alone are used.
+    repository), `states` lists the states of its top file.
     """
 
     name: str
@@ -65,7 +65,6 @@ class Suite:
     verifier_argv: tuple[str, ...]
     pillars: Mapping[str, str]
     states: tuple[str, ...]
-    master: str | None
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,11 @@ class Kitchen:
     platforms: dict[str, Platform]
     hosts: dict[str, HostSpec]
     suites: dict[str, Suite]
+
+    @property
+    def controller(self) -> str:
+        """The name of the host that is the lab's Salt master."""
+        return next(host.name for host in self.hosts.values() if CONTROLLER in host.roles)
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,9 @@ def load(path: Path) -> Kitchen:
     lab = root.child("lab").only("releases", "hosts", "suites")
     platforms = _platforms(root.child("platforms"), lab.child("releases"))
     hosts = {name: _host(name, node) for name, node in lab.child("hosts").items()}
-    if not hosts:
-        raise lab.child("hosts").error("names no host")
+    masters = [host.name for host in hosts.values() if CONTROLLER in host.roles]
+    if len(masters) != 1:
+        raise lab.child("hosts").error(f"exactly one host must have the role {CONTROLLER!r}")
     return Kitchen(platforms, hosts, _suites(root.child("suites"), lab.child("suites"), hosts))
 
 
@@ -163,9 +168,9 @@ def override(kitchen: Kitchen, lab: str, platform: str, targets: Mapping[str, Ta
         known = ", ".join(kitchen.platforms)
         raise KitchenError(f"platform {platform!r} is not in kitchen.yml; it has: {known}")
     suites = [
-        _override_suite(suite, targets)
+        _override_suite(suite, targets[suite.host], kitchen.controller)
         for suite in kitchen.suites.values()
-        if suite.host in targets and (suite.master is None or suite.master in targets)
+        if suite.host in targets
     ]
     if not suites:
         wanted = ", ".join(sorted({suite.host for suite in kitchen.suites.values()}))
@@ -203,24 +208,22 @@ def write_override(
     new.replace(path)
 
 
-def _override_suite(suite: Suite, targets: Mapping[str, Target]) -> dict[str, Any]:
-    target = targets[suite.host]
+def _override_suite(suite: Suite, target: Target, master: str) -> dict[str, Any]:
     # The proxy driver keeps no key in its state, so Test Kitchen has none to give to the verifier.
     variables = {
         "KITCHEN_SSH_KEY": str(target.ssh_key),
         "KITCHEN_KNOWN_HOSTS": str(target.known_hosts),
     }
-    extra: dict[str, Any] = {"id": target.host}
-    if suite.master is not None:
-        # The host's own key, cache and master: its highstate, as the lab runs it.
-        extra |= {
-            "master": suite.master,
-            "local": False,
-            "file_client": "remote",
-            "root_dir": "/",
-            "pki_dir": "/etc/salt/pki/minion",
-            "minimum_auth_version": 3,
-        }
+    # kitchen-salt writes a configuration for a run without a master; this takes it back.
+    minion = {
+        "id": target.host,
+        "master": master,
+        "local": False,
+        "file_client": "remote",
+        "root_dir": "/",
+        "pki_dir": "/etc/salt/pki/minion",
+        "minimum_auth_version": 3,
+    }
     return {
         "name": suite.name,
         "driver": {
@@ -241,7 +244,7 @@ def _override_suite(suite: Suite, targets: Mapping[str, Target]) -> dict[str, An
             "salt_minion_id": target.host,
             "prepare_salt_environment": ":",
             "sudo": target.username != "root",
-            "salt_minion_extra_config": extra,
+            "salt_minion_extra_config": minion,
             "state_top": {"base": {"*": list(suite.states)}},
             "pillars_from_files": dict(suite.pillars),
         },
@@ -274,9 +277,6 @@ class _Node:
         if key not in mapping:
             raise self.error(f"has no key {key!r}")
         return _Node(f"{self.path}:{key}", mapping[key])
-
-    def optional(self, key: str) -> _Node | None:
-        return self.child(key) if key in self.mapping() else None
 
     def items(self) -> list[tuple[str, _Node]]:
         return [(str(key), self.child(key)) for key in self.mapping()]
@@ -342,11 +342,9 @@ def _suites(nodes: _Node, places: _Node, hosts: Mapping[str, HostSpec]) -> dict[
 
 
 def _suite(name: str, node: _Node, place: _Node, hosts: Mapping[str, HostSpec]) -> Suite:
-    place.only("host", "master")
-    master = place.optional("master")
-    for chosen in (place.child("host"), master):
-        if chosen is not None and chosen.text() not in hosts:
-            raise chosen.error(f"{chosen.value!r} is not a host; there are: {', '.join(hosts)}")
+    host = place.only("host").child("host")
+    if host.text() not in hosts:
+        raise host.error(f"{host.value!r} is not a host; there are: {', '.join(hosts)}")
     provisioner = node.child("provisioner")
     base = provisioner.child("state_top").child("base").child("*")
     pillars = provisioner.child("pillars_from_files")
@@ -357,9 +355,8 @@ def _suite(name: str, node: _Node, place: _Node, hosts: Mapping[str, HostSpec]) 
         raise command.error(f"is not a command: {error}") from None
     return Suite(
         name=name,
-        host=place.child("host").text(),
+        host=host.text(),
         verifier_argv=argv,
         pillars={key: value.text() for key, value in pillars.items()},
         states=tuple(state.text() for state in base.elements()),
-        master=None if master is None else master.text(),
     )

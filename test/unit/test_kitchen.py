@@ -147,6 +147,8 @@ def test_override_gives_the_verifier_the_variables_of_the_lab(tmp_path):
         assert given == kitchen.verifier_environment(suite, "debian-13", target)
         provisioner = written["provisioner"]
         assert provisioner["salt_install"] == "none"
+        assert provisioner["salt_minion_extra_config"]["id"] == suite.host
+        assert provisioner["salt_minion_extra_config"]["master"] == "controller"
         assert provisioner["pillars_from_files"] == dict(suite.pillars)
         assert provisioner["state_top"]["base"]["*"] == list(suite.states)
 
@@ -216,6 +218,10 @@ WRONG = {
     "roles": (
         lambda d: d["lab"]["hosts"]["hv1"].update(roles=[]),
         "kitchen.yml:lab:hosts:hv1:roles: must name at least one role",
+    ),
+    "no controller": (
+        lambda d: d["lab"]["hosts"].pop("controller"),
+        "kitchen.yml:lab:hosts: exactly one host must have the role 'controller'",
     ),
     "platforms no list": (
         lambda d: d.update(platforms={"name": "x"}),
