@@ -1,5 +1,4 @@
-"""
-A highstate ends durable: what it wrote is on disk when it reports success.
+"""A highstate ends durable: what it wrote is on disk when it reports success.
 
 Salt replaces files by a rename without asking the kernel to write them out, so a power cut seconds
 after a green run could leave them empty. One state at the end of a formula flushes each file system
@@ -8,19 +7,24 @@ that the formula writes to, and only when something changed.
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import salt.utils.path
+
+if TYPE_CHECKING:
+    # Salt's loader fills these in.
+    __opts__: dict[str, Any] = {}
+    __salt__: dict[str, Any] = {}
 
 _TIMEOUT = 300  # seconds; a slow disk with much dirty memory may take minutes
 
 
 def pending(running: Mapping[str, Mapping[str, Any]]) -> bool:
-    """
-    Say whether something changed since the last flush of this run.
+    """Say whether something changed since the last flush of this run.
 
-    Takes the results of the run so far, by Salt's state tag. Returns False when the newest change is
-    older than the newest flush.
+    Takes the results of the run so far, by Salt's state tag. Returns False when the newest
+    change is older than the newest flush.
     """
     flushed = max(
         (
@@ -39,22 +43,18 @@ def pending(running: Mapping[str, Mapping[str, Any]]) -> bool:
 def one_per_file_system(paths: Iterable[str]) -> list[str]:
     """Return the existing paths, without those on the same file system as an earlier one."""
     seen: dict[int, str] = {}
-    for path in paths:
-        try:
-            seen.setdefault(os.stat(path).st_dev, path)
-        except FileNotFoundError:
-            continue
+    for path in filter(os.path.exists, paths):
+        seen.setdefault(Path(path).stat().st_dev, path)
     return list(seen.values())
 
 
 def synced(name: str, paths: list[str] | None = None) -> dict[str, Any]:
-    """
-    Flush the file systems below some paths if this run changed anything; declare it ``order: last``.
+    """Flush the file systems below some paths if this run changed anything; to be ordered last.
 
-    name
-        Any label.
-    paths
-        Folders whose file systems are written out (default: ``/etc``, ``/usr`` and ``/var``).
+    Args:
+        name: Any label.
+        paths: Folders whose file systems are written out (default: ``/etc``, ``/usr`` and
+            ``/var``).
 
     Returns a state result without changes: to flush what others wrote is no change of its own.
     """

@@ -1,5 +1,4 @@
-"""
-A host's own key and certificate, issued by the CA of one purpose.
+"""A host's own key and certificate, issued by the CA of one purpose.
 
 The key is made on the host and never leaves it. The CA, which is a minion, is asked only when the
 certificate on disk is missing, due or wrong, so a second run sends nothing. Whatever is wrong is
@@ -7,7 +6,7 @@ named. A new certificate is checked before it replaces anything, and key and cer
 together.
 """
 
-import datetime
+import datetime as dt
 import grp
 import os
 import pwd
@@ -16,7 +15,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 try:
     from cryptography import x509
@@ -31,7 +30,13 @@ except ImportError:
 
 from salt.exceptions import SaltException
 
+if TYPE_CHECKING:
+    # Salt's loader fills these in.
+    __opts__: dict[str, Any] = {}
+    __salt__: dict[str, Any] = {}
+
 _PAUSE = 2.0  # seconds between two questions to a CA that does not answer
+_DAYS = 397  # where a policy does not say how long a certificate is valid
 _REFUSALS = ("not permitted", "could not be identified")
 
 
@@ -52,6 +57,25 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Files:
+    """Paths of the certificate, its key and the CA's certificate."""
+
+    certificate: str
+    key: str
+    ca: str
+
+
+@dataclass(frozen=True)
+class Authority:
+    """The CA: its minion (empty for this host), policy, patience in seconds and certificate."""
+
+    server: str
+    policy: str
+    wait_seconds: int
+    pem: bytes
+
+
+@dataclass(frozen=True)
 class Access:
     """Who may read the key: owner, group and permissions."""
 
@@ -60,20 +84,20 @@ class Access:
     mode: int
 
 
-def not_after(certificate: "x509.Certificate") -> datetime.datetime:
+def not_after(certificate: "x509.Certificate") -> dt.datetime:
     """Return when a certificate expires, in UTC, with any version of cryptography."""
     try:
         return certificate.not_valid_after_utc
     except AttributeError:
-        return certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc)
+        return certificate.not_valid_after.replace(tzinfo=dt.timezone.utc)
 
 
-def not_before(certificate: "x509.Certificate") -> datetime.datetime:
+def not_before(certificate: "x509.Certificate") -> dt.datetime:
     """Return when a certificate begins to be valid, in UTC."""
     try:
         return certificate.not_valid_before_utc
     except AttributeError:
-        return certificate.not_valid_before.replace(tzinfo=datetime.timezone.utc)
+        return certificate.not_valid_before.replace(tzinfo=dt.timezone.utc)
 
 
 def signed_by(certificate: "x509.Certificate", authorities: Iterable["x509.Certificate"]) -> bool:
@@ -89,9 +113,8 @@ def signed_by(certificate: "x509.Certificate", authorities: Iterable["x509.Certi
 
 def _public(key: Any) -> bytes:
     """Return the DER form of a public key, to compare two of them."""
-    return key.public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    encoding, layout = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    return bytes(key.public_bytes(encoding, layout))
 
 
 def faults(
@@ -99,13 +122,12 @@ def faults(
     certificate_pem: bytes | None,
     ca_pem: bytes,
     wanted: Wanted,
-    now: datetime.datetime,
+    now: dt.datetime,
 ) -> list[str]:
-    """
-    List why a key and certificate need to be replaced.
+    """List why a key and certificate need to be replaced.
 
-    Takes the contents of the files (None for a missing one), what is wanted and the time. Returns an
-    empty list for a good pair. Raises ValueError if the CA certificate itself cannot be read.
+    Takes the contents of the files (None for a missing one), what is wanted and the time. Returns
+    an empty list for a good pair. Raises ValueError if the CA certificate itself cannot be read.
     """
     authorities = x509.load_pem_x509_certificates(ca_pem)
     if key_pem is None:
@@ -129,7 +151,7 @@ def faults(
 
 
 def _content_faults(
-    certificate: "x509.Certificate", wanted: Wanted, now: datetime.datetime
+    certificate: "x509.Certificate", wanted: Wanted, now: dt.datetime
 ) -> list[str]:
     """List what is wrong with the names, purposes and dates of a certificate."""
     found = []
@@ -155,24 +177,27 @@ def _content_faults(
     except x509.ExtensionNotFound:
         found.append("it does not say that it is no CA")
     left = not_after(certificate) - now
-    if left < datetime.timedelta(0):
+    if left < dt.timedelta(0):
         found.append("it has expired")
-    elif left < datetime.timedelta(days=wanted.days_remaining):
+    elif left < dt.timedelta(days=wanted.days_remaining):
         found.append(f"it expires in {left.days} days")
     # A CA whose clock is slightly ahead issues a certificate from our near future.
-    if not_before(certificate) - now > datetime.timedelta(minutes=5):
+    if not_before(certificate) - now > dt.timedelta(minutes=5):
         found.append("it is not valid yet")
     return found
 
 
-def exposed(mode: int, wanted_mode: int) -> bool:
-    """
-    Say whether permissions let others read a key that must not.
+def exposed(status: os.stat_result, access: Access, user: int, group: int) -> bool:
+    """Say whether somebody else could read a key.
 
-    Takes the actual and the wanted permissions. Such a key may have been copied, so it is replaced,
-    while a key that is merely too closed or has another owner is only repaired.
+    Takes the state of the file, who may read it, and the numbers of that user and group. Such a key
+    may have been copied, so it is replaced; any other deviation is only repaired.
     """
-    return bool(mode & ~wanted_mode & 0o044)
+    mode = stat.S_IMODE(status.st_mode)
+    by_all = mode & ~access.mode & 0o044
+    by_group = mode & 0o040 and status.st_gid not in {0, group}
+    by_owner = status.st_uid not in {0, user}
+    return bool(by_all or by_group or by_owner)
 
 
 def new_key(key_type: str) -> Any:
@@ -207,8 +232,8 @@ def _stage(path: str, content: bytes, user: int, group: int, mode: int) -> str:
 def _swap(staged: dict[str, str]) -> None:
     """Rename staged files over their targets, one right after the other, and write that to disk."""
     for target, source in staged.items():
-        os.replace(source, target)
-    for folder in {os.path.dirname(target) for target in staged}:
+        Path(source).replace(target)
+    for folder in {Path(target).parent for target in staged}:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -216,49 +241,57 @@ def _swap(staged: dict[str, str]) -> None:
             os.close(descriptor)
 
 
-def _request(ca_server: str, policy: str, public_key: bytes, wait_seconds: int) -> bytes:
-    """
-    Have a public key certified and return the certificate.
+def _request(authority: Authority, public_pem: str) -> bytes:
+    """Have a public key certified and return the certificate.
 
-    Asks the CA's minion until it answers or the time is over, or signs here if ``ca_server`` is
-    empty. Raises RuntimeError that names the CA and the policy.
+    Asks the CA's minion until it answers or the time is over. Raises RuntimeError that names the CA
+    and the policy.
     """
-    if not ca_server:
-        rules = __salt__["x509.get_signing_policy"](policy)
-        if not rules or "signing_private_key" not in rules:
-            raise RuntimeError(f"this minion's configuration has no signing policy {policy}")
-        issued = __salt__["x509.create_certificate"](
-            signing_policy=policy,
-            public_key=public_key.decode("ascii"),
-            signing_private_key=rules["signing_private_key"],
-            days_valid=rules.get("days_valid", 397),
-        )
-        return str(issued).encode("ascii")
+    if not authority.server:
+        return _sign_here(authority.policy, public_pem)
+    asked = f"the CA on {authority.server} (policy {authority.policy})"
     if __opts__.get("file_client") == "local":
         raise RuntimeError(
-            f"this run has no master through which to ask the CA on {ca_server} (policy {policy}); "
-            "set pki:ca_server to an empty string where the host signs for itself"
+            f"this run has no master through which to ask {asked}; the pillar key pki:ca_server is "
+            "an empty string where a host signs for itself"
         )
-    deadline = time.monotonic() + wait_seconds
+    deadline = time.monotonic() + authority.wait_seconds
     while True:
         try:
             issued = __salt__["x509.create_certificate"](
-                ca_server=ca_server,
-                signing_policy=policy,
-                public_key=public_key.decode("ascii"),
-                days_valid=397,
+                ca_server=authority.server,
+                signing_policy=authority.policy,
+                public_key=public_pem,
+                days_valid=_DAYS,
             )
-            return str(issued).encode("ascii")
         except (SaltException, TypeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
+        else:
+            return str(issued).encode("ascii")
         if any(refusal in reason for refusal in _REFUSALS):
-            raise RuntimeError(f"the CA on {ca_server} refused (policy {policy}): {reason}")
+            raise RuntimeError(f"{asked} refused: {reason}")
         if time.monotonic() + _PAUSE > deadline:
-            raise RuntimeError(
-                f"the CA on {ca_server} issued nothing within {wait_seconds} s (policy {policy}): "
-                f"{reason}"
-            )
+            waited = f"within {authority.wait_seconds} s"
+            raise RuntimeError(f"{asked} issued nothing {waited}: {reason}")
         time.sleep(_PAUSE)
+
+
+def _sign_here(policy: str, public_pem: str) -> bytes:
+    """Certify a public key with a signing policy of this minion's own configuration."""
+    rules = __salt__["x509.get_signing_policy"](policy)
+    if not rules or "signing_private_key" not in rules:
+        raise RuntimeError(f"this minion's configuration has no signing policy {policy}")
+    try:
+        issued = __salt__["x509.create_certificate"](
+            signing_policy=policy,
+            public_key=public_pem,
+            # The policy's own values win; without these the call is refused before it looks.
+            signing_private_key=rules["signing_private_key"],
+            days_valid=_DAYS,
+        )
+    except SaltException as error:
+        raise RuntimeError(f"signing policy {policy}: {error}") from error
+    return str(issued).encode("ascii")
 
 
 def _ids(access: Access) -> tuple[int, int]:
@@ -272,16 +305,16 @@ def _ids(access: Access) -> tuple[int, int]:
 def _access_faults(key: str, access: Access) -> tuple[list[str], list[str]]:
     """Return why a key must be replaced, and why it must only be repaired, by its permissions."""
     try:
-        status = os.stat(key)
+        status = Path(key).stat()
     except FileNotFoundError:
         return [], []
-    mode = stat.S_IMODE(status.st_mode)
-    if exposed(mode, access.mode):
+    mode, owner = stat.S_IMODE(status.st_mode), _ids(access)
+    if exposed(status, access, *owner):
         return [f"others could read the key (mode {mode:04o})"], []
     repair = []
     if mode != access.mode:
         repair.append(f"mode {mode:04o} instead of {access.mode:04o}")
-    if (status.st_uid, status.st_gid) != _ids(access):
+    if (status.st_uid, status.st_gid) != owner:
         repair.append(f"not owned by {access.user}:{access.group}")
     return [], repair
 
@@ -299,7 +332,7 @@ def _described(pem: bytes | None) -> dict[str, str] | None:
     }
 
 
-def managed(
+def managed(  # noqa: PLR0913, PLR0917 - the arguments of a state are its interface
     name: str,
     purpose: str,
     key: str,
@@ -316,72 +349,89 @@ def managed(
     key_mode: str = "0400",
     wait_seconds: int = 60,
 ) -> dict[str, Any]:
-    """
-    Make sure that this host has a good key and certificate of one purpose.
+    """Make sure that this host has a good key and certificate of one purpose.
 
-    name
-        Path of the certificate.
-    purpose
-        What it is for; the default signing policy is ``<purpose>_<minion id>``.
-    key, ca
-        Paths of the key and of the CA's certificate. Their folders exist already.
-    ca_source
-        URL of the CA's certificate (``salt://…``).
-    ca_server
-        Minion id of the CA; empty to sign here with a policy of the minion's own configuration.
-    signing_policy, common_name, subject_names
-        Where they differ from the defaults: the policy above, and the minion id for both names.
-    days_remaining
-        A certificate with fewer days left is replaced.
-    key_type
-        ``ec`` (NIST P-256) or ``rsa`` (3072 bits); used when a key is made.
-    key_user, key_group, key_mode
-        Owner and permissions of the key. A key that others could read is replaced, since it may have
-        been copied; any other deviation is only repaired.
-    wait_seconds
-        How long to ask a CA that does not answer.
+    Args:
+        name: Path of the certificate.
+        purpose: What it is for; the default signing policy is ``<purpose>_<minion id>``.
+        key: Paths of the key and of the CA's certificate. Their folders exist already.
+        ca: see above.
+        ca_source: URL of the CA's certificate (``salt://…``).
+        ca_server: Minion id of the CA; empty to sign here with a policy of the minion's own
+            configuration.
+        signing_policy: Where they differ from the defaults: the policy above, and the minion id
+            for both names.
+        common_name: see above.
+        subject_names: see above.
+        days_remaining: A certificate with fewer days left is replaced.
+        key_type: ``ec`` (NIST P-256) or ``rsa`` (3072 bits); used when a key is made.
+        key_user: Owner and permissions of the key. A key that others could read is replaced,
+            since it may have been copied; any other deviation is only repaired.
+        key_group: see above.
+        key_mode: see above.
+        wait_seconds: How long to ask a CA that does not answer.
 
     Returns a state result that names every reason; it never holds the key.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     minion_id = __opts__["id"]
+    files = Files(name, key, ca)
     wanted = Wanted(
         common_name or minion_id, tuple(subject_names or [minion_id]), int(days_remaining)
     )
     access = Access(key_user, key_group, int(key_mode, 8))
     policy = signing_policy or f"{purpose}_{minion_id}"
     try:
-        ca_pem = _authority(ca_source, wait_seconds)
-        now = datetime.datetime.now(tz=datetime.timezone.utc)
-        reasons, repair = _access_faults(key, access)
-        old = _read(name)
-        reasons = faults(_read(key), old, ca_pem, wanted, now) + reasons
-        files = {} if _read(ca) == ca_pem else {"ca": f"{ca} is written"}
-        if reasons:
-            ret["changes"] = {"certificate": {"old": _described(old), "why": reasons}} | files
-        elif repair or files:
-            ret["changes"] = ({"key": repair} if repair else {}) | files
+        authority = Authority(ca_server, policy, wait_seconds, _fetch(ca_source, wait_seconds))
+        reasons, repair = _survey(files, authority, access, wanted)
+        ret["changes"] = _planned(files, authority, reasons, repair)
         if not ret["changes"]:
             return ret | {"comment": "Key and certificate are good."}
         if __opts__["test"]:
-            comment = "Would replace or repair key and certificate."
-            return ret | {"result": None, "comment": comment}
+            return ret | {"result": None, "comment": "Would replace or repair them."}
         if reasons:
-            ret["changes"]["certificate"]["new"] = _replace(
-                name, key, ca, ca_pem, ca_server, policy, access, wanted, key_type, wait_seconds
-            )
+            new = _replace(files, authority, access, wanted, key_type)
+            ret["changes"]["certificate"]["new"] = new
             return ret | {"comment": f"There is a new key and certificate: {'; '.join(reasons)}."}
-        if repair:
-            os.chown(key, *_ids(access))
-            os.chmod(key, access.mode)
-        if files:
-            _swap({ca: _stage(ca, ca_pem, 0, 0, 0o644)})
+        _repair(files, authority, access)
         return ret | {"comment": "Repaired without a new certificate."}
     except (RuntimeError, OSError, ValueError) as error:
         return ret | {"result": False, "changes": {}, "comment": f"No certificate: {error}."}
 
 
-def _authority(source: str, wait_seconds: int) -> bytes:
+def _survey(
+    files: Files, authority: Authority, access: Access, wanted: Wanted
+) -> tuple[list[str], list[str]]:
+    """Return why the pair on disk must be replaced, and why its key must only be repaired."""
+    replace, repair = _access_faults(files.key, access)
+    now = dt.datetime.now(tz=dt.timezone.utc)
+    found = faults(_read(files.key), _read(files.certificate), authority.pem, wanted, now)
+    return found + replace, repair
+
+
+def _planned(
+    files: Files, authority: Authority, reasons: list[str], repair: list[str]
+) -> dict[str, Any]:
+    """Return what will change, empty for nothing; no part of it is secret."""
+    changes: dict[str, Any] = {}
+    if reasons:
+        changes["certificate"] = {"old": _described(_read(files.certificate)), "why": reasons}
+    elif repair:
+        changes["key"] = repair
+    if _read(files.ca) != authority.pem:
+        changes["ca"] = f"{files.ca} is written"
+    return changes
+
+
+def _repair(files: Files, authority: Authority, access: Access) -> None:
+    """Give the key its owner and permissions and write the CA's certificate."""
+    os.chown(files.key, *_ids(access))
+    Path(files.key).chmod(access.mode)
+    if _read(files.ca) != authority.pem:
+        _swap({files.ca: _stage(files.ca, authority.pem, 0, 0, 0o644)})
+
+
+def _fetch(source: str, wait_seconds: int) -> bytes:
     """Return the CA's certificate from the file server; raises RuntimeError if it is not there."""
     deadline = time.monotonic() + (0 if __opts__["test"] else wait_seconds)
     while True:
@@ -399,16 +449,7 @@ def _authority(source: str, wait_seconds: int) -> bytes:
 
 
 def _replace(
-    certificate: str,
-    key: str,
-    ca: str,
-    ca_pem: bytes,
-    ca_server: str,
-    policy: str,
-    access: Access,
-    wanted: Wanted,
-    key_type: str,
-    wait_seconds: int,
+    files: Files, authority: Authority, access: Access, wanted: Wanted, key_type: str
 ) -> dict[str, str] | None:
     """Make a key, have it certified, check the answer, and swap all three files in."""
     owner = _ids(access)
@@ -421,19 +462,19 @@ def _replace(
     public_pem = private.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    issued = _request(ca_server, policy, public_pem, wait_seconds)
-    now = datetime.datetime.now(tz=datetime.timezone.utc)
-    wrong = faults(key_pem, issued, ca_pem, wanted, now)
+    issued = _request(authority, public_pem.decode("ascii"))
+    now = dt.datetime.now(tz=dt.timezone.utc)
+    wrong = faults(key_pem, issued, authority.pem, wanted, now)
     if wrong:
         raise RuntimeError(
-            f"the CA on {ca_server or 'this host'} issued something else than asked for "
-            f"(policy {policy}): {'; '.join(wrong)}"
+            f"the CA on {authority.server or 'this host'} issued something else than asked for "
+            f"(policy {authority.policy}): {'; '.join(wrong)}"
         )
     staged: dict[str, str] = {}
     try:
-        staged[ca] = _stage(ca, ca_pem, 0, 0, 0o644)
-        staged[key] = _stage(key, key_pem, *owner, access.mode)
-        staged[certificate] = _stage(certificate, issued, 0, 0, 0o644)
+        staged[files.ca] = _stage(files.ca, authority.pem, 0, 0, 0o644)
+        staged[files.key] = _stage(files.key, key_pem, *owner, access.mode)
+        staged[files.certificate] = _stage(files.certificate, issued, 0, 0, 0o644)
         _swap(staged)
     except OSError:
         for leftover in staged.values():

@@ -1,12 +1,15 @@
-"""
-Huge pages of the running kernel.
+"""Huge pages of the running kernel.
 
-The kernel gives as many pages as it finds contiguous memory for, and says nothing when that is fewer
-than it was asked for. This state reads the figure back and fails on a shortfall.
+The kernel gives as many pages as it finds contiguous memory for, and says nothing when that is
+fewer than it was asked for. This state reads the figure back and fails on a shortfall.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # Salt's loader fills these in.
+    __opts__: dict[str, Any] = {}
 
 _POOLS = Path("/sys/kernel/mm/hugepages")
 _KILOBYTES = {"2M": 2048, "1G": 1048576}
@@ -20,23 +23,21 @@ def pool(size: str) -> Path:
 
 
 def shortfall(size: str, wanted: int, given: int) -> str:
-    """Return the sentence that says how many pages are missing; pages of one size, both counts."""
+    """Return the sentence that says how much is missing; takes a page size and two counts."""
     missing = (wanted - given) * _KILOBYTES[size] // 1024
     return (
-        f"{wanted} huge pages of {size} were asked for and the kernel gave {given}: {missing} MiB of "
-        "contiguous memory are missing. The figure is stored, so a reboot may find them; otherwise "
-        "ask for fewer."
+        f"{wanted} huge pages of {size} were asked for and the kernel gave {given}: {missing} MiB "
+        "of contiguous memory are missing. The figure is stored, so a reboot may find them; "
+        "otherwise ask for fewer."
     )
 
 
 def present(name: str, count: int) -> dict[str, Any]:
-    """
-    Make sure that the running kernel holds this many huge pages of one size.
+    """Make sure that the running kernel holds this many huge pages of one size.
 
-    name
-        The page size, ``2M`` or ``1G``.
-    count
-        How many pages; 0 gives all that are unused back.
+    Args:
+        name: The page size, ``2M`` or ``1G``.
+        count: How many pages; 0 gives all that are unused back.
 
     Returns a state result; it fails with the figures if the kernel gave a different number.
     """

@@ -1,9 +1,8 @@
-"""
-Single arguments of the kernel's command line, for the next boot.
+"""Single arguments of the kernel's command line, for the next boot.
 
-Only the named arguments are touched: what an installer, an image or an administrator put there stays.
-Where the boot loader reads drop-in files (Debian, Ubuntu) there is one of our own that is read last;
-where there is ``grubby`` (EL) it edits every boot entry; elsewhere the one line in
+Only the named arguments are touched: what an installer, an image or an administrator put there
+stays. Where the boot loader reads drop-in files (Debian, Ubuntu) there is one of our own that is
+read last; where there is ``grubby`` (EL) it edits every boot entry; elsewhere the one line in
 ``/etc/default/grub`` is edited. A running kernel keeps its arguments, so the result says what waits
 for a reboot. Nothing here reboots a host.
 """
@@ -14,9 +13,14 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import salt.utils.path
+
+if TYPE_CHECKING:
+    # Salt's loader fills these in.
+    __opts__: dict[str, Any] = {}
+    __salt__: dict[str, Any] = {}
 
 Value = bool | int | str | list[str] | None
 
@@ -44,8 +48,7 @@ class Change:
 
 
 def change(args: Mapping[str, Value], absent: Iterable[str]) -> Change:
-    """
-    Turn pillar's map into words.
+    """Turn pillar's map into words.
 
     A value of None or True is a bare flag, a list repeats the argument, anything else follows an
     equals sign. Raises ValueError for what would need quoting or is asked for and refused at once.
@@ -73,13 +76,13 @@ def change(args: Mapping[str, Value], absent: Iterable[str]) -> Change:
 
 
 def applied(line: str, wanted: Change) -> str:
-    """Return a command line with the change made: foreign words keep their order and come first."""
+    """Return a command line with the change made; foreign words come first, in their order."""
     kept = [word for word in line.split() if word.partition("=")[0] not in wanted.owned]
     return " ".join(kept + list(wanted.words))
 
 
 def pending(line: str, wanted: Change) -> list[str]:
-    """List how a command line differs from the change: ``+word`` is missing, ``-word`` is too much."""
+    """List how a command line differs: ``+word`` is missing, ``-word`` is too much."""
     owned = [word for word in line.split() if word.partition("=")[0] in wanted.owned]
     return [f"+{word}" for word in wanted.words if word not in owned] + [
         f"-{word}" for word in owned if word not in wanted.words
@@ -87,11 +90,10 @@ def pending(line: str, wanted: Change) -> list[str]:
 
 
 def drop_in(wanted: Change) -> str:
-    """
-    Return a fragment for ``/etc/default/grub.d``.
+    """Return a fragment for ``/etc/default/grub.d``.
 
-    ``update-grub`` sources it after every other one, so it filters what they set rather than setting
-    it again.
+    ``update-grub`` sources it after every other one, so it filters what they set rather than
+    setting it again.
     """
     patterns = "|".join(f"{name}|{name}=*" for name in sorted(wanted.owned))
     return f"""\
@@ -111,8 +113,7 @@ GRUB_CMDLINE_LINUX_DEFAULT="$(hypervisor_kept "$GRUB_CMDLINE_LINUX_DEFAULT")"
 
 
 def edited(defaults: str, wanted: Change) -> str:
-    """
-    Return ``/etc/default/grub`` with the change made in its one GRUB_CMDLINE_LINUX line.
+    """Return ``/etc/default/grub`` with the change made in its one GRUB_CMDLINE_LINUX line.
 
     Takes the file's text. Raises ValueError if there are several such lines or one cannot be read.
     """
@@ -122,9 +123,9 @@ def edited(defaults: str, wanted: Change) -> str:
     try:
         words = " ".join(shlex.split(lines[0])) if lines else ""
     except ValueError as error:
-        raise ValueError(f"/etc/default/grub: GRUB_CMDLINE_LINUX cannot be read ({error})") from error
+        raise ValueError(f"the line in /etc/default/grub cannot be read: {error}") from error
     if any(char in words for char in '"`$\\'):
-        raise ValueError("/etc/default/grub: GRUB_CMDLINE_LINUX holds shell syntax, edit it by hand")
+        raise ValueError("the line in /etc/default/grub holds shell syntax; edit it by hand")
     line = f'GRUB_CMDLINE_LINUX="{applied(words, wanted)}"'
     if lines:
         return _LINE.sub(lambda _: line, defaults)
@@ -150,7 +151,7 @@ def _write(path: Path, text: str) -> None:
         handle.flush()
         os.fchmod(handle.fileno(), 0o644)
         os.fsync(handle.fileno())
-    os.replace(staged, path)
+    staged.replace(path)
 
 
 def _menu() -> Path:
@@ -222,15 +223,12 @@ def _check(menu: str, wanted: Change) -> None:
 def present(
     name: str, args: dict[str, Value] | None = None, absent: list[str] | None = None
 ) -> dict[str, Any]:
-    """
-    Make sure that the next boot has these kernel arguments and lacks those.
+    """Make sure that the next boot has these kernel arguments and lacks those.
 
-    name
-        Any label.
-    args
-        Arguments and their values; null for a bare flag, a list to repeat one.
-    absent
-        Names of arguments to take away, with whatever value.
+    Args:
+        name: Any label.
+        args: Arguments and their values; null for a bare flag, a list to repeat one.
+        absent: Names of arguments to take away, with whatever value.
 
     Returns a state result; its comment says what the running kernel still lacks.
     """

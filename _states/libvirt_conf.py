@@ -1,5 +1,4 @@
-"""
-Configuration files of libvirt's daemons and drivers, written from typed keys.
+"""Configuration files of libvirt's daemons and drivers, written from typed keys.
 
 libvirt's files hold ``key = value`` lines. A value is a number, a quoted string or a list of quoted
 strings; there is no boolean and no escape sequence. The formula owns such a file whole: what pillar
@@ -8,7 +7,11 @@ does not name keeps the default that is compiled into libvirt.
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # Salt's loader fills these in.
+    __states__: dict[str, Any] = {}
 
 Value = bool | int | str | list[str]
 
@@ -18,8 +21,7 @@ HEADER = "# Written by Salt. Change the pillar: what is edited here is replaced 
 
 
 def quoted(text: str) -> str:
-    """
-    Quote a string for libvirt's parser, which knows three kinds of quotes and no escapes.
+    """Quote a string for libvirt's parser, which knows three kinds of quotes and no escapes.
 
     Takes the string; returns it with quotes. Raises ValueError where no quoting can hold it.
     """
@@ -34,9 +36,8 @@ def quoted(text: str) -> str:
     raise ValueError("this mixture of quotes cannot be written to a libvirt file")
 
 
-def emitted(value: Value) -> str:
-    """
-    Return the text of one value: a bool as 0 or 1, a number, a string, or a list of strings.
+def emitted(value: object) -> str:
+    """Return the text of one value: a bool as 0 or 1, a number, a string, or a list of strings.
 
     Raises TypeError for any other type and ValueError for a string that cannot be quoted.
     """
@@ -46,14 +47,20 @@ def emitted(value: Value) -> str:
         return str(value)
     if isinstance(value, str):
         return quoted(value)
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return "[ " + ", ".join(quoted(item) for item in value) + " ]" if value else "[]"
+    if isinstance(value, list):
+        return "[ " + ", ".join(_entry(item) for item in value) + " ]" if value else "[]"
     raise TypeError("a value is a boolean, a whole number, a string or a list of strings")
 
 
+def _entry(value: object) -> str:
+    """Return the text of an entry of a list, which can only be a string."""
+    if not isinstance(value, str):
+        raise TypeError("a list holds strings only")
+    return quoted(value)
+
+
 def render(settings: dict[str, Value]) -> str:
-    """
-    Return the text of a whole file with the given keys, sorted, below a header.
+    """Return the text of a whole file with the given keys, sorted, below a header.
 
     Raises ValueError that names the key for whatever libvirt's parser would not read back.
     """
@@ -69,7 +76,7 @@ def render(settings: dict[str, Value]) -> str:
 
 
 def settings_of(text: str) -> dict[str, str]:
-    """Return the keys that a file sets and the text of their values; a long list may be cut short."""
+    """Return a file's keys and the text of their values, of a long list the first line."""
     found = {}
     for line in text.splitlines():
         key, equals, value = line.partition("=")
@@ -79,8 +86,7 @@ def settings_of(text: str) -> dict[str, str]:
 
 
 def difference(before: str, after: str) -> dict[str, dict[str, str | None]]:
-    """
-    Compare the settings of two files, so that changes show them and not a thousand lines of comments.
+    """Compare the settings of two files: changes show these, not a thousand lines of comments.
 
     Takes both texts; returns the old and new value by key, without the values of secret keys.
     """
@@ -101,15 +107,14 @@ def managed(
     group: str = "root",
     mode: str = "0644",
 ) -> dict[str, Any]:
-    """
-    Make sure that a libvirt configuration file holds exactly these settings.
+    """Make sure that a libvirt configuration file holds exactly these settings.
 
-    name
-        Path of the file.
-    settings
-        Keys and their values; an empty map leaves every compiled-in default.
-    user, group, mode
-        Owner and permissions.
+    Args:
+        name: Path of the file.
+        settings: Keys and their values; an empty map leaves every compiled-in default.
+        user: Owner and permissions.
+        group: see above.
+        mode: see above.
 
     Returns a state result. Nothing is written if one of the settings is invalid, and a file that
     holds a password is never shown in the changes.

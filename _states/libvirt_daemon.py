@@ -1,5 +1,4 @@
-"""
-libvirt's daemons under socket activation.
+"""libvirt's daemons under socket activation.
 
 A host has either one ``libvirtd`` or a set of modular daemons with ``virtproxyd`` in front of them.
 Which one it is says the unit files that are installed, not the name of the distribution. systemd
@@ -13,9 +12,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import salt.utils.path
+
+if TYPE_CHECKING:
+    # Salt's loader fills these in.
+    __opts__: dict[str, Any] = {}
+    __salt__: dict[str, Any] = {}
+    __states__: dict[str, Any] = {}
 
 _UNIT_FOLDERS = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system")
 _OLD_UNIT_FOLDER = "/lib/systemd/system"  # its own folder where /usr is not merged
@@ -24,9 +29,15 @@ _LOADED = Path("/run/hypervisor-formula/libvirt-tls-loaded")
 _TIMEOUT = 120  # seconds for one systemctl command; a start waits for the daemon's first answer
 _PROPERTIES = "Id,LoadState,UnitFileState,ActiveState,ActiveEnterTimestampMonotonic"
 _MODULAR = (
-    "virtqemud virtproxyd virtnetworkd virtstoraged virtnodedevd virtnwfilterd virtsecretd "
-    "virtinterfaced"
-).split()
+    "virtqemud",
+    "virtproxyd",
+    "virtnetworkd",
+    "virtstoraged",
+    "virtnodedevd",
+    "virtnwfilterd",
+    "virtsecretd",
+    "virtinterfaced",
+)
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,7 @@ class Plan:
 
 
 def layout(units: set[str], enabled: set[str]) -> Layout | None:
-    """
-    Find how libvirt runs here.
+    """Find how libvirt runs here.
 
     Takes the names of all installed libvirt units and of those that are enabled. Returns None if
     there is no daemon. Where both kinds are installed the enabled one is kept, and the modular one
@@ -125,12 +135,11 @@ def layout(units: set[str], enabled: set[str]) -> Layout | None:
 def plan(
     found: Layout, units: Mapping[str, Unit], tls: bool, modified: Mapping[str, float]
 ) -> Plan:
-    """
-    Compare what runs with what should.
+    """Compare what runs with what should.
 
-    Takes the layout, the state of its units, whether the TLS port is wanted, and the time of the last
-    change (Unix time) of the configuration that each service reads. A daemon that was started before
-    its configuration changed is restarted, also when an interrupted run left it like that.
+    Takes the layout, the state of its units, whether the TLS port is wanted, and the time of the
+    last change (Unix time) of the configuration that each service reads. A daemon that was started
+    before its configuration changed is restarted, also when an interrupted run left it like that.
     """
 
     def unit(name: str) -> Unit:
@@ -140,8 +149,8 @@ def plan(
     unwanted = found.retired + (() if tls else (found.tls_socket,))
     closed = tuple(name for name in wanted if not unit(name).active)
     running = tuple(name for name in found.services if unit(name).active)
-    # systemd refuses to open a socket for a service that already runs, so the service goes first, and
-    # its other sockets with it: a client that connects again at once would bring the service back.
+    # systemd refuses to open a socket for a service that already runs, so the service goes first,
+    # and its other sockets with it: a client that connects again would bring the service back.
     paused = tuple(name for name in running if any(_owner(socket) == name for socket in closed))
     held = tuple(name for name in wanted if unit(name).active and _owner(name) in paused)
     stale = tuple(
@@ -169,11 +178,10 @@ def _owner(socket: str) -> str:
 
 
 def parse(show: str, now: float, monotonic: float) -> dict[str, Unit]:
-    """
-    Read the output of ``systemctl show`` for several units.
+    """Read the output of ``systemctl show`` for several units.
 
-    Takes the text and both clocks of one moment, in seconds: systemd tells the start of a unit on the
-    monotonic clock. Returns the units that exist.
+    Takes the text and both clocks of one moment, in seconds: systemd tells the start of a unit on
+    the monotonic clock. Returns the units that exist.
     """
     result = {}
     for block in show.strip().split("\n\n"):
@@ -225,7 +233,7 @@ def _survey() -> tuple[Layout | None, dict[str, Unit]]:
 def _mtime(path: str | Path) -> float:
     """Return when a file changed (Unix time), 0 if it does not exist."""
     try:
-        return os.stat(path).st_mtime
+        return Path(path).stat().st_mtime
     except FileNotFoundError:
         return 0.0
 
@@ -245,13 +253,12 @@ def _missing(ret: dict[str, Any]) -> dict[str, Any]:
 
 
 def configured(name: str, settings: dict[str, Any] | None = None) -> dict[str, Any]:
-    """
-    Make sure that the daemon that answers remote clients has exactly these settings.
+    """Make sure that the daemon that answers remote clients has exactly these settings.
 
-    name
-        Any label; the file is ``libvirtd.conf`` or ``virtproxyd.conf``, by what is installed.
-    settings
-        Keys and values of that file.
+    Args:
+        name: Any label; the file is ``libvirtd.conf`` or ``virtproxyd.conf``, by what is
+            installed.
+        settings: Keys and values of that file.
 
     Returns a state result.
     """
@@ -266,16 +273,15 @@ def configured(name: str, settings: dict[str, Any] | None = None) -> dict[str, A
     return {**written, "name": name}
 
 
-def listening(name: str, tls: bool = True, config: list[str] | None = None) -> dict[str, Any]:
-    """
-    Make sure that systemd listens for libvirt, and that no daemon runs with an old configuration.
+def listening(
+    name: str, tls: bool = True, config: list[str] | None = None
+) -> dict[str, Any]:
+    """Make sure that systemd listens for libvirt and no daemon runs with an old configuration.
 
-    name
-        Any label.
-    tls
-        Whether the TLS port (16514) is open; its certificates must be there already.
-    config
-        Further files whose change calls for a restart of the daemons.
+    Args:
+        name: Any label.
+        tls: Whether the TLS port (16514) is open; its certificates must be there already.
+        config: Further files whose change calls for a restart of the daemons.
 
     Returns a state result that lists which units were enabled, stopped, started or restarted.
     """
@@ -287,8 +293,8 @@ def listening(name: str, tls: bool = True, config: list[str] | None = None) -> d
         if tls and found.tls_socket not in units:
             comment = f"{found.tls_socket} is not installed, so the TLS port cannot be opened."
             return ret | {"result": False, "comment": comment}
-        changed = max(_mtime(path) for path in [found.conf, *(config or [])])
-        todo = plan(found, units, tls, {service: changed for service in found.services})
+        changed = max(_mtime(path) for path in (str(found.conf), *(config or [])))
+        todo = plan(found, units, tls, dict.fromkeys(found.services, changed))
         if not todo.changes():
             return ret | {"comment": f"systemd listens for {found.front}."}
         if __opts__["test"]:
@@ -306,13 +312,11 @@ def listening(name: str, tls: bool = True, config: list[str] | None = None) -> d
 
 
 def tls_loaded(name: str, files: list[str]) -> dict[str, Any]:
-    """
-    Make sure that a running daemon uses the certificates on disk, without a restart.
+    """Make sure that a running daemon uses the certificates on disk, without a restart.
 
-    name
-        Any label.
-    files
-        The CA certificate, the certificate and the key that the daemon serves.
+    Args:
+        name: Any label.
+        files: The CA certificate, the certificate and the key that the daemon serves.
 
     Returns a state result. A daemon that does not run reads them when it starts.
     """
@@ -349,12 +353,11 @@ def tls_loaded(name: str, files: list[str]) -> dict[str, Any]:
     return ret | {"changes": changes, "comment": "New connections see the new certificates."}
 
 
-def mod_watch(name: str, sfun: str = "listening", **kwargs: Any) -> dict[str, Any]:
-    """
-    Answer a change of a watched file.
+def mod_watch(name: str, sfun: str = "listening", **_: Any) -> dict[str, Any]:
+    """Answer a change of a watched file.
 
-    The functions above compare times and have acted already when this is called; in a dry run, where
-    the file has not changed yet, this predicts what they will do.
+    The functions above compare times and have acted already when this is called; in a dry run,
+    where the file has not changed yet, this predicts what they will do.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     if not __opts__["test"]:
