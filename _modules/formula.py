@@ -1,0 +1,83 @@
+"""The configuration of a formula: defaults < osmap < pillar, validated by the formula's schema.
+
+SLS files begin with ``{% set kvm = salt['formula.config']('kvm') %}`` and only map the result to
+states. A pillar that the schema refuses ends the compilation, before anything has changed.
+``_wrapper/formula.py`` is the same for salt-ssh.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__salt__: dict[str, Any]
+__utils__: dict[str, Any]
+__opts__: dict[str, Any]
+__grains__: dict[str, Any]
+__pillar__: dict[str, Any]
+__context__: dict[Any, Any]
+
+
+GRAINS = ("os_family", "os", "osfinger")
+
+
+def _arguments(name: str, saltenv: str | None) -> tuple[Any, ...]:
+    """Collects what the shared code needs, as values."""
+    tools = {
+        "fetch": __salt__["cp.cache_file"],
+        "assemble": __utils__["formula_config.assemble"],
+        "refusal": __utils__["formula_config.refusal"],
+        "judge": __utils__["formula_schema.errors"],
+    }
+    grains = {grain: __grains__.get(grain) for grain in GRAINS}
+    env = saltenv or __opts__.get("saltenv") or "base"
+    return name, env, grains, __pillar__.get(name), tools
+
+
+def config(name: str, saltenv: str | None = None) -> dict[str, Any]:
+    """Returns the configuration of a formula for this host.
+
+    CLI example: ``salt hv1 formula.config kvm``
+
+    Args:
+        name: the formula, which is also its key in the pillar.
+        saltenv: the file server's environment; by default the minion's own, else "base".
+
+    Returns:
+        defaults < osmap (os_family, os, osfinger) < pillar, merged.
+
+    Raises:
+        CommandExecutionError: the pillar is refused; the message names every error.
+    """
+    cache = __context__.setdefault("formula_config", {})
+    found: dict[str, Any] = __utils__["formula_salt.config"](*_arguments(name, saltenv), cache)
+    return found
+
+
+def validate(name: str | None = None, saltenv: str | None = None) -> list[str]:
+    """Says what is wrong with this host's pillar; the exit code is 1 when anything is.
+
+    CLI example: ``salt '*' formula.validate``
+
+    Args:
+        name: a formula; by default all that there are.
+        saltenv: the file server's environment; by default the minion's own, else "base".
+
+    Returns:
+        One line for each error, "path: what is wrong"; an empty list when all is well.
+    """
+    env = saltenv or __opts__.get("saltenv") or "base"
+    names = [name] if name else _formulas(env)
+    lines = []
+    for one in names:
+        _, errors = __utils__["formula_salt.build"](*_arguments(one, env))
+        lines += [f"{path}: {text}" for path, text in errors]
+    if lines:
+        __context__["retcode"] = 1
+    return lines
+
+
+def _formulas(saltenv: str) -> list[str]:
+    """Finds the formulas that the file server has: folders with a schema and an init.sls."""
+    paths = set(__salt__["cp.list_master"](saltenv))
+    found = {path.removesuffix("/schema.yaml") for path in paths if path.endswith("/schema.yaml")}
+    return sorted(one for one in found if "/" not in one and f"{one}/init.sls" in paths)

@@ -1,0 +1,686 @@
+"""Judges a configuration by a JSON Schema (draft 2020-12) of a limited vocabulary, in plain words.
+
+Pure and on Python's standard library alone, so that the minion, salt-ssh and the tests share it. A
+keyword outside the vocabulary is refused when the schema is loaded, so that nothing in a schema is
+silently without effect.
+
+Beyond JSON Schema it understands ``writeOnly: true`` (the value is a secret and never shown) and
+``patternErrorMessage`` (what a pattern allows, in words; editors show it too).
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import math
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+SHOWN = 60
+
+_TYPES = {
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "empty (null)",
+}
+_ANNOTATIONS = frozenset(
+    "$schema $id $comment $defs title description default examples deprecated readOnly writeOnly "
+    "patternErrorMessage".split()
+)
+_SCHEMA_MAPS = ("properties", "patternProperties", "$defs")
+_SCHEMA_LISTS = ("allOf", "anyOf", "oneOf")
+_SCHEMAS = ("items", "additionalProperties", "propertyNames", "not", "if", "then", "else")
+
+Path = tuple[str, ...]
+# A mapping or a boolean; what may stand in it is checked when it is loaded.
+Schema = Any
+
+
+class Fault(NamedTuple):
+    """One error: where, what to tell, and which keyword found it (allowed: for enum and const)."""
+
+    path: Path
+    text: str
+    keyword: str
+    allowed: tuple[str, ...] = ()
+
+
+# ---- formats ----
+
+
+def _parses(parse: Callable[[str], object]) -> Callable[[str], bool]:
+    """Turns a parser that raises ValueError into a predicate."""
+
+    def check(text: str) -> bool:
+        try:
+            parse(text)
+        except ValueError:
+            return False
+        return True
+
+    return check
+
+
+def _network(text: str) -> object:
+    """Parses ADDRESS/PREFIX without host bits; a bare address is no network."""
+    if "/" not in text:
+        raise ValueError(text)
+    return ipaddress.ip_network(text)
+
+
+def _interface(text: str) -> object:
+    """Parses ADDRESS/PREFIX of a host in its network."""
+    if "/" not in text:
+        raise ValueError(text)
+    return ipaddress.ip_interface(text)
+
+
+def _uuid(text: str) -> object:
+    """Parses a UUID in its usual form of 8-4-4-4-12 digits."""
+    if [len(part) for part in text.split("-")] != [8, 4, 4, 4, 12] or not text.isascii():
+        raise ValueError(text)
+    return uuid.UUID(text)
+
+
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)\Z")
+_MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}\Z")
+
+
+def _is_hostname(text: str) -> bool:
+    """Says whether text is a host name of RFC 1123; four numbers are an address instead."""
+    if len(text) > 253 or not all(_LABEL.match(label) for label in text.split(".")):
+        return False
+    return not text.rpartition(".")[2].isdigit()
+
+
+def _is_mac(text: str) -> bool:
+    """Says whether text is a MAC address of six octets with colons."""
+    return _MAC.match(text) is not None
+
+
+def _is_path(text: str) -> bool:
+    """Says whether text is an absolute path without steps upwards, control characters or "//"."""
+    if not text.startswith("/") or not text.isprintable():
+        return False
+    return not {"", ".", ".."} & set(text[1:].split("/")) or text == "/"
+
+
+FORMATS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "ipv4": (_parses(ipaddress.IPv4Address), "an IPv4 address such as 192.0.2.10"),
+    "ipv6": (_parses(ipaddress.IPv6Address), "an IPv6 address such as 2001:db8::10"),
+    "ip": (_parses(ipaddress.ip_address), "an IP address such as 192.0.2.10 or 2001:db8::10"),
+    "ip-network": (_parses(_network), "a network such as 192.0.2.0/24, without host bits"),
+    "ip-interface": (_parses(_interface), "an address with its prefix such as 192.0.2.10/24"),
+    "hostname": (_is_hostname, "a host name such as hv1.example.org"),
+    "host": (
+        lambda text: _is_hostname(text) or FORMATS["ip"][0](text),
+        "a host name or an IP address",
+    ),
+    "mac": (_is_mac, "a MAC address such as 52:54:00:12:34:56"),
+    "uuid": (_parses(_uuid), "a UUID such as 123e4567-e89b-12d3-a456-426614174000"),
+    "absolute-path": (_is_path, "an absolute path such as /var/lib/libvirt"),
+}
+
+
+# ---- showing things ----
+
+
+def _printable(text: str) -> str:
+    """Escapes what a terminal would not print as it is: controls, escapes, lone surrogates."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def render_path(path: Iterable[str]) -> str:
+    """Writes a path the way pillar does: formula:key:sub; a key with a colon is quoted."""
+    return ":".join(f'"{_printable(p)}"' if ":" in p else _printable(p) for p in path)
+
+
+def show(value: Any, secret: bool = False) -> str:
+    """Shows a value in a message, shortened; a secret and what is inside a container never."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if secret:
+        return "the value (a secret, not shown)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        text = _printable(value).replace('"', '\\"')
+        return f'"{text}"' if len(text) <= SHOWN else f'"{text[:SHOWN]}…"'
+    return str(value)
+
+
+def _listed(items: Iterable[str], most: int = 20) -> str:
+    """Joins words by commas, at most so many."""
+    words = list(items)
+    rest = len(words) - most
+    return ", ".join(words[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _words(values: Iterable[Any]) -> tuple[str, ...]:
+    """The values of an enum as a user would write them in YAML, without quotes."""
+    return tuple(v if isinstance(v, str) and v else show(v) for v in values)
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    """Describes the limits of a number."""
+    low, high = schema.get("minimum"), schema.get("maximum")
+    words = []
+    if low is not None and high is not None:
+        words.append(f"from {low} to {high}")
+    elif low is not None:
+        words.append(f"of at least {low}")
+    elif high is not None:
+        words.append(f"of at most {high}")
+    if "exclusiveMinimum" in schema:
+        words.append(f"above {schema['exclusiveMinimum']}")
+    if "exclusiveMaximum" in schema:
+        words.append(f"below {schema['exclusiveMaximum']}")
+    if "multipleOf" in schema:
+        words.append(f"that is a multiple of {schema['multipleOf']}")
+    return " ".join(words)
+
+
+def _count(schema: Mapping[str, Any], least: str, most: str, unit: str) -> str:
+    """Describes how many characters, entries or keys there may be."""
+    low, high = schema.get(least, 0), schema.get(most)
+    if low and high == low:
+        return f"of exactly {low} {unit}"
+    if low and high is not None:
+        return f"of {low} to {high} {unit}"
+    if low:
+        return f"of at least {low} {unit}"
+    return f"of at most {high} {unit}" if high is not None else ""
+
+
+def _text_words(schema: Mapping[str, Any]) -> str:
+    """Describes what text may be."""
+    if "format" in schema:
+        return FORMATS[schema["format"]][1]
+    length = _count(schema, "minLength", "maxLength", "characters")
+    if "patternErrorMessage" in schema:
+        return str(schema["patternErrorMessage"])
+    if "pattern" in schema:
+        return f"text {length} that matches {schema['pattern']}".replace("  ", " ")
+    return f"text {length}".strip()
+
+
+def _untyped(schema: Mapping[str, Any]) -> str:
+    """Describes a schema that names no type, by the keywords it has."""
+    if {"pattern", "format"} & set(schema):
+        return _text_words(schema)
+    return f"a number {_range(schema)}" if _range(schema) else "something else"
+
+
+def _hint(value: Any, types: list[str]) -> str:
+    """Tells how YAML came to read a value differently from what was meant."""
+    if "string" in types and isinstance(value, (bool, int, float)):
+        return "; put it in quotes"
+    if isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?|true|false", value):
+        return "; write it without quotes"
+    return ""
+
+
+# ---- judging by single keywords ----
+
+
+def _is_type(value: Any, name: str) -> bool:
+    """Says whether a value is of a JSON type: 1.0 is an integer, true is no number."""
+    if name == "integer":
+        if isinstance(value, float):
+            return value.is_integer()
+        return isinstance(value, int) and not isinstance(value, bool)
+    if name == "number":
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    classes = {"string": str, "boolean": bool, "array": list, "object": Mapping, "null": type(None)}
+    return isinstance(value, classes[name])
+
+
+def _identity(value: Any) -> object:
+    """Makes a value comparable as JSON does: 1 and 1.0 are the same, 1 and true are not."""
+    if isinstance(value, bool):
+        return ("boolean", value)
+    if isinstance(value, list):
+        return ("list", tuple(_identity(item) for item in value))
+    if isinstance(value, Mapping):
+        return ("mapping", frozenset((key, _identity(item)) for key, item in value.items()))
+    return value
+
+
+def _number_reason(schema: Mapping[str, Any], value: float) -> tuple[str, str]:
+    """Names the keyword that a number breaks, and how."""
+    if value < schema.get("minimum", value):
+        return "minimum", "is too small"
+    if value > schema.get("maximum", value):
+        return "maximum", "is too large"
+    if "exclusiveMinimum" in schema and value <= schema["exclusiveMinimum"]:
+        return "exclusiveMinimum", "is too small"
+    if "exclusiveMaximum" in schema and value >= schema["exclusiveMaximum"]:
+        return "exclusiveMaximum", "is too large"
+    if "multipleOf" in schema and value % schema["multipleOf"]:
+        return "multipleOf", "does not fit"
+    return "", ""
+
+
+def _count_reason(schema: Mapping[str, Any], value: Any) -> tuple[str, str]:
+    """Names the keyword that the size of a list or mapping breaks, and how."""
+    unit = "Items" if isinstance(value, list) else "Properties"
+    what = "entries" if isinstance(value, list) else "keys"
+    if len(value) < schema.get(f"min{unit}", 0):
+        return f"min{unit}", f"has too few {what} ({len(value)})"
+    if len(value) > schema.get(f"max{unit}", math.inf):
+        return f"max{unit}", f"has too many {what} ({len(value)})"
+    return "", ""
+
+
+# ---- loading a schema ----
+
+
+def _wrong(where: str, what: str) -> ValueError:
+    """An error in the schema itself."""
+    return ValueError(f"schema.yaml at {where or '/'}: {what}")
+
+
+def _below(schema: Mapping[str, Any], where: str) -> Iterator[tuple[Schema, str]]:
+    """Yields the schemas directly inside a schema, and where each stands."""
+    for keyword in _SCHEMA_MAPS:
+        for name, one in schema.get(keyword, {}).items():
+            yield one, f"{where}/{keyword}/{name}"
+    for keyword in _SCHEMA_LISTS:
+        for index, one in enumerate(schema.get(keyword, ())):
+            yield one, f"{where}/{keyword}/{index}"
+    for keyword in _SCHEMAS:
+        if keyword in schema:
+            yield schema[keyword], f"{where}/{keyword}"
+
+
+def _is_number(value: Any) -> bool:
+    """Says whether a keyword's value is a finite number."""
+    return _is_type(value, "number") and math.isfinite(value)
+
+
+def _is_size(value: Any) -> bool:
+    """Says whether a keyword's value is a whole number of at least 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_names(value: Any) -> bool:
+    """Says whether a keyword's value is a list of texts."""
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _is_mapping_of_schemas(value: Any) -> bool:
+    """Says whether a keyword's value is a mapping whose keys are texts."""
+    return isinstance(value, Mapping) and all(isinstance(one, str) for one in value)
+
+
+_KEYWORD_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "type": lambda v: v in _TYPES if isinstance(v, str) else _is_names(v) and {*v} <= {*_TYPES},
+    "enum": lambda v: isinstance(v, list) and bool(v),
+    "const": lambda v: True,
+    "pattern": lambda v: isinstance(v, str),
+    "format": lambda v: isinstance(v, str) and v in FORMATS,
+    "uniqueItems": lambda v: isinstance(v, bool),
+    # A fraction has no exact multiples in floating point; none of our keys needs one.
+    "multipleOf": lambda v: _is_size(v) and v > 0,
+    "required": _is_names,
+    "dependentRequired": lambda v: isinstance(v, Mapping) and all(map(_is_names, v.values())),
+    "$ref": lambda v: isinstance(v, str),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _is_number),
+    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _is_size),
+    **dict.fromkeys(("minProperties", "maxProperties"), _is_size),
+    **dict.fromkeys(_SCHEMA_MAPS, _is_mapping_of_schemas),
+    **dict.fromkeys(_SCHEMA_LISTS, lambda v: isinstance(v, list) and bool(v)),
+    **dict.fromkeys(_SCHEMAS, lambda v: isinstance(v, (bool, Mapping))),
+}
+
+
+# ---- the schema ----
+
+
+class Validator:
+    """A loaded schema, which judges configurations.
+
+    Raises:
+        ValueError: the schema itself is wrong or uses a keyword that is not supported.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        if not isinstance(schema, Mapping):
+            raise ValueError("schema.yaml: a schema must be a mapping")
+        self._root = schema
+        self._secret: dict[int, bool] = {}
+        self._patterns: dict[str, re.Pattern[str]] = {}
+        self._load(schema, "", ())
+
+    # -- loading --
+
+    def _load(self, schema: Schema, where: str, refs: tuple[str, ...]) -> bool:
+        """Checks a schema and all below it; returns whether a secret is in it."""
+        if isinstance(schema, bool):
+            return False
+        if not isinstance(schema, Mapping):
+            raise _wrong(where, "a schema must be a mapping or a boolean")
+        for keyword, value in schema.items():
+            self._load_keyword(keyword, value, where)
+        secret = bool(schema.get("writeOnly"))
+        for below, place in _below(schema, where):
+            secret |= self._load(below, place, refs)
+        if "$ref" in schema:
+            ref = schema["$ref"]
+            if ref in refs:
+                raise _wrong(where, f"{ref} refers to itself")
+            secret |= self._load(self._resolve(ref, where), ref, (*refs, ref))
+        self._secret[id(schema)] = secret
+        return secret
+
+    def _resolve(self, ref: str, where: str = "") -> Schema:
+        """Finds what #/$defs/NAME means."""
+        name = ref.removeprefix("#/$defs/") if isinstance(ref, str) else ""
+        definitions = self._root.get("$defs", {})
+        if name == ref or name not in definitions:
+            raise _wrong(where, f"$ref {ref!r} is not a #/$defs/NAME that exists")
+        return definitions[name]
+
+    def _load_keyword(self, keyword: Any, value: Any, where: str) -> None:
+        """Checks one keyword's own value."""
+        check = _KEYWORD_CHECKS.get(keyword)
+        if check is None:
+            if keyword not in _ANNOTATIONS:
+                raise _wrong(where, f"the keyword {keyword!r} is not supported")
+        elif not check(value):
+            raise _wrong(where, f"{keyword} has a wrong value: {value!r}")
+        patterns = value if keyword == "patternProperties" else ()
+        for pattern in [value] if keyword == "pattern" else patterns:
+            try:
+                self._patterns[pattern] = re.compile(pattern)
+            except re.error as error:
+                raise _wrong(where, f"the pattern {pattern!r} is wrong: {error}") from error
+
+    # -- describing --
+
+    def describe(self, schema: Schema) -> str:
+        """Says in plain words what a schema allows, to follow "must be"."""
+        if isinstance(schema, bool):
+            return "anything" if schema else "absent"
+        if "const" in schema or "enum" in schema:
+            values = [schema["const"]] if "const" in schema else schema["enum"]
+            return ("one of: " if len(values) > 1 else "") + _listed(_words(values))
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in schema and "type" not in schema:
+                words = dict.fromkeys(self.describe(branch) for branch in schema[keyword])
+                return " or ".join(words)
+        if "$ref" in schema:
+            return self.describe(self._resolve(schema["$ref"]))
+        types = schema.get("type", [])
+        types = [types] if isinstance(types, str) else types
+        return " or ".join(self._describe_type(schema, one) for one in types) or _untyped(schema)
+
+    def _describe_type(self, schema: Mapping[str, Any], name: str) -> str:
+        """Says what a schema allows of one type."""
+        if name == "string":
+            return _text_words(schema)
+        if name in {"integer", "number"}:
+            return f"{_TYPES[name]} {_range(schema)}".strip()
+        if name == "array":
+            return f"a list {_count(schema, 'minItems', 'maxItems', 'entries')}".strip()
+        if name == "object":
+            return f"a mapping {_count(schema, 'minProperties', 'maxProperties', 'keys')}".strip()
+        return _TYPES[name]
+
+    # -- judging --
+
+    def faults(self, value: Any, path: Path = ()) -> list[Fault]:
+        """Judges a value of plain types.
+
+        Args:
+            value: what :func:`plain` returned.
+            path: where it stands, for the messages.
+
+        Returns:
+            Every error found; an empty list when the value is valid.
+        """
+        return list(self._judge(self._root, value, path, False))
+
+    def _judge(self, schema: Schema, value: Any, path: Path, secret: bool) -> Iterator[Fault]:
+        """Yields the faults of a value; secret says that an outer schema hides it."""
+        if isinstance(schema, bool):
+            if not schema:
+                yield Fault(path, f"{show(value, True)} is not allowed here", "false")
+            return
+        hidden = secret or self._secret[id(schema)]
+        wrong = self._kind_fault(schema, value, path, hidden)
+        if wrong is None:
+            wrong = self._size_fault(schema, value, path, hidden)
+        if wrong is not None:
+            yield wrong
+            if wrong.keyword in {"type", "enum", "const"}:
+                # What else is wrong with it would only distract.
+                return
+        # Whoever hides a mapping's content hides all of it; else each property speaks for itself.
+        below = secret or bool(schema.get("writeOnly"))
+        if isinstance(value, list):
+            yield from self._judge_list(schema, value, path, below)
+        elif isinstance(value, Mapping):
+            yield from self._judge_mapping(schema, value, path, below)
+        yield from self._judge_combined(schema, value, path, below)
+
+    def _kind_fault(
+        self, schema: Mapping[str, Any], value: Any, path: Path, hidden: bool
+    ) -> Fault | None:
+        """Judges type, const and enum."""
+        if "type" in schema:
+            types = schema["type"]
+            types = [types] if isinstance(types, str) else types
+            if not any(_is_type(value, one) for one in types):
+                text = f"{show(value, hidden)} is not allowed; must be {self.describe(schema)}"
+                return Fault(path, text + _hint(value, types), "type")
+        for keyword in ("const", "enum"):
+            if keyword in schema:
+                values = [schema["const"]] if keyword == "const" else schema["enum"]
+                if _identity(value) not in {_identity(one) for one in values}:
+                    words = _words(values)
+                    text = f"{show(value, hidden)} is not allowed; allowed: {_listed(words)}"
+                    return Fault(path, text, keyword, words)
+        return None
+
+    def _size_fault(
+        self, schema: Mapping[str, Any], value: Any, path: Path, hidden: bool
+    ) -> Fault | None:
+        """Judges range, length, pattern and format: one message, however many it breaks."""
+        if isinstance(value, bool) or value is None:
+            return None
+        if isinstance(value, str):
+            keyword, why = self._text_reason(schema, value)
+        elif isinstance(value, (int, float)):
+            keyword, why = _number_reason(schema, value)
+        else:
+            keyword, why = _count_reason(schema, value)
+        if not keyword:
+            return None
+        text = f"{show(value, hidden)} {why}; must be {self._describe_all(schema, value)}"
+        return Fault(path, text, keyword)
+
+    def _describe_all(self, schema: Mapping[str, Any], value: Any) -> str:
+        """Describes what a schema allows of the type that the value has already."""
+        if isinstance(value, str):
+            return _text_words(schema)
+        if isinstance(value, (list, Mapping)):
+            return self._describe_type(schema, "array" if isinstance(value, list) else "object")
+        types = schema.get("type", "number")
+        return self._describe_type(schema, "integer" if "integer" in types else "number")
+
+    def _text_reason(self, schema: Mapping[str, Any], value: str) -> tuple[str, str]:
+        """Names the keyword that a text breaks, and how."""
+        if len(value) < schema.get("minLength", 0):
+            return "minLength", "is empty" if not value else "is too short"
+        if len(value) > schema.get("maxLength", math.inf):
+            return "maxLength", "is too long"
+        if "pattern" in schema and not self._patterns[schema["pattern"]].search(value):
+            return "pattern", "does not fit"
+        if "format" in schema and not FORMATS[schema["format"]][0](value):
+            return "format", "does not fit"
+        return "", ""
+
+    def _judge_list(
+        self, schema: Mapping[str, Any], value: list[Any], path: Path, secret: bool
+    ) -> Iterator[Fault]:
+        """Judges a list's entries."""
+        if "items" in schema:
+            for index, item in enumerate(value):
+                yield from self._judge(schema["items"], item, (*path, str(index)), secret)
+        if schema.get("uniqueItems"):
+            hidden = secret or self._secret[id(schema)]
+            seen: dict[object, int] = {}
+            for index, item in enumerate(value):
+                first = seen.setdefault(_identity(item), index)
+                if first != index:
+                    text = f"{show(item, hidden)} is there already, as entry {first}; allowed once"
+                    yield Fault((*path, str(index)), text, "uniqueItems")
+
+    def _judge_mapping(
+        self, schema: Mapping[str, Any], value: Mapping[str, Any], path: Path, secret: bool
+    ) -> Iterator[Fault]:
+        """Judges a mapping's keys and their values."""
+        properties = schema.get("properties", {})
+        patterns = schema.get("patternProperties", {})
+        for key, item in value.items():
+            known = [properties[key]] if key in properties else []
+            known += [patterns[p] for p in patterns if self._patterns[p].search(key)]
+            for one in known:
+                yield from self._judge(one, item, (*path, key), secret)
+            if not known:
+                yield from self._judge_unknown(schema, key, item, path, secret)
+            if "propertyNames" in schema:
+                for fault in self._judge(schema["propertyNames"], key, (), False):
+                    yield Fault((*path, key), f"the key {fault.text}", "propertyNames")
+        for key in schema.get("required", ()):
+            if key not in value:
+                yield self._missing(schema, key, path)
+        for key, needed in schema.get("dependentRequired", {}).items():
+            for other in needed if key in value else ():
+                if other not in value:
+                    text = f"missing; needed because {render_path((*path, key))} is given"
+                    yield Fault((*path, other), text, "dependentRequired")
+
+    def _judge_unknown(
+        self, schema: Mapping[str, Any], key: str, item: Any, path: Path, secret: bool
+    ) -> Iterator[Fault]:
+        """Judges a key that neither properties nor patternProperties name."""
+        rest = schema.get("additionalProperties", True)
+        if rest is False:
+            known = sorted(schema.get("properties", {}))
+            near = difflib.get_close_matches(key, known, 1, 0.6)
+            text = "unknown key"
+            if near:
+                text += f'; did you mean "{near[0]}"?'
+            elif known:
+                text += f"; known: {_listed(known)}"
+            yield Fault((*path, key), text, "additionalProperties")
+        else:
+            yield from self._judge(rest, item, (*path, key), secret)
+
+    def _missing(self, schema: Mapping[str, Any], key: str, path: Path) -> Fault:
+        """Reports a required key that is not there."""
+        expected = schema.get("properties", {}).get(key, True)
+        text = "missing" if expected is True else f"missing; must be {self.describe(expected)}"
+        return Fault((*path, key), text, "required")
+
+    def _judge_combined(
+        self, schema: Mapping[str, Any], value: Any, path: Path, secret: bool
+    ) -> Iterator[Fault]:
+        """Judges $ref, allOf, anyOf, oneOf, not and if."""
+        if "$ref" in schema:
+            yield from self._judge(self._resolve(schema["$ref"]), value, path, secret)
+        for one in schema.get("allOf", ()):
+            yield from self._judge(one, value, path, secret)
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in schema:
+                yield from self._judge_branches(schema, keyword, value, path, secret)
+        if "not" in schema and not any(self._judge(schema["not"], value, path, secret)):
+            hidden = secret or self._secret[id(schema)]
+            yield Fault(path, f"{show(value, hidden)} is not allowed here", "not")
+        if "if" in schema:
+            holds = not any(True for _ in self._judge(schema["if"], value, path, secret))
+            yield from self._judge(
+                schema.get("then" if holds else "else", True), value, path, secret
+            )
+
+    def _judge_branches(
+        self, schema: Mapping[str, Any], keyword: str, value: Any, path: Path, secret: bool
+    ) -> Iterator[Fault]:
+        """Judges anyOf and oneOf; reports the branch that was most likely meant."""
+        branches = [list(self._judge(one, value, path, secret)) for one in schema[keyword]]
+        fitting = sum(not faults for faults in branches)
+        if fitting > 1 and keyword == "oneOf":
+            hidden = secret or self._secret[id(schema)]
+            text = f"{show(value, hidden)} fits more than one of the alternatives; must fit one"
+            yield Fault(path, text, keyword)
+        if fitting:
+            return
+        same_kind = [one for one in branches if not _other_kind(one, path)]
+        if not same_kind:
+            hidden = secret or self._secret[id(schema)]
+            words = self.describe({keyword: schema[keyword]})
+            yield Fault(path, f"{show(value, hidden)} is not allowed; must be {words}", "type")
+            return
+        chosen = _chosen_by_user(branches)
+        yield from chosen or min(same_kind, key=_distance)
+
+
+def _other_kind(faults: list[Fault], path: Path) -> bool:
+    """Says whether a branch was not meant at all: it wants a value of another kind."""
+    kinds = {"type", "enum", "const", "false"}
+    return any(fault.path == path and fault.keyword in kinds for fault in faults)
+
+
+def _distance(faults: list[Fault]) -> tuple[int, int]:
+    """Orders branches by how far they are from what was written: a wrong choice counts most."""
+    return sum(f.keyword in {"const", "enum"} for f in faults), len(faults)
+
+
+def _chosen_by_user(branches: list[list[Fault]]) -> list[Fault]:
+    """Finds the key by which all branches differ, such as "type"; its fault names all choices."""
+    choices = [{f.path: f for f in faults if f.allowed} for faults in branches]
+    for path, fault in choices[0].items():
+        if all(path in other for other in choices):
+            allowed = dict.fromkeys(word for other in choices for word in other[path].allowed)
+            text = f"{fault.text.partition('; allowed')[0]}; allowed: {_listed(allowed)}"
+            return [Fault(path, text, "enum", tuple(allowed))]
+    return []
+
+
+def errors(
+    schema: Schema, value: Any, root: str, unfit: Iterable[tuple[Path, str]] = ()
+) -> list[tuple[str, str]]:
+    """Judges a value and says what is wrong with it, in the order of the value's keys.
+
+    Args:
+        schema: the parsed schema.
+        value: a value of plain types: dict with text keys, list, str, int, float, bool, None.
+        root: the first part of every path, the formula's name.
+        unfit: faults found before, as pairs of a path and a text. They come first, and what is
+            wrong at their paths besides is left out.
+
+    Returns:
+        Pairs of a pillar path and what is wrong there, each once.
+
+    Raises:
+        ValueError: the schema is wrong or uses a keyword that is not supported.
+    """
+    before = list(unfit)
+    known = {path for path, _ in before}
+    faults = Validator(schema).faults(value, (root,))
+    found = before + [(fault.path, fault.text) for fault in faults if fault.path not in known]
+    return list(dict.fromkeys((render_path(path), text) for path, text in found))
