@@ -1,0 +1,83 @@
+"""Runs on a lab host, under Salt's own Python: times programs, or the compilation of the highstate.
+
+It is sent to the host as text, so it imports nothing of this repository. Its argument is a JSON
+object: `{"time": [argv, ...], "repeat": n}` runs the programs in turn, n rounds; `{"compile": true}`
+compiles the highstate once in this process. It prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+LIMIT = 1800  # seconds for one program
+
+
+def time_programs(programs: list[list[str]], repeat: int) -> list[dict[str, Any]]:
+    """Run every program in each round; return seconds, return codes and the last output's end."""
+    results: list[dict[str, Any]] = [{"seconds": [], "codes": [], "output": ""} for _ in programs]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for _ in range(repeat):
+        for argv, result in zip(programs, results, strict=True):
+            begun = time.monotonic()
+            done = subprocess.run(
+                argv,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=LIMIT,
+                check=False,
+            )
+            result["seconds"].append(time.monotonic() - begun)
+            result["codes"].append(done.returncode)
+            result["output"] = done.stdout.decode("utf-8", "replace")[-4000:]
+    return results
+
+
+def packages_of(chunks: list[dict[str, Any]]) -> list[str]:
+    """Return the names of all packages that a list of low states installs."""
+    names: set[str] = set()
+    for chunk in chunks:
+        if chunk["state"] == "pkg" and chunk["fun"] in ("installed", "latest"):
+            for package in chunk.get("pkgs") or [chunk["name"]]:
+                names.update(package if isinstance(package, dict) else [package])
+    return sorted(names)
+
+
+def compile_highstate() -> dict[str, Any]:
+    """Compile this host's highstate as a run of it would.
+
+    Returns the seconds of the compilation alone (no start of Salt, no pillar, no login at the
+    master), the number of states, and the packages they install; or the errors.
+    """
+    import salt.client  # noqa: PLC0415  only this half needs Salt
+    import salt.state  # noqa: PLC0415
+
+    seconds = []
+    plain = salt.state.HighState.compile_low_chunks
+
+    def timed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        begun = time.monotonic()
+        try:
+            return plain(self, *args, **kwargs)
+        finally:
+            seconds.append(time.monotonic() - begun)
+
+    salt.state.HighState.compile_low_chunks = timed
+    chunks = salt.client.Caller().cmd("state.show_lowstate")
+    if not chunks or not all(isinstance(chunk, dict) for chunk in chunks) or len(seconds) != 1:
+        return {"error": str(chunks)[:2000]}
+    return {"seconds": seconds[0], "states": len(chunks), "packages": packages_of(chunks)}
+
+
+if __name__ == "__main__":
+    wanted = json.loads(sys.argv[1])
+    if wanted.get("compile"):
+        print(json.dumps(compile_highstate()))
+    else:
+        print(json.dumps(time_programs(wanted["time"], wanted["repeat"])))
