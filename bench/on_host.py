@@ -1,8 +1,8 @@
 """Runs on a lab host, under Salt's own Python: times programs, or the compilation of the highstate.
 
 It is sent to the host as text, so it imports nothing of this repository. Its argument is a JSON
-object: `{"time": [argv, ...], "repeat": n}` runs the programs in turn, n rounds; `{"compile": true}`
-compiles the highstate once in this process. It prints one line of JSON.
+object: `{"time": [argv, ...], "repeat": n}` runs the programs in turn, n rounds;
+`{"compile": true}` compiles the highstate once in this process. It prints one line of JSON.
 """
 
 from __future__ import annotations
