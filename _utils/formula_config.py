@@ -1,8 +1,8 @@
-"""Builds the configuration of a formula: defaults.yaml < osmap.yaml < pillar, judged by schema.yaml.
+"""Builds the configuration of a formula: defaults < osmap < pillar, judged by the schema.
 
 Pure: it reads no files and knows no Salt, so that the minion, salt-ssh and the tests share it. Who
-calls it passes the judge (``formula_schema.errors``) too, since Salt's loader keeps the modules of a
-folder apart.
+calls it passes the judge (``formula_schema.errors``) and its formats too, since Salt's loader keeps
+the modules of a folder apart.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LARGEST = 2**64
 Errors = list[tuple[str, str]]
 # Faults by the parts of their path, before they are worded for a person.
 Unfit = list[tuple[tuple[str, ...], str]]
-Judge = Callable[[Any, Any, str, Unfit], Errors]
+Judge = Callable[[Any, Any, str, Any, Unfit], Errors]
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -107,8 +107,7 @@ def _plain_scalar(
     elif isinstance(value, (datetime.date, datetime.time)):
         text = f"{value} was read as a date; put it in quotes"
     else:
-        text = f"a value of the type {type(value).__name__} is not allowed; allowed: text, numbers, "
-        text += "true, false, lists, mappings"
+        text = f"a value of the type {type(value).__name__} has no place in a pillar"
     errors.append((path, text))
     return None
 
@@ -128,6 +127,7 @@ def assemble(
     grains: Mapping[str, Any],
     pillar: Any,
     judge: Judge,
+    formats: Any,
 ) -> tuple[dict[str, Any], Errors]:
     """Builds the configuration of a formula and judges it.
 
@@ -137,6 +137,7 @@ def assemble(
         grains: the host's grains; those in GRAINS count.
         pillar: what the pillar says below the formula's name; None is the same as nothing.
         judge: ``formula_schema.errors``.
+        formats: ``formula_formats.table()``.
 
     Returns:
         The merged configuration, of plain types and shared with nobody, and every error in it as
@@ -156,7 +157,7 @@ def assemble(
     unfit: Unfit = []
     configuration = plain(merged, (name,), unfit)
     # What had no place in plain types was replaced: an error about the substitute would mislead.
-    return configuration, judge(contents["schema.yaml"], configuration, name, unfit)
+    return configuration, judge(contents["schema.yaml"], configuration, name, formats, unfit)
 
 
 def refusal(name: str, errors: Errors) -> str:

@@ -11,10 +11,8 @@ Beyond JSON Schema it understands ``writeOnly: true`` (the value is a secret and
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import math
 import re
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -29,17 +27,20 @@ _TYPES = {
     "object": "a mapping",
     "null": "empty (null)",
 }
-_ANNOTATIONS = frozenset(
-    "$schema $id $comment $defs title description default examples deprecated readOnly writeOnly "
-    "patternErrorMessage".split()
-)
+_ANNOTATIONS = frozenset({
+    "$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated",
+    "readOnly", "writeOnly", "patternErrorMessage",
+})  # fmt: skip
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs")
 _SCHEMA_LISTS = ("allOf", "anyOf", "oneOf")
+_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _SCHEMAS = ("items", "additionalProperties", "propertyNames", "not", "if", "then", "else")
 
 Path = tuple[str, ...]
 # A mapping or a boolean; what may stand in it is checked when it is loaded.
 Schema = Any
+# By name: a predicate of the text, and what it allows in words (formula_formats.table).
+Formats = Mapping[str, tuple[Callable[[str], bool], str]]
 
 
 class Fault(NamedTuple):
@@ -49,83 +50,6 @@ class Fault(NamedTuple):
     text: str
     keyword: str
     allowed: tuple[str, ...] = ()
-
-
-# ---- formats ----
-
-
-def _parses(parse: Callable[[str], object]) -> Callable[[str], bool]:
-    """Turns a parser that raises ValueError into a predicate."""
-
-    def check(text: str) -> bool:
-        try:
-            parse(text)
-        except ValueError:
-            return False
-        return True
-
-    return check
-
-
-def _network(text: str) -> object:
-    """Parses ADDRESS/PREFIX without host bits; a bare address is no network."""
-    if "/" not in text:
-        raise ValueError(text)
-    return ipaddress.ip_network(text)
-
-
-def _interface(text: str) -> object:
-    """Parses ADDRESS/PREFIX of a host in its network."""
-    if "/" not in text:
-        raise ValueError(text)
-    return ipaddress.ip_interface(text)
-
-
-def _uuid(text: str) -> object:
-    """Parses a UUID in its usual form of 8-4-4-4-12 digits."""
-    if [len(part) for part in text.split("-")] != [8, 4, 4, 4, 12] or not text.isascii():
-        raise ValueError(text)
-    return uuid.UUID(text)
-
-
-_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)\Z")
-_MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}\Z")
-
-
-def _is_hostname(text: str) -> bool:
-    """Says whether text is a host name of RFC 1123; four numbers are an address instead."""
-    if len(text) > 253 or not all(_LABEL.match(label) for label in text.split(".")):
-        return False
-    return not text.rpartition(".")[2].isdigit()
-
-
-def _is_mac(text: str) -> bool:
-    """Says whether text is a MAC address of six octets with colons."""
-    return _MAC.match(text) is not None
-
-
-def _is_path(text: str) -> bool:
-    """Says whether text is an absolute path without steps upwards, control characters or "//"."""
-    if not text.startswith("/") or not text.isprintable():
-        return False
-    return not {"", ".", ".."} & set(text[1:].split("/")) or text == "/"
-
-
-FORMATS: dict[str, tuple[Callable[[str], bool], str]] = {
-    "ipv4": (_parses(ipaddress.IPv4Address), "an IPv4 address such as 192.0.2.10"),
-    "ipv6": (_parses(ipaddress.IPv6Address), "an IPv6 address such as 2001:db8::10"),
-    "ip": (_parses(ipaddress.ip_address), "an IP address such as 192.0.2.10 or 2001:db8::10"),
-    "ip-network": (_parses(_network), "a network such as 192.0.2.0/24, without host bits"),
-    "ip-interface": (_parses(_interface), "an address with its prefix such as 192.0.2.10/24"),
-    "hostname": (_is_hostname, "a host name such as hv1.example.org"),
-    "host": (
-        lambda text: _is_hostname(text) or FORMATS["ip"][0](text),
-        "a host name or an IP address",
-    ),
-    "mac": (_is_mac, "a MAC address such as 52:54:00:12:34:56"),
-    "uuid": (_parses(_uuid), "a UUID such as 123e4567-e89b-12d3-a456-426614174000"),
-    "absolute-path": (_is_path, "an absolute path such as /var/lib/libvirt"),
-}
 
 
 # ---- showing things ----
@@ -202,25 +126,6 @@ def _count(schema: Mapping[str, Any], least: str, most: str, unit: str) -> str:
     if low:
         return f"of at least {low} {unit}"
     return f"of at most {high} {unit}" if high is not None else ""
-
-
-def _text_words(schema: Mapping[str, Any]) -> str:
-    """Describes what text may be."""
-    if "format" in schema:
-        return FORMATS[schema["format"]][1]
-    length = _count(schema, "minLength", "maxLength", "characters")
-    if "patternErrorMessage" in schema:
-        return str(schema["patternErrorMessage"])
-    if "pattern" in schema:
-        return f"text {length} that matches {schema['pattern']}".replace("  ", " ")
-    return f"text {length}".strip()
-
-
-def _untyped(schema: Mapping[str, Any]) -> str:
-    """Describes a schema that names no type, by the keywords it has."""
-    if {"pattern", "format"} & set(schema):
-        return _text_words(schema)
-    return f"a number {_range(schema)}" if _range(schema) else "something else"
 
 
 def _hint(value: Any, types: list[str]) -> str:
@@ -305,11 +210,6 @@ def _below(schema: Mapping[str, Any], where: str) -> Iterator[tuple[Schema, str]
             yield schema[keyword], f"{where}/{keyword}"
 
 
-def _is_number(value: Any) -> bool:
-    """Says whether a keyword's value is a finite number."""
-    return _is_type(value, "number") and math.isfinite(value)
-
-
 def _is_size(value: Any) -> bool:
     """Says whether a keyword's value is a whole number of at least 0."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
@@ -320,27 +220,22 @@ def _is_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
-def _is_mapping_of_schemas(value: Any) -> bool:
-    """Says whether a keyword's value is a mapping whose keys are texts."""
-    return isinstance(value, Mapping) and all(isinstance(one, str) for one in value)
-
-
 _KEYWORD_CHECKS: dict[str, Callable[[Any], bool]] = {
     "type": lambda v: v in _TYPES if isinstance(v, str) else _is_names(v) and {*v} <= {*_TYPES},
     "enum": lambda v: isinstance(v, list) and bool(v),
-    "const": lambda v: True,
+    "const": lambda _: True,
     "pattern": lambda v: isinstance(v, str),
-    "format": lambda v: isinstance(v, str) and v in FORMATS,
+    "format": lambda v: isinstance(v, str),
     "uniqueItems": lambda v: isinstance(v, bool),
     # A fraction has no exact multiples in floating point; none of our keys needs one.
     "multipleOf": lambda v: _is_size(v) and v > 0,
     "required": _is_names,
     "dependentRequired": lambda v: isinstance(v, Mapping) and all(map(_is_names, v.values())),
     "$ref": lambda v: isinstance(v, str),
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _is_number),
+    **dict.fromkeys(_LIMITS, lambda v: _is_type(v, "number") and math.isfinite(v)),
     **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _is_size),
     **dict.fromkeys(("minProperties", "maxProperties"), _is_size),
-    **dict.fromkeys(_SCHEMA_MAPS, _is_mapping_of_schemas),
+    **dict.fromkeys(_SCHEMA_MAPS, lambda v: isinstance(v, Mapping) and _is_names([*v])),
     **dict.fromkeys(_SCHEMA_LISTS, lambda v: isinstance(v, list) and bool(v)),
     **dict.fromkeys(_SCHEMAS, lambda v: isinstance(v, (bool, Mapping))),
 }
@@ -356,10 +251,11 @@ class Validator:
         ValueError: the schema itself is wrong or uses a keyword that is not supported.
     """
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, formats: Formats) -> None:
         if not isinstance(schema, Mapping):
             raise ValueError("schema.yaml: a schema must be a mapping")
         self._root = schema
+        self._formats = formats
         self._secret: dict[int, bool] = {}
         self._patterns: dict[str, re.Pattern[str]] = {}
         self._load(schema, "", ())
@@ -371,7 +267,7 @@ class Validator:
         if isinstance(schema, bool):
             return False
         if not isinstance(schema, Mapping):
-            raise _wrong(where, "a schema must be a mapping or a boolean")
+            raise _wrong(where, "must be a mapping or a boolean")
         for keyword, value in schema.items():
             self._load_keyword(keyword, value, where)
         secret = bool(schema.get("writeOnly"))
@@ -387,7 +283,7 @@ class Validator:
 
     def _resolve(self, ref: str, where: str = "") -> Schema:
         """Finds what #/$defs/NAME means."""
-        name = ref.removeprefix("#/$defs/") if isinstance(ref, str) else ""
+        name = ref.removeprefix("#/$defs/")
         definitions = self._root.get("$defs", {})
         if name == ref or name not in definitions:
             raise _wrong(where, f"$ref {ref!r} is not a #/$defs/NAME that exists")
@@ -399,7 +295,7 @@ class Validator:
         if check is None:
             if keyword not in _ANNOTATIONS:
                 raise _wrong(where, f"the keyword {keyword!r} is not supported")
-        elif not check(value):
+        elif not check(value) or (keyword == "format" and value not in self._formats):
             raise _wrong(where, f"{keyword} has a wrong value: {value!r}")
         patterns = value if keyword == "patternProperties" else ()
         for pattern in [value] if keyword == "pattern" else patterns:
@@ -419,18 +315,34 @@ class Validator:
             return ("one of: " if len(values) > 1 else "") + _listed(_words(values))
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema and "type" not in schema:
-                words = dict.fromkeys(self.describe(branch) for branch in schema[keyword])
-                return " or ".join(words)
+                return " or ".join(dict.fromkeys(map(self.describe, schema[keyword])))
         if "$ref" in schema:
             return self.describe(self._resolve(schema["$ref"]))
         types = schema.get("type", [])
         types = [types] if isinstance(types, str) else types
-        return " or ".join(self._describe_type(schema, one) for one in types) or _untyped(schema)
+        words = [self._describe_type(schema, one) for one in types]
+        return " or ".join(words) or self._untyped(schema)
+
+    def _untyped(self, schema: Mapping[str, Any]) -> str:
+        """Describes a schema that names no type, by the keywords it has."""
+        if {"pattern", "format", "minLength", "maxLength"} & set(schema):
+            return self._text_words(schema)
+        return f"a number {_range(schema)}" if _range(schema) else "something else"
+
+    def _text_words(self, schema: Mapping[str, Any]) -> str:
+        """Describes what text may be."""
+        if "format" in schema:
+            return self._formats[schema["format"]][1]
+        if "patternErrorMessage" in schema:
+            return str(schema["patternErrorMessage"])
+        length = _count(schema, "minLength", "maxLength", "characters")
+        matching = f"that matches {schema['pattern']}" if "pattern" in schema else ""
+        return " ".join(part for part in ("text", length, matching) if part)
 
     def _describe_type(self, schema: Mapping[str, Any], name: str) -> str:
         """Says what a schema allows of one type."""
         if name == "string":
-            return _text_words(schema)
+            return self._text_words(schema)
         if name in {"integer", "number"}:
             return f"{_TYPES[name]} {_range(schema)}".strip()
         if name == "array":
@@ -515,7 +427,7 @@ class Validator:
     def _describe_all(self, schema: Mapping[str, Any], value: Any) -> str:
         """Describes what a schema allows of the type that the value has already."""
         if isinstance(value, str):
-            return _text_words(schema)
+            return self._text_words(schema)
         if isinstance(value, (list, Mapping)):
             return self._describe_type(schema, "array" if isinstance(value, list) else "object")
         types = schema.get("type", "number")
@@ -529,7 +441,7 @@ class Validator:
             return "maxLength", "is too long"
         if "pattern" in schema and not self._patterns[schema["pattern"]].search(value):
             return "pattern", "does not fit"
-        if "format" in schema and not FORMATS[schema["format"]][0](value):
+        if "format" in schema and not self._formats[schema["format"]][0](value):
             return "format", "does not fit"
         return "", ""
 
@@ -565,6 +477,12 @@ class Validator:
             if "propertyNames" in schema:
                 for fault in self._judge(schema["propertyNames"], key, (), False):
                     yield Fault((*path, key), f"the key {fault.text}", "propertyNames")
+        yield from self._judge_needed(schema, value, path)
+
+    def _judge_needed(
+        self, schema: Mapping[str, Any], value: Mapping[str, Any], path: Path
+    ) -> Iterator[Fault]:
+        """Judges which keys there must be."""
         for key in schema.get("required", ()):
             if key not in value:
                 yield self._missing(schema, key, path)
@@ -629,25 +547,19 @@ class Validator:
             yield Fault(path, text, keyword)
         if fitting:
             return
-        same_kind = [one for one in branches if not _other_kind(one, path)]
+        # A fault of the value's own kind says that the branch was not meant at all.
+        kinds = {"type", "enum", "const", "false"}
+        same_kind = [
+            one for one in branches if not any(f.path == path and f.keyword in kinds for f in one)
+        ]
         if not same_kind:
             hidden = secret or self._secret[id(schema)]
             words = self.describe({keyword: schema[keyword]})
             yield Fault(path, f"{show(value, hidden)} is not allowed; must be {words}", "type")
             return
         chosen = _chosen_by_user(branches)
-        yield from chosen or min(same_kind, key=_distance)
-
-
-def _other_kind(faults: list[Fault], path: Path) -> bool:
-    """Says whether a branch was not meant at all: it wants a value of another kind."""
-    kinds = {"type", "enum", "const", "false"}
-    return any(fault.path == path and fault.keyword in kinds for fault in faults)
-
-
-def _distance(faults: list[Fault]) -> tuple[int, int]:
-    """Orders branches by how far they are from what was written: a wrong choice counts most."""
-    return sum(f.keyword in {"const", "enum"} for f in faults), len(faults)
+        # A wrong choice counts more than any number of other faults.
+        yield from chosen or min(same_kind, key=lambda one: (sum(bool(f.allowed) for f in one), len(one)))
 
 
 def _chosen_by_user(branches: list[list[Fault]]) -> list[Fault]:
@@ -662,7 +574,11 @@ def _chosen_by_user(branches: list[list[Fault]]) -> list[Fault]:
 
 
 def errors(
-    schema: Schema, value: Any, root: str, unfit: Iterable[tuple[Path, str]] = ()
+    schema: Schema,
+    value: Any,
+    root: str,
+    formats: Formats,
+    unfit: Iterable[tuple[Path, str]] = (),
 ) -> list[tuple[str, str]]:
     """Judges a value and says what is wrong with it, in the order of the value's keys.
 
@@ -670,6 +586,7 @@ def errors(
         schema: the parsed schema.
         value: a value of plain types: dict with text keys, list, str, int, float, bool, None.
         root: the first part of every path, the formula's name.
+        formats: ``formula_formats.table()``.
         unfit: faults found before, as pairs of a path and a text. They come first, and what is
             wrong at their paths besides is left out.
 
@@ -681,6 +598,6 @@ def errors(
     """
     before = list(unfit)
     known = {path for path, _ in before}
-    faults = Validator(schema).faults(value, (root,))
+    faults = Validator(schema, formats).faults(value, (root,))
     found = before + [(fault.path, fault.text) for fault in faults if fault.path not in known]
     return list(dict.fromkeys((render_path(path), text) for path, text in found))
