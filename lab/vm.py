@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import identity
 from .proc import CommandError, LabError, run
 from .qmp import Qmp
 
@@ -84,7 +84,6 @@ class MachineSpec:
         nics: its cards; the address belongs to the first.
         disks: further disks.
         watchdog: an i6300esb watchdog that resets the machine.
-        files: path in the guest to content and mode, written before anything starts for the first time.
     """
 
     lab: str
@@ -98,7 +97,6 @@ class MachineSpec:
     nics: Sequence[Nic] = (Nic(),)
     disks: Sequence[Disk] = ()
     watchdog: bool = False
-    files: Mapping[str, tuple[bytes, int]] = field(default_factory=dict)
 
     def mac(self, index: int) -> str:
         """Return the hardware address of a card: the given one, or one that is the same at every start."""
@@ -116,38 +114,20 @@ class MachineSpec:
         return f"{self.name[:8]}~{digest}-{index}"
 
 
-def seed_files(spec: MachineSpec, hosts: str, authorized_key: str, host_key: bytes) -> dict[str, tuple[bytes, int]]:
-    """Return the files by which an image becomes this host, as path to content and mode.
+def seed(spec: MachineSpec, files: Mapping[str, tuple[int, bytes]]) -> bytes:
+    """Return the tar archive by which an image becomes this host.
 
     Args:
         spec: the machine.
-        hosts: its ``/etc/hosts``.
-        authorized_key: the public key that may log in as root.
-        host_key: the private key by which ssh recognises it (OpenSSH format, ed25519).
+        files: its identity from :func:`lab.identity.files`; its address is added here.
     """
     lines = ["auto eth0", "iface eth0 inet static", f"    address {spec.address}/{spec.prefix}"]
     if spec.gateway:
         lines.append(f"    gateway {spec.gateway}")
-    return {
-        "etc/hostname": (f"{spec.name}\n".encode(), 0o644),
-        "etc/hosts": (hosts.encode(), 0o644),
-        "etc/network/interfaces.d/eth0": (("\n".join(lines) + "\n").encode(), 0o644),
-        "root/.ssh/authorized_keys": (f"{authorized_key.strip()}\n".encode(), 0o600),
-        "etc/ssh/ssh_host_ed25519_key": (host_key, 0o600),
-        **{path.lstrip("/"): item for path, item in spec.files.items()},
-    }
-
-
-def seed_tar(files: Mapping[str, tuple[bytes, int]]) -> bytes:
-    """Return the files as a tar archive, all owned by root."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for path, (content, mode) in sorted(files.items()):
-            info = tarfile.TarInfo(path)
-            info.size, info.mode = len(content), mode
-            info.mtime = int(time.time())
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
+    interface = "".join(f"{line}\n" for line in lines)
+    return identity.archive(
+        {**files, "/etc/network/interfaces.d/eth0": (0o644, interface.encode())}
+    )
 
 
 def qemu_argv(spec: MachineSpec, folder: Path, accelerator: str) -> list[str]:
@@ -160,7 +140,15 @@ def qemu_argv(spec: MachineSpec, folder: Path, accelerator: str) -> list[str]:
     """
     kvm = accelerator == "kvm"
     argv = [
-        *[QEMU, "-name", f"{spec.lab}-{spec.name}", "-nodefaults", "-no-user-config", "-display", "none"],
+        *[
+            QEMU,
+            "-name",
+            f"{spec.lab}-{spec.name}",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+        ],
         *["-machine", "pc", "-accel", "kvm" if kvm else "tcg,thread=multi"],
         # Five-level page tables bring nothing here and make every miss of the emulated TLB dearer.
         *["-cpu", "host" if kvm else "max,la57=off"],
@@ -168,7 +156,10 @@ def qemu_argv(spec: MachineSpec, folder: Path, accelerator: str) -> list[str]:
         *["-device", "virtio-rng-pci", "-serial", f"file:{folder / 'console.log'}"],
         *["-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off"],
         *["-fw_cfg", f"name={SEED_NAME},file={folder / 'seed.tar'}"],
-        *["-drive", f"file={_escaped(folder / 'disk.qcow2')},if=none,id=root,format=qcow2,cache=writeback,discard=unmap"],
+        *[
+            "-drive",
+            f"file={_escaped(folder / 'disk.qcow2')},if=none,id=root,format=qcow2,cache=writeback,discard=unmap",
+        ],
         *["-device", "virtio-blk-pci,drive=root,serial=root,bootindex=0"],
     ]
     for index, disk in enumerate(spec.disks):
@@ -180,7 +171,10 @@ def qemu_argv(spec: MachineSpec, folder: Path, accelerator: str) -> list[str]:
         argv += ["-drive", options, "-device", device]
     for index in range(len(spec.nics)):
         argv += ["-netdev", f"tap,id=net{index},ifname={spec.tap(index)},script=no,downscript=no"]
-        argv += ["-device", f"virtio-net-pci,netdev=net{index},id=nic{index},mac={spec.mac(index)},romfile="]
+        argv += [
+            "-device",
+            f"virtio-net-pci,netdev=net{index},id=nic{index},mac={spec.mac(index)},romfile=",
+        ]
     if spec.watchdog:
         argv += ["-device", "i6300esb", "-action", "watchdog=reset"]
     return [*argv, "-pidfile", str(folder / "qemu.pid"), "-daemonize"]
@@ -210,8 +204,25 @@ def probe(accel: str, timeout: float = 20) -> bool:
     with tempfile.NamedTemporaryFile(suffix=".img") as sector:
         sector.write(PROBE_SECTOR)
         sector.flush()
-        argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-accel", accel, "-m", "16"]
-        argv += ["-device", "isa-debug-exit", "-drive", f"file={sector.name},format=raw,if=ide,snapshot=on"]
+        argv = [
+            QEMU,
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-machine",
+            "pc",
+            "-accel",
+            accel,
+            "-m",
+            "16",
+        ]
+        argv += [
+            "-device",
+            "isa-debug-exit",
+            "-drive",
+            f"file={sector.name},format=raw,if=ide,snapshot=on",
+        ]
         try:
             return run(argv, timeout=timeout, check=False).returncode == PROBE_EXIT
         except CommandError:
@@ -237,7 +248,9 @@ class Machine:
         accelerator: ``kvm`` or ``tcg``.
     """
 
-    def __init__(self, spec: MachineSpec, folder: Path, ssh_config: Path, accel: str = "tcg") -> None:
+    def __init__(
+        self, spec: MachineSpec, folder: Path, ssh_config: Path, accel: str = "tcg"
+    ) -> None:
         """Describe the machine; nothing is made or started yet.
 
         Raises:
@@ -245,10 +258,14 @@ class Machine:
         """
         self.spec, self.folder, self.ssh_config, self.accelerator = spec, folder, ssh_config, accel
         if len(str(folder / "qmp.sock")) > SOCKET_PATH_MAX:
-            raise LabError(f"the path {folder} is too long for QEMU's control socket; use a shorter name for the lab")
+            raise LabError(
+                f"the path {folder} is too long for QEMU's control socket; use a shorter name for the lab"
+            )
         for disk in spec.disks:
             if not 1 <= len(disk.serial) <= 20:
-                raise LabError(f"disk serial '{disk.serial}' of {spec.name} must have 1 to 20 characters")
+                raise LabError(
+                    f"disk serial '{disk.serial}' of {spec.name} must have 1 to 20 characters"
+                )
 
     @property
     def namespace(self) -> str:
@@ -260,31 +277,29 @@ class Machine:
         """What the machine printed on its serial console since it was last started."""
         return self.folder / "console.log"
 
-    def create(self, hosts: str, authorized_key: str, host_key: bytes) -> None:
+    def create(self, files: Mapping[str, tuple[int, bytes]]) -> None:
         """Make the machine's disk and identity; does nothing when they are there.
 
         Args:
-            hosts: its ``/etc/hosts``.
-            authorized_key: public key that may log in as root.
-            host_key: private ssh host key (OpenSSH format, ed25519).
+            files: its identity from :func:`lab.identity.files`, as path to mode and content.
 
         Raises:
             LabError: the base image or qemu-img is missing, or the disk is full.
         """
-        disk = self.folder / "disk.qcow2"
-        if disk.exists() and (self.folder / "seed.tar").exists():
+        disk, partial = self.folder / "disk.qcow2", self.folder / "disk.qcow2.new"
+        if disk.exists():
             return
         if not self.spec.image.is_file():
             raise LabError(f"the base image {self.spec.image} is missing; build it first")
         self.folder.mkdir(parents=True, exist_ok=True)
-        seed = self.folder / "seed.tar"
-        partial = self.folder / "disk.qcow2.new"
+        archive = self.folder / "seed.tar"
         try:
-            seed.write_bytes(seed_tar(seed_files(self.spec, hosts, authorized_key, host_key)))
-            seed.chmod(0o600)
+            archive.touch(0o600)
+            archive.write_bytes(seed(self.spec, files))
         except OSError as error:
-            raise LabError(f"{seed} can't be written: {error.strerror}") from None
-        run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", self.spec.image, partial])
+            raise LabError(f"{archive} can't be written: {error.strerror}") from None
+        base = ["-F", "raw", "-b", str(self.spec.image.resolve())]
+        run(["qemu-img", "create", "-q", "-f", "qcow2", *base, str(partial)])
         partial.rename(disk)
 
     def start(self) -> None:
@@ -298,16 +313,24 @@ class Machine:
         if shutil.which(QEMU) is None:
             raise LabError(f"{QEMU} is not installed; install the package qemu-system-x86")
         if not Path("/dev/net/tun").exists():
-            raise LabError("/dev/net/tun is missing; virtual machines need it for their network cards")
+            raise LabError(
+                "/dev/net/tun is missing; virtual machines need it for their network cards"
+            )
         if not Path("/run/netns", self.namespace).exists():
-            raise LabError(f"the lab's network namespace {self.namespace} is missing; run: lab up --name {self.spec.lab}")
+            raise LabError(
+                f"the lab's network namespace {self.namespace} is missing; run: lab up --name {self.spec.lab}"
+            )
         self._forget_process()
         try:
             for index, nic in enumerate(self.spec.nics):
                 self._plug(self.spec.tap(index), nic.bridge)
             # A file rather than a pipe: the daemon keeps it open, and reading a pipe to its end would wait for it.
             log = self.folder / "qemu.log"
-            argv = ["nsenter", f"--net=/run/netns/{self.namespace}", *qemu_argv(self.spec, self.folder, self.accelerator)]
+            argv = [
+                "nsenter",
+                f"--net=/run/netns/{self.namespace}",
+                *qemu_argv(self.spec, self.folder, self.accelerator),
+            ]
             log.write_bytes(b"")
             run(argv, timeout=60, log=log)
         except CommandError as error:
@@ -315,7 +338,9 @@ class Machine:
             lines = [line for line in error.output.strip().splitlines() if line] or [str(error)]
             raise LabError(f"{self.spec.name} could not be started: {lines[-1]}") from None
         pid = int((self.folder / "qemu.pid").read_text())
-        (self.folder / "qemu.json").write_text(json.dumps({"pid": pid, "started": _start_time(pid)}) + "\n")
+        (self.folder / "qemu.json").write_text(
+            json.dumps({"pid": pid, "started": _start_time(pid)}) + "\n"
+        )
 
     def pid(self) -> int | None:
         """Return the process id of its QEMU, None when it isn't running; never that of another process."""
@@ -351,7 +376,9 @@ class Machine:
             deadline = time.monotonic() + 30
             while self.pid() is not None:
                 if time.monotonic() > deadline:
-                    raise LabError(f"QEMU of {self.spec.name} (pid {pid}) does not end; it waits for its disk")
+                    raise LabError(
+                        f"QEMU of {self.spec.name} (pid {pid}) does not end; it waits for its disk"
+                    )
                 time.sleep(0.05)
         self._forget_process()
         self._unplug()
@@ -381,7 +408,9 @@ class Machine:
         """Plug a card's cable in, or pull it; the guest sees the carrier change."""
         self.qmp("set_link", name=f"nic{nic}", up=up)
 
-    def ssh(self, argv: Sequence[str], *, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def ssh(
+        self, argv: Sequence[str], *, timeout: float = 120, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program in the machine as root over ssh.
 
         Args:
@@ -389,9 +418,8 @@ class Machine:
             timeout: seconds.
             check: raise when the return code isn't 0.
         """
-        remote = " ".join(_quoted(word) for word in argv)
-        base = ["ssh", "-F", str(self.ssh_config), "-o", "ConnectTimeout=10", "-o", "BatchMode=yes"]
-        return run([*base, self.spec.name, "--", remote], timeout=timeout, check=check)
+        base = ["ssh", "-F", str(self.ssh_config), self.spec.name, "--"]
+        return run([*base, shlex.join(argv)], timeout=timeout, check=check)
 
     def answers(self, timeout: float = 2) -> bool:
         """Return whether an ssh server greets on the machine's address within ``timeout`` seconds."""
@@ -402,7 +430,9 @@ class Machine:
         except OSError:
             return False
 
-    def wait_ssh(self, timeout: float = 180, say: Say = lambda text: None, *, every: float = 10) -> float:
+    def wait_ssh(
+        self, timeout: float = 180, say: Say = lambda text: None, *, every: float = 10
+    ) -> float:
         """Wait until a program can be run in the machine over ssh, and return how many seconds that took.
 
         Args:
@@ -416,14 +446,20 @@ class Machine:
         told = begun
         while (now := time.monotonic()) - begun < timeout:
             if not self.is_running():
-                raise LabError(f"{self.spec.name} switched itself off while starting:\n{self.console_tail()}")
+                raise LabError(
+                    f"{self.spec.name} switched itself off while starting:\n{self.console_tail()}"
+                )
             if self.answers() and self._ssh_works():
                 return time.monotonic() - begun
             if now - told >= every:
                 told = now
-                say(f"{self.spec.name}: {now - begun:.0f} s, console: {self.console_tail(1)[:100] or 'nothing yet'}")
+                say(
+                    f"{self.spec.name}: {now - begun:.0f} s, console: {self.console_tail(1)[:100] or 'nothing yet'}"
+                )
             time.sleep(0.5)
-        raise LabError(f"{self.spec.name} does not answer on ssh after {timeout:.0f} s; its console says:\n{self.console_tail()}")
+        raise LabError(
+            f"{self.spec.name} does not answer on ssh after {timeout:.0f} s; its console says:\n{self.console_tail()}"
+        )
 
     def boot_id(self) -> str:
         """Return the kernel's identifier of this start; another one after a reboot."""
@@ -443,7 +479,9 @@ class Machine:
                 if self.boot_id() != before:
                     return time.monotonic() - begun
             time.sleep(1)
-        raise LabError(f"{self.spec.name} has not rebooted within {timeout:.0f} s; its console says:\n{self.console_tail()}")
+        raise LabError(
+            f"{self.spec.name} has not rebooted within {timeout:.0f} s; its console says:\n{self.console_tail()}"
+        )
 
     def console_tail(self, lines: int = 15) -> str:
         """Return the last lines that the machine printed on its console, without control characters."""
@@ -451,7 +489,9 @@ class Machine:
             text = self.console_log.read_bytes()[-8000:].decode(errors="replace")
         except OSError:
             return ""
-        printed = ["".join(char for char in line if char.isprintable()) for line in text.splitlines()]
+        printed = [
+            "".join(char for char in line if char.isprintable()) for line in text.splitlines()
+        ]
         return "\n".join([line for line in printed if line.strip()][-lines:])
 
     def _ssh_works(self) -> bool:
@@ -475,7 +515,10 @@ class Machine:
         """Remove the machine's taps, if they are there."""
         if Path("/run/netns", self.namespace).exists():
             for index in range(len(self.spec.nics)):
-                run(["ip", "-n", self.namespace, "link", "delete", "dev", self.spec.tap(index)], check=False)
+                run(
+                    ["ip", "-n", self.namespace, "link", "delete", "dev", self.spec.tap(index)],
+                    check=False,
+                )
 
     def _adopt(self) -> int | None:
         """Find a QEMU whose start was interrupted before it was noted down: by its pidfile and its command line."""
@@ -486,7 +529,9 @@ class Machine:
             return None
         if str(self.folder / "qemu.pid").encode() not in words:
             return None
-        (self.folder / "qemu.json").write_text(json.dumps({"pid": pid, "started": _start_time(pid)}) + "\n")
+        (self.folder / "qemu.json").write_text(
+            json.dumps({"pid": pid, "started": _start_time(pid)}) + "\n"
+        )
         return pid
 
     def _forget_process(self) -> None:
@@ -510,8 +555,3 @@ def _start_time(pid: int) -> str:
 def _escaped(path: Path) -> str:
     """Return a path for QEMU's comma-separated options."""
     return str(path).replace(",", ",,")
-
-
-def _quoted(word: str) -> str:
-    """Quote a word for the shell at the other end of ssh."""
-    return "'" + word.replace("'", "'\\''") + "'"

@@ -1,0 +1,88 @@
+"""The demonstration guest: the distribution's own kernel, busybox, and a serial console that counts seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from .proc import LabError, run
+from .state import CACHE, locked
+
+FOLDER = "/var/lib/libvirt/images"
+KERNEL, INITRAMFS = "lab-guest-vmlinuz", "lab-guest-initramfs"
+# A new random line a boot, so that a reader of the console can tell a continued guest from a restarted one.
+INIT = """#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /dev
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+exec >/dev/console 2>&1 </dev/console
+echo "guest boot $(cat /proc/sys/kernel/random/boot_id)"
+second=0
+while true; do
+  echo "guest second $second"
+  sleep 1
+  second=$((second + 1))
+done
+"""
+
+
+def digest() -> str:
+    """Return 16 hex digits that change with the guest's recipe."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+
+
+def build(log: Path) -> Path:
+    """Build kernel and initramfs unless they are in the cache.
+
+    Returns:
+        The folder that holds ``lab-guest-vmlinuz`` and ``lab-guest-initramfs``.
+
+    Raises:
+        LabError: apt has no such kernel, or a step failed.
+    """
+    target = CACHE / f"guest-{digest()}"
+    if (target / INITRAMFS).exists():
+        return target
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        raise LabError("busybox is not installed: run '.venv/bin/lab deps' as root")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with locked("guest", "building the demonstration guest"), tempfile.TemporaryDirectory(dir=CACHE, prefix=".guest-") as scratch:
+        work = Path(scratch)
+        depends = run(["apt-cache", "depends", "linux-image-cloud-amd64"]).stdout.split()
+        package = next((word for word in depends if word.startswith("linux-image-") and word != "linux-image-cloud-amd64"), None)
+        if package is None:
+            raise LabError("apt offers no linux-image-cloud-amd64; run 'apt-get update' and see that Debian's main archive is configured")
+        # apt drops its privileges for a download, so the folder must be open to its user.
+        work.chmod(0o755)
+        run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package], cwd=work, timeout=300, log=log)
+        run(["dpkg-deb", "-x", next(work.glob("*.deb")), work / "kernel"], timeout=120)
+        tree = work / "tree"
+        (tree / "bin").mkdir(parents=True)
+        shutil.copy(busybox, tree / "bin" / "busybox")
+        (tree / "init").write_text(INIT)
+        (tree / "init").chmod(0o755)
+        names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*"))) + "\n"
+        result = work / "result"
+        result.mkdir()
+        run(["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0", "-F", result / INITRAMFS, "-D", tree], stdin=names)
+        shutil.copy(next((work / "kernel" / "boot").glob("vmlinuz-*")), result / KERNEL)
+        for path in result.iterdir():
+            path.chmod(0o644)
+        shutil.rmtree(target, ignore_errors=True)
+        result.rename(target)
+    return target
+
+
+def install_argv(name: str, memory_mib: int = 128) -> list[str]:
+    """Return the ``virt-install`` command that defines and starts the guest on the hypervisor it runs on."""
+    return [
+        "virt-install", "--connect", "qemu:///system", "--name", name, "--memory", str(memory_mib), "--vcpus", "1",
+        "--osinfo", "detect=on,require=off", "--install", f"kernel={FOLDER}/{KERNEL},initrd={FOLDER}/{INITRAMFS},kernel_args=console=ttyS0",
+        "--disk", "none", "--network", "none", "--graphics", "none", "--controller", "usb,model=none", "--memballoon", "none",
+        "--serial", f"pty,log.file=/var/log/libvirt/qemu/{name}-serial.log,log.append=on", "--noautoconsole",
+    ]  # fmt: skip

@@ -1,0 +1,404 @@
+"""One lab from nothing to running hypervisors, and back to nothing. Every step can be interrupted and done again."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import container, guest, identity, machine, network, packages, salt, state
+from . import kitchen as kitchen_file
+from .hosts import Hosts
+from .kitchen import HostSpec, Kitchen
+from .proc import CommandError, LabError, run
+from .state import CACHE, CHECKOUT, Paths
+from .ui import Progress
+from .virtual import VirtualHosts
+
+DEMO = "demo"
+# The machine itself is number 1 of each network; hosts follow in the order of kitchen.yml.
+FIRST_HOST = 10
+
+
+class Lab:
+    """A lab by name.
+
+    Attributes:
+        paths: its files.
+        progress: where steps are shown.
+        state: what is known about it; ``{}`` when it doesn't exist.
+    """
+
+    def __init__(self, name: str, progress: Progress | None = None) -> None:
+        """Load what is known about a lab.
+
+        Raises:
+            LabError: the name or its state file is bad.
+        """
+        self.paths = Paths(state.lab_name(name))
+        self.progress = progress or Progress(quiet=True)
+        self.state: dict[str, Any] = state.load(self.paths)
+        self.kitchen: Kitchen = kitchen_file.load(CHECKOUT / "kitchen.yml")
+
+    # --- what it is ---------------------------------------------------------------------------------
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything of the lab has been built."""
+        return bool(self.state)
+
+    @property
+    def hosts(self) -> Hosts:
+        """The lab's hosts.
+
+        Raises:
+            LabError: there is no such lab.
+        """
+        if not self.exists:
+            others = ", ".join(state.names()) or "none"
+            raise LabError(f"there is no lab '{self.paths.name}' (labs here: {others}); make it with: lab up --name {self.paths.name}")
+        rows: Mapping[str, Mapping[str, Any]] = self.state["hosts"]
+        specs = {name: HostSpec(name, tuple(row["roles"]), row["memory_mib"], row["cpus"]) for name, row in rows.items()}
+        return Hosts(
+            self.paths,
+            specs,
+            {name: str(row["address"]) for name, row in rows.items()},
+            {name: str(row["kind"]) for name, row in rows.items()},
+        )
+
+    @property
+    def virtual(self) -> VirtualHosts:
+        """The lab's virtual machines."""
+        return VirtualHosts(self.paths, self.hosts, self.state)
+
+    def run(self, host: str, argv: list[str], **options: Any) -> Any:
+        """Run a command on a host; see :meth:`lab.hosts.Hosts.run`."""
+        return self.hosts.run(host, argv, **options)
+
+    def save(self, **values: Any) -> None:
+        """Keep values durably."""
+        self.state.update(values)
+        state.save(self.paths, self.state)
+
+    # --- up -----------------------------------------------------------------------------------------
+
+    def up(
+        self,
+        *,
+        platform: str = "debian-12",
+        kinds: Mapping[str, str] | None = None,
+        kind: str = "container",
+        only: list[str] | None = None,
+        highstate: bool = True,
+        demo: bool = True,
+    ) -> dict[str, Any]:
+        """Bring the lab to where every host runs and has its highstate; what is done already isn't done again.
+
+        Args:
+            platform: a platform of ``kitchen.yml``.
+            kinds: hosts that are of another kind than ``kind``.
+            kind: ``container`` or ``vm``.
+            only: the hosts wanted, all when None.
+            highstate: run ``salt '*' state.highstate``.
+            demo: boot the demonstration guest on the first hypervisor (needs ``highstate``).
+
+        Returns:
+            What :meth:`status` returns, with ``did`` (whether anything had to be done) and ``times``.
+
+        Raises:
+            LabError: something is missing or failed; the message says what to do.
+        """
+        machine.require_root()
+        missing = machine.missing_programs()
+        if missing:
+            raise LabError(f"not installed: {', '.join(sorted(missing))}; install all that the lab needs with: .venv/bin/lab deps")
+        with state.locked(f"lab-{self.paths.name}", "lab up"):
+            self.state = state.load(self.paths)
+            if not self.exists:
+                self._define(platform, kind, kinds or {}, only)
+            self._same(platform, only)
+            done = [self._network(), self._images(), self._hosts(), self._salt()]
+            if highstate:
+                done.append(self._highstate())
+                if demo and self.hosts.hypervisors:
+                    done.append(self._demo())
+            self.save(checkout=str(CHECKOUT))
+        return self.status() | {"did": any(done), "times": self.progress.times}
+
+    def _define(self, platform: str, kind: str, kinds: Mapping[str, str], only: list[str] | None) -> None:
+        """Decide on everything that stays the same for the lab's life and write it down before anything is made."""
+        if platform not in self.kitchen.platforms:
+            raise LabError(f"there is no platform '{platform}'; kitchen.yml has: {', '.join(self.kitchen.platforms)}")
+        chosen = only or list(self.kitchen.hosts)
+        for host in [*chosen, *kinds]:
+            if host not in self.kitchen.hosts:
+                raise LabError(f"there is no host '{host}'; kitchen.yml has: {', '.join(self.kitchen.hosts)}")
+        if not any("controller" in self.kitchen.hosts[host].roles for host in chosen):
+            raise LabError("a lab needs its controller: name it among --hosts")
+        everything = {host: kinds.get(host, kind) for host in chosen}
+        if "container" in everything.values():
+            container.capable()
+        before = machine.snapshot()
+        with state.locked("networks", "choosing a network"):
+            taken = {load["index"] for name in state.names() if (load := state.load(Paths(name)))}
+            index = network.free_index(taken)
+            rows = {}
+            for number, (name, spec) in enumerate(self.kitchen.hosts.items(), FIRST_HOST):
+                if name in chosen:
+                    rows[name] = {
+                        "roles": list(spec.roles), "memory_mib": spec.memory_mib, "cpus": spec.cpus,
+                        "kind": everything[name], "number": number, "address": network.address(index, number),
+                    }  # fmt: skip
+            self.paths.logs.mkdir(parents=True, exist_ok=True)
+            self.paths.root.chmod(0o700)
+            self.save(index=index, platform=platform, hosts=rows, before=before, made=int(time.time()))
+
+    def _same(self, platform: str, only: list[str] | None) -> None:
+        """Refuse to turn a running lab into another one."""
+        if platform != self.state["platform"]:
+            raise LabError(
+                f"lab '{self.paths.name}' runs {self.state['platform']}, not {platform}; "
+                f"remove it first (lab down --name {self.paths.name}) or choose another --name"
+            )
+        if only and sorted(only) != sorted(self.state["hosts"]):
+            raise LabError(f"lab '{self.paths.name}' has the hosts {', '.join(self.state['hosts'])}; a lab's hosts can't change: lab down first")
+
+    def _network(self) -> bool:
+        """Make the layer-2 network and the hosts' ssh keys."""
+        index = self.state["index"]
+        ready = network.switch(self.paths.name) in network.namespaces() and self.paths.ssh_config.exists()
+        network.create(self.paths.name, index)
+        if not ready:
+            for host in self.hosts.specs:
+                identity.make_keys(self.paths, host)
+            identity.write_ssh_files(self.paths, self.hosts.addresses)
+        return not ready
+
+    def _images(self) -> bool:
+        """Build what isn't in the cache."""
+        release = self.kitchen.platforms[self.state["platform"]].release
+        did = False
+        if "container" in self.hosts.kinds.values() and "image" not in self.state:
+            name = container.image(release, packages.of_platform(self.state["platform"]))
+            if not container.image_exists(name):
+                did = True
+                with self.progress.step(f"build the {release} image for container hosts"):
+                    container.build_image(release, packages.of_platform(self.state["platform"]), self.paths.logs / "image.log")
+            self.save(image=name)
+        if "vm" in self.hosts.kinds.values():
+            did |= self.virtual.build_image(release, packages.of_platform(self.state["platform"]), self.progress)
+            self.save()
+        if not (CACHE / f"guest-{guest.digest()}").exists():
+            did = True
+            with self.progress.step("build the demonstration guest"):
+                guest.build(self.paths.logs / "guest.log")
+        return did
+
+    def _hosts(self) -> bool:
+        """Create and start what doesn't run, all hosts at once."""
+        existing = container.existing(self.paths.name) if "container" in self.hosts.kinds.values() else {}
+        wanted: dict[str, Callable[[], None]] = {}
+        for host, kind in self.hosts.kinds.items():
+            if kind == "vm":
+                if not self.virtual.running(host):
+                    wanted[host] = lambda host=host: self.virtual.start(host)  # type: ignore[misc]
+            elif existing.get(host) != "running":
+                wanted[host] = lambda host=host, there=host in existing: self._start_container(host, there)  # type: ignore[misc]
+        if wanted:
+            kinds = sorted({self.hosts.kind(host) for host in wanted})
+            with self.progress.step(f"start {', '.join(wanted)} ({' and '.join(kinds)})"):
+                parallel(wanted)
+        return bool(wanted)
+
+    def _start_container(self, host: str, there: bool) -> None:
+        """Start one container host and wait until it answers ssh."""
+        row = self.state["hosts"][host]
+        namespace = network.attach_container(self.paths.name, host, self.state["index"], row["number"])
+        if not there:
+            content = identity.archive(identity.files(self.paths, host, self.hosts.addresses))
+            container.create(self.paths.name, host, self.state["image"], namespace, content)
+        container.start(self.paths.name, host)
+        container.wait_booted(self.paths.name, host)
+        self.hosts.wait_ssh(host, timeout=20)
+
+    def _salt(self) -> bool:
+        """Make every host a minion, the controller the master; bring the checkout's state to the master."""
+        hosts, digest = self.hosts, salt.sources_digest()
+        did = False
+        if self.state.get("sources") != digest:
+            did = True
+            with self.progress.step("bring formulas and pillar to the master"):
+                salt.sync(hosts)
+                self.save(sources=digest, highstate=None)
+        if not self.state.get("salt"):
+            did = True
+            with self.progress.step("bootstrap master and minions, accept their keys"):
+                salt.bootstrap_master(hosts)
+                finger = salt.master_finger(hosts)
+                others = [host for host in hosts.specs if host != hosts.controller]
+                parallel({host: lambda host=host: salt.bootstrap_minion(hosts, host, finger) for host in others})  # type: ignore[misc]
+                salt.accept_keys(hosts)
+                self.save(salt=True)
+        if did or not salt.answering(hosts):
+            did = True
+            with self.progress.step("wait for every minion to answer"):
+                salt.wait_answering(hosts)
+        return did
+
+    def _highstate(self) -> bool:
+        """Run the highstate unless the last one was green and nothing has changed since."""
+        if self.state.get("highstate"):
+            return False
+        with self.progress.step("salt '*' state.highstate"):
+            figures = salt.check_green(salt.highstate(self.hosts))
+        for host, row in figures.items():
+            self.progress.say(f"         {host}: {row['states']} states, {len(row['changed'])} changed")
+        self.save(highstate=figures)
+        return True
+
+    def _demo(self) -> bool:
+        """Boot the demonstration guest on the first hypervisor unless it runs on one."""
+        running = self.guests()
+        if any(DEMO in names for names in running.values()):
+            return False
+        first = self.hosts.hypervisors[0]
+        with self.progress.step(f"boot the guest '{DEMO}' on {first}"):
+            self.push_guest()
+            self.hosts.run(first, ["virsh", "undefine", DEMO], check=False)
+            self.hosts.run(first, guest.install_argv(DEMO), timeout=120)
+            self.wait_console(first, DEMO)
+        return True
+
+    # --- guests ---------------------------------------------------------------------------------------
+
+    def push_guest(self) -> None:
+        """Put the guest's kernel and initramfs on every hypervisor."""
+        folder = guest.build(self.paths.logs / "guest.log")
+        files = salt.pack(sorted(folder.iterdir()), folder)
+        for host in self.hosts.hypervisors:
+            self.hosts.run(host, ["tar", "-x", "-C", guest.FOLDER, "--no-overwrite-dir"], stdin=files)
+
+    def guests(self) -> dict[str, list[str]]:
+        """Return the names of running guests by hypervisor; a host that doesn't answer has none."""
+        found = {}
+        for host in self.hosts.hypervisors:
+            with contextlib.suppress(CommandError):
+                done = self.hosts.run(host, ["virsh", "--connect", "qemu:///system", "list", "--name"], check=False, timeout=30)
+                found[host] = done.stdout.split() if done.returncode == 0 else []
+        return found
+
+    def console(self, host: str, name: str) -> str:
+        """Return what a guest has printed on its serial console on this host."""
+        return str(self.hosts.run(host, ["cat", f"/var/log/libvirt/qemu/{name}-serial.log"], check=False).stdout)
+
+    def wait_console(self, host: str, name: str, text: str = "guest second ", timeout: float = 60) -> str:
+        """Wait until a guest's serial console on a host shows ``text``, and return all of it.
+
+        Raises:
+            LabError: it doesn't within ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            printed = self.console(host, name)
+            if text in printed:
+                return printed
+            time.sleep(0.5)
+        raise LabError(f"the guest '{name}' on {host} has not printed '{text}' within {timeout:.0f} s")
+
+    # --- status and down --------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """Return what runs: hosts with kind, address, roles and whether they run; guests by hypervisor."""
+        hosts = self.hosts
+        existing = container.existing(self.paths.name) if "container" in hosts.kinds.values() else {}
+        rows = {
+            host: {
+                "address": hosts.addresses[host],
+                "kind": hosts.kind(host),
+                "roles": list(spec.roles),
+                "running": self.virtual.running(host) if hosts.kind(host) == "vm" else existing.get(host) == "running",
+            }
+            for host, spec in hosts.specs.items()
+        }
+        up = all(row["running"] for row in rows.values())
+        return {
+            "name": self.paths.name,
+            "platform": self.state["platform"],
+            "network": str(network.subnet(self.state["index"])),
+            "hosts": rows,
+            "guests": self.guests() if up else {},
+            "ssh_config": str(self.paths.ssh_config),
+            "checkout": self.state.get("checkout", ""),
+            "up": up,
+        }
+
+    def down(self) -> list[str]:
+        """Stop the lab and remove everything of it, also what an interrupted or damaged one has left.
+
+        Returns:
+            How the machine differs from before the lab; empty when it is as it was.
+        """
+        machine.require_root()
+        with state.locked(f"lab-{self.paths.name}", "lab down"):
+            if self.exists:
+                with self.progress.step("stop the hosts"):
+                    self.virtual.destroy_all()
+            if shutil.which("podman"):
+                container.remove(self.paths.name, container.existing(self.paths.name))
+            for process in processes_in(network.switch(self.paths.name)):
+                os.kill(process, signal.SIGKILL)
+            if shutil.which("ip"):
+                network.destroy(self.paths.name, self.state.get("index"))
+            before = self.state.get("before")
+            shutil.rmtree(self.paths.root, ignore_errors=True)
+            self.state = {}
+            if not before:
+                return []
+            machine.tidy(before)
+            return machine.differences(before, machine.snapshot())
+
+    def restart_container(self, host: str) -> None:
+        """Reboot a container host."""
+        run([*container.PODMAN, "restart", "--time", "10", container.container_name(self.paths.name, host)], timeout=120)
+        container.wait_booted(self.paths.name, host)
+        self.hosts.wait_ssh(host, timeout=30)
+
+
+def processes_in(namespace: str) -> list[int]:
+    """Return the ids of processes in a network namespace and in those of its hosts (``<namespace>-…``)."""
+    files = [path for path in network.NETNS.glob(f"{namespace}*") if path.name == namespace or path.name.startswith(f"{namespace}-")]
+    wanted = {path.stat().st_ino for path in files}
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if (entry / "ns" / "net").stat().st_ino in wanted:
+                    found.append(int(entry.name))
+    return found
+
+
+def parallel(jobs: Mapping[str, Callable[[], None]]) -> None:
+    """Do things at once and wait for all of them.
+
+    Args:
+        jobs: what to do, by the name that stands in an error.
+
+    Raises:
+        LabError: one or more failed; the message has each with its name.
+    """
+    failed = []
+    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(jobs))) as pool:
+        futures = {name: pool.submit(job) for name, job in jobs.items()}
+        for name, future in futures.items():
+            try:
+                future.result()
+            except LabError as error:
+                failed.append(f"{name}: {error}")
+    if failed:
+        raise LabError("\n".join(failed))

@@ -1,0 +1,140 @@
+"""What this machine is like, so that a lab can prove that it left it as it found it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .network import ip_json
+from .proc import LabError, run
+
+# Values that change by themselves: counters, pools, time.
+VOLATILE = re.compile(
+    r"^(fs\.(dentry-state|inode-|file-nr|aio-nr|quota|epoll|mqueue)|kernel\.(random|ns_last_pid|pty\.nr|sched|spl|perf_event_max_sample_rate|hung)"
+    r"|net\.netfilter\.nf_conntrack_(count|max|buckets)|net\.ipv[46]\.(conf|neigh)\.hvlab|vm\.(stat|drop|compact)|dev\.|net\.ipv4\.tcp_fastopen_key|net\.ipv6\.conf\..*\.stable_secret)"
+)
+PROGRAMS = {
+    "podman": "podman", "runc": "runc", "mmdebstrap": "mmdebstrap", "apt-ftparchive": "apt-utils", "ip": "iproute2",
+    "ssh": "openssh-client", "cpio": "cpio", "busybox": "busybox-static", "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils", "grub-mkimage": "grub-common", "mke2fs": "e2fsprogs", "nft": "nftables",
+    "zstd": "zstd", "openssl": "openssl", "sysctl": "procps",
+}  # fmt: skip
+# What they need besides, when nothing that is only recommended gets installed.
+COMPANIONS = ("netavark", "conmon", "ca-certificates", "seabios", "ipxe-qemu", "grub-pc-bin", "debian-archive-keyring", "dpkg-dev")
+
+
+def require_root() -> None:
+    """Refuse early without root.
+
+    Raises:
+        LabError: this isn't root.
+    """
+    if os.geteuid() != 0:
+        raise LabError("the lab needs root (network namespaces, containers, image builds): run it with sudo")
+
+
+def missing_programs(programs: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the programs that aren't here, with Debian's package for each."""
+    wanted = PROGRAMS if programs is None else programs
+    return {program: package for program, package in wanted.items() if shutil.which(program) is None}
+
+
+def install_dependencies(log: Path) -> list[str]:
+    """Install what the lab runs on, from Debian's packages.
+
+    Returns:
+        The packages that were missing.
+
+    Raises:
+        LabError: this isn't a Debian-like machine, or apt failed.
+    """
+    require_root()
+    installed = set()
+    if shutil.which("apt-get") is None:
+        raise LabError("the lab installs what it needs with apt-get; this machine has none (use Debian 12 or later)")
+    listing = run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"]).stdout
+    installed = {line.split()[0] for line in listing.splitlines() if line.endswith(" installed")}
+    packages = sorted({*missing_programs().values(), *(name for name in COMPANIONS if name not in installed)})
+    if packages:
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        apt = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"]
+        log.parent.mkdir(parents=True, exist_ok=True)
+        run([*apt, "update"], timeout=300, env=environment, log=log)
+        # Services of what is installed for the lab have no business on the machine itself.
+        run([*apt, "install", "-y", "--no-install-recommends", *packages], timeout=900, env=environment, log=log)
+    return packages
+
+
+def _firewall() -> list[str]:
+    """Return the machine's rules without counters; empty where nothing manages any."""
+    rules: list[str] = []
+    for argv in (["nft", "list", "ruleset"], ["iptables-save"], ["ip6tables-save"]):
+        if shutil.which(argv[0]):
+            text = run(argv, check=False, timeout=30).stdout
+            for line in text.splitlines():
+                if not line.startswith("#"):
+                    rules.append(re.sub(r"(\[\d+:\d+\]|counter packets \d+ bytes \d+)", "", line).rstrip())
+    return rules
+
+
+def _modules() -> list[str]:
+    """Return the loaded kernel modules; a kernel without modules has none."""
+    listing = Path("/proc/modules")
+    return sorted(line.split()[0] for line in listing.read_text().splitlines()) if listing.exists() else []
+
+
+def snapshot() -> dict[str, Any]:
+    """Return what a lab must leave as it was: sysctls, modules, firewall, interfaces, routes, namespaces, mounts."""
+    settings = run(["sysctl", "-a"], check=False, timeout=60).stdout.splitlines()
+    pairs = (line.split(" = ", 1) for line in settings if " = " in line)
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return {
+        "sysctl": {key: value for key, value in pairs if not VOLATILE.match(key)},
+        "modules": _modules(),
+        "firewall": _firewall(),
+        "links": sorted(link["ifname"] for link in ip_json("link", "show")),
+        "addresses": sorted(
+            f"{link['ifname']} {item['local']}/{item['prefixlen']}" for link in ip_json("addr", "show") for item in link["addr_info"]
+        ),
+        "routes": sorted(f"{route.get('dst')} {route.get('gateway', '')} {route.get('dev')}" for route in ip_json("route", "show")),
+        "namespaces": sorted(path.name for path in Path("/run/netns").iterdir()) if Path("/run/netns").is_dir() else [],
+        "mounts": sorted(mounts),
+    }
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Compare two snapshots.
+
+    Returns:
+        One line for each thing that isn't as it was, such as ``sysctl net.ipv4.ip_forward: 0 is now 1``.
+    """
+    found = []
+    for part, old in before.items():
+        new = after[part]
+        if isinstance(old, dict):
+            found += [
+                f"{part} {key}: {old.get(key, 'absent')} is now {new.get(key, 'absent')}"
+                for key in sorted({*old, *new})
+                if old.get(key) != new.get(key)
+            ]
+        else:
+            found += [f"{part}: gone: {item}" for item in sorted(set(old) - set(new))]
+            found += [f"{part}: new: {item}" for item in sorted(set(new) - set(old))]
+    return found
+
+
+def tidy(before: dict[str, Any]) -> None:
+    """Undo what only tools leave behind: mounts that ``ip netns`` and podman make once and keep.
+
+    Args:
+        before: the snapshot from before the lab; what was mounted then stays.
+    """
+    if "/run/netns" not in before["mounts"] and Path("/run/netns").is_dir() and not any(Path("/run/netns").iterdir()):
+        run(["umount", "/run/netns"], check=False)
+        run(["rmdir", "/run/netns"], check=False)
+    store = "/var/lib/containers/storage/overlay"
+    if store not in before["mounts"] and store in snapshot()["mounts"] and run(["podman", "ps", "-aq"], check=False).stdout.strip() == "":
+        run(["umount", store], check=False)

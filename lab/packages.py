@@ -1,0 +1,53 @@
+"""Which packages the formulas install on a platform, so that images can have them at hand."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from .salt import formulas
+from .state import CHECKOUT
+
+# What the tests install besides, to act as somebody else.
+FOR_TESTS = ("gnutls-bin",)
+
+
+def core() -> ModuleType:
+    """Return the formulas' own configuration code, which lives with Salt's modules."""
+    path = CHECKOUT / "_utils" / "formula_config.py"
+    spec = importlib.util.spec_from_file_location("formula_config", path)
+    assert spec is not None and spec.loader is not None  # noqa: S101, PT018 - the file is part of the checkout
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def grains(platform: str) -> dict[str, str]:
+    """Return the grains that choose a platform's data: ``debian-12`` is ``Debian``, ``Debian``, ``Debian-12``."""
+    name, _, version = platform.partition("-")
+    title = name.capitalize()
+    return {"os_family": title, "os": title, "osfinger": f"{title}-{version}"}
+
+
+def of_platform(platform: str) -> list[str]:
+    """Return the names of all packages that any formula's defaults name for a platform, sorted."""
+    wanted: set[str] = set(FOR_TESTS)
+    for formula in formulas():
+        folder = CHECKOUT / formula
+        merged = _yaml(folder / "defaults.yaml")
+        for part in core().select(_yaml(folder / "osmap.yaml"), grains(platform)):
+            merged = core().merge(merged, part)
+        listed = merged.get("packages") or {}
+        for names in (listed.get("roles") or {}).values():
+            wanted.update(names)
+        wanted.update(listed.get("extra") or [])
+    return sorted(wanted)
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    """Return a YAML file's mapping, ``{}`` when it is empty or missing."""
+    return (yaml.safe_load(path.read_text()) if path.exists() else None) or {}

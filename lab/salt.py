@@ -1,0 +1,241 @@
+"""Salt on the lab's hosts: bootstrap, keys, files and pillar of the master, highstates."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from .identity import DOMAIN
+from .proc import CommandError, LabError
+from .state import CHECKOUT, tree_digest
+
+if TYPE_CHECKING:
+    from .hosts import Hosts
+
+FORMULA = "/srv/formula"
+# What a master needs of this repository; formulas are found by their init.sls.
+SHARED = (
+    "_modules", "_states", "_utils", "_wrapper", "_engines", "_runners", "orchestrate", "bootstrap",
+    "requirements/salt.lock", "top.sls.example", "pillar.example",
+)  # fmt: skip
+# What a minion needs before it is one.
+MINION = ("bootstrap", "requirements/salt.lock")
+LAB_PILLAR = Path(__file__).resolve().parent / "files" / "pillar"
+
+
+def formulas() -> list[str]:
+    """Return the names of the checkout's formulas, sorted."""
+    return sorted(path.parent.name for path in CHECKOUT.glob("*/init.sls"))
+
+
+def sources() -> list[Path]:
+    """Return the files and folders that go to the master."""
+    return [path for name in (*SHARED, *formulas()) if (path := CHECKOUT / name).exists()]
+
+
+def sources_digest() -> str:
+    """Return a digest of everything a highstate in the lab is made of."""
+    return tree_digest([*sources(), LAB_PILLAR])
+
+
+def pack(paths: Sequence[Path], base: Path) -> bytes:
+    """Return files and folders as a tar archive with paths relative to ``base``, owned by root, without caches."""
+    buffer = io.BytesIO()
+
+    def clean(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if "__pycache__" in entry.name:
+            return None
+        entry.uid = entry.gid = 0
+        entry.uname = entry.gname = "root"
+        return entry
+
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path in paths:
+            tar.add(path, arcname=str(path.relative_to(base)), filter=clean)
+    return buffer.getvalue()
+
+
+def pillar_files(hosts: Hosts) -> dict[str, str]:
+    """Return the lab's pillar: roles by host, what all share, and what a kind of host can't do.
+
+    A container host shares the machine's kernel, so its pillar leaves the kernel alone.
+    """
+    top: dict[str, list[str]] = {"*": ["common"]}
+    files = {"common.sls": (LAB_PILLAR / "common.sls").read_text()}
+    hypervisors = [spec.name for spec in hosts.specs.values() if "hypervisor" in spec.roles]
+    files["common.sls"] += "\n" + yaml.safe_dump({"libvirt": {"tls": {"allowed_hosts": hypervisors}}}, sort_keys=False)
+    for name, spec in hosts.specs.items():
+        kind = (LAB_PILLAR / f"{hosts.kind(name)}.sls").read_text()
+        files[f"{name}.sls"] = yaml.safe_dump({"roles": list(spec.roles)}) + (kind if "hypervisor" in spec.roles else "")
+        top[name] = [name]
+    files["top.sls"] = yaml.safe_dump({"base": top}, sort_keys=False)
+    return files
+
+
+def merge_pillar(hosts: Hosts, files: Mapping[str, str]) -> None:
+    """Replace ``/srv/pillar`` on the controller with these files."""
+    hosts.unpack(hosts.controller, {f"/srv/pillar/{name}": (0o600, text.encode()) for name, text in files.items()})
+
+
+def sync(hosts: Hosts) -> None:
+    """Put the checkout's formulas and the lab's pillar on the controller, replacing what was there."""
+    hosts.run(hosts.controller, ["rm", "-rf", FORMULA, "/srv/pillar"])
+    hosts.run(hosts.controller, ["mkdir", "-p", FORMULA, "/srv/pillar"])
+    hosts.run(hosts.controller, ["tar", "-x", "-C", FORMULA], stdin=pack(sources(), CHECKOUT))
+    merge_pillar(hosts, pillar_files(hosts))
+
+
+def bootstrap_master(hosts: Hosts) -> None:
+    """Make the controller the master with its CAs and a policy for every hypervisor."""
+    argv = [f"{FORMULA}/bootstrap", "master", "--id", hosts.controller]
+    for name, spec in hosts.specs.items():
+        if "hypervisor" in spec.roles:
+            argv += ["--host", f"{name}={name}.{DOMAIN},{hosts.addresses[name]}"]
+    hosts.run(hosts.controller, argv, timeout=300)
+
+
+def bootstrap_minion(hosts: Hosts, host: str, finger: str) -> None:
+    """Make a host a minion that believes only the lab's master."""
+    hosts.run(host, ["mkdir", "-p", FORMULA])
+    hosts.run(host, ["tar", "-x", "-C", FORMULA], stdin=pack([CHECKOUT / name for name in MINION], CHECKOUT))
+    argv = [f"{FORMULA}/bootstrap", "minion", "--master", f"{hosts.controller}.{DOMAIN}", "--id", host, "--finger", finger]
+    hosts.run(host, argv, timeout=300)
+
+
+def master_finger(hosts: Hosts, timeout: float = 120) -> str:
+    """Return the fingerprint of the master's key, once the master has made it."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        done = hosts.run(hosts.controller, ["salt-key", "--finger", "master", "--out=json"], check=False, timeout=60)
+        if done.returncode == 0 and done.stdout.strip():
+            for keys in json.loads(done.stdout).values():
+                if "master.pub" in keys:
+                    return str(keys["master.pub"])
+        time.sleep(0.5)
+    raise LabError(f"the master on {hosts.controller} has no key after {timeout:.0f} s; see: lab logs {hosts.controller}")
+
+
+def accept_keys(hosts: Hosts, timeout: float = 180) -> None:
+    """Accept each host's key when the master has received exactly the key that the host has.
+
+    Raises:
+        LabError: a key doesn't arrive, or another key stands under a host's name.
+    """
+    waiting = list(hosts.specs)
+    deadline = time.monotonic() + timeout
+    while waiting:
+        for host in list(waiting):
+            own = hosts.run(host, ["cat", "/etc/salt/pki/minion/minion.pub"], check=False).stdout.strip()
+            listed = hosts.run(
+                hosts.controller,
+                ["sh", "-c", 'cd /etc/salt/pki/master && for d in minions minions_pre; do [ ! -e "$d/$1" ] || { echo "$d"; cat "$d/$1"; }; done', "sh", host],
+            ).stdout.strip()
+            place, _, key = listed.partition("\n")
+            if not own or not place:
+                continue
+            if key.strip() != own:
+                raise LabError(f"the master holds another key under the name {host}; remove it with: salt-key -d {host}")
+            if place == "minions_pre":
+                hosts.run(hosts.controller, ["salt-key", "--yes", "--accept", host], timeout=60)
+            waiting.remove(host)
+        if waiting and time.monotonic() > deadline:
+            raise LabError(f"no key has reached the master within {timeout:.0f} s from: {', '.join(waiting)}")
+        if waiting:
+            time.sleep(0.5)
+
+
+def wait_answering(hosts: Hosts, timeout: float = 180) -> None:
+    """Wait until every minion answers its master.
+
+    Raises:
+        LabError: one doesn't; the message names it.
+    """
+    missing = list(hosts.specs)
+    deadline = time.monotonic() + timeout
+    while missing and time.monotonic() < deadline:
+        targets = ",".join(missing)
+        done = hosts.run(
+            hosts.controller, ["salt", "--list", targets, "--timeout=5", "--out=json", "--static", "test.ping"], check=False, timeout=90
+        )
+        try:
+            answers = json.loads(done.stdout or "{}")
+        except ValueError:
+            answers = {}
+        missing = [host for host in missing if answers.get(host) is not True]
+        if missing:
+            time.sleep(0.5)
+    if missing:
+        raise LabError(f"no answer within {timeout:.0f} s from the minions: {', '.join(missing)}; see: lab logs {missing[0]}")
+
+
+def highstate(
+    hosts: Hosts, targets: Sequence[str] | None = None, *, test: bool = False, timeout: float = 900, extra: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Run ``salt '*' state.highstate`` on the controller.
+
+    Args:
+        hosts: the lab's hosts.
+        targets: minions; all when None.
+        test: only predict.
+        timeout: seconds until the whole run counts as lost.
+        extra: further arguments of ``state.highstate``.
+
+    Returns:
+        What each minion returned: a mapping of state to result, or a list of error messages.
+
+    Raises:
+        LabError: a minion didn't return, or Salt's answer can't be read.
+    """
+    who = ["--list", ",".join(targets)] if targets else ["*"]
+    argv = ["salt", *who, "--timeout=60", "--out=json", "--static", "state.highstate", *(["test=True"] if test else []), *extra]
+    done = hosts.run(hosts.controller, argv, check=False, timeout=timeout)
+    try:
+        answers: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        raise LabError(f"salt's answer to a highstate can't be read: {(done.stdout + done.stderr)[-2000:]}") from None
+    lost = [host for host in (targets or hosts.specs) if not isinstance(answers.get(host), (dict, list))]
+    if lost:
+        raise LabError(f"no highstate result from: {', '.join(lost)} ({answers.get(lost[0])!r}); see: lab logs {lost[0]}")
+    return answers
+
+
+def summary(answer: Any) -> dict[str, Any]:
+    """Return figures of one minion's highstate: ``states``, ``changed``, ``failed`` (with comments), ``seconds``."""
+    if not isinstance(answer, dict):
+        return {"states": 0, "changed": [], "failed": [str(line) for line in answer], "seconds": 0.0}
+    rows = answer.values()
+    return {
+        "states": len(answer),
+        "changed": sorted(row["__id__"] for row in rows if row.get("changes") or row.get("result") is None),
+        "failed": [f"{row['__id__']}: {row.get('comment', '')}" for row in rows if row.get("result") is False],
+        "seconds": round(sum(float(row.get("duration", 0)) for row in rows) / 1000, 1),
+    }
+
+
+def check_green(answers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return each host's :func:`summary`.
+
+    Raises:
+        LabError: a state failed anywhere; the message has every failed state with its reason.
+    """
+    figures = {host: summary(answer) for host, answer in answers.items()}
+    failed = [f"{host}: {text}" for host, row in figures.items() for text in row["failed"]]
+    if failed:
+        raise LabError("the highstate failed\n" + "\n".join(failed))
+    return figures
+
+
+def answering(hosts: Hosts) -> bool:
+    """Whether every minion answers now."""
+    try:
+        wait_answering(hosts, timeout=8)
+    except (LabError, CommandError):
+        return False
+    return True

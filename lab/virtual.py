@@ -1,0 +1,85 @@
+"""The virtual machines of a lab: what ties :mod:`lab.vm` and :mod:`lab.vmimage` to a lab's state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import identity, network, vm, vmimage
+from .hosts import Hosts
+from .proc import LabError
+from .state import CACHE, Paths
+from .ui import Progress
+
+
+class VirtualHosts:
+    """Builds, starts and ends the virtual machines of one lab."""
+
+    def __init__(self, paths: Paths, hosts: Hosts, state: dict[str, Any]) -> None:
+        """Take the lab's files, its hosts, and its state (``vm_image`` and ``accelerator`` are kept there)."""
+        self.paths, self.hosts, self.state = paths, hosts, state
+
+    def names(self) -> list[str]:
+        """Return the hosts that are virtual machines."""
+        return [host for host, kind in self.hosts.kinds.items() if kind == "vm"]
+
+    def build_image(self, release: str, packages: Sequence[str], progress: Progress) -> bool:
+        """Build the disk image unless it is in the cache; decide how machines run.
+
+        Returns:
+            Whether it had to be built.
+        """
+        if "accelerator" not in self.state:
+            self.state["accelerator"] = vm.accelerator(lambda text: progress.say(f"         {text}"))
+        if Path(self.state.get("vm_image", "/nonexistent")).is_file():
+            return False
+        recipe = vmimage.Recipe(release, tuple(sorted(set(packages))))
+        if (CACHE / "vm-images" / recipe.digest() / "disk.raw").is_file():
+            self.state["vm_image"] = str(CACHE / "vm-images" / recipe.digest() / "disk.raw")
+            return False
+        with progress.step(f"build the {release} disk image for virtual machines"):
+            built = vmimage.build(recipe, say=lambda text: progress.say(f"         {text}"))
+        self.state["vm_image"] = str(built.path)
+        return True
+
+    def machine(self, host: str) -> vm.Machine:
+        """Return a host's machine, with link and power in the caller's hand.
+
+        Raises:
+            LabError: the host isn't a virtual machine.
+        """
+        if self.hosts.kinds.get(host) != "vm":
+            raise LabError(f"{host} is not a virtual machine (lab up --kind {host}=vm makes it one)")
+        row = self.state["hosts"][host]
+        spec = vm.MachineSpec(
+            lab=self.paths.name,
+            name=host,
+            image=Path(self.state.get("vm_image", "/nonexistent")),
+            address=row["address"],
+            memory_mib=row["memory_mib"],
+            cpus=row["cpus"],
+            nics=(vm.Nic(network.BRIDGE, network.mac(self.state["index"], row["number"])),),
+        )
+        return vm.Machine(spec, self.paths.host(host), self.paths.ssh_config, self.state.get("accelerator", "tcg"))
+
+    def running(self, host: str) -> bool:
+        """Whether the machine is switched on."""
+        return self.machine(host).is_running()
+
+    def start(self, host: str) -> None:
+        """Make the machine where it is missing, switch it on and wait until it answers ssh."""
+        made = self.machine(host)
+        made.create(
+            identity.hosts_file(host, self.hosts.addresses),
+            self.paths.ssh_key.with_suffix(".pub").read_text(),
+            (self.paths.host(host) / "ssh_host_ed25519_key").read_bytes(),
+        )
+        made.start()
+        self.hosts.wait_ssh(host, timeout=300, alive=made.is_running)
+
+    def destroy_all(self) -> None:
+        """Cut the power of all machines and remove what they left."""
+        for host in self.names():
+            self.machine(host).destroy()
+
