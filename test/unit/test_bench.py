@@ -1,0 +1,73 @@
+"""The figures' arithmetic: goals, medians, the table and the file."""
+
+import json
+
+import pytest
+
+from bench import on_host, salt_runs
+from bench.rows import Row, median, spread, table, write
+
+
+def row(value, better="lower", goal=1.0):
+    return Row("compile", value, "ms", goal, better, "how it was done")
+
+
+@pytest.mark.parametrize(
+    ("value", "better", "met"),
+    [
+        (0.9, "lower", True),
+        (1.0, "lower", True),
+        (1.1, "lower", False),
+        (1.1, "higher", True),
+        (0.9, "higher", False),
+        (None, "lower", False),
+    ],
+)
+def test_goal(value, better, met):
+    assert row(value, better).met is met
+
+
+def test_median_and_spread():
+    assert median([3.0, 1.0, 2.0]) == 2.0
+    assert spread([2.0]) == "1 run, 2 s"
+    assert spread([3.0, 1.0, 2.0], "ms") == "3 runs, median 2 ms, from 1 to 3 ms"
+
+
+def test_table_names_what_is_missed():
+    text = table([row(0.5), row(2.0), row(None)])
+    assert [line.split()[-1] for line in text.splitlines()[1::2]] == ["ok", "MISSED", "MISSED"]
+    assert "not measured" in text
+    assert text.count("how it was done") == 3
+
+
+def test_file_holds_the_promised_keys(tmp_path):
+    path = tmp_path / "build" / "bench.json"
+    write([row(0.5), row(None)], path)
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    assert [set(one) for one in rows] == [{"name", "value", "unit", "goal", "better", "how"}] * 2
+    assert [entry.name for entry in path.parent.iterdir()] == ["bench.json"]
+
+
+def test_fresh_row_allows_ten_seconds_and_takes_the_median_of_the_ratios():
+    result = salt_runs.fresh_row([(30.0, 20.0), (34.0, 20.0), (50.0, 20.0)])
+    assert result.value == pytest.approx(1.2)
+    assert not result.met
+    assert "median 34 s" in result.how
+
+
+def test_packages_of_low_states():
+    chunks = [
+        {"state": "pkg", "fun": "installed", "name": "all", "pkgs": ["b", {"c": "1.0"}]},
+        {"state": "pkg", "fun": "latest", "name": "a"},
+        {"state": "pkg", "fun": "removed", "name": "z"},
+        {"state": "file", "fun": "managed", "name": "y"},
+    ]
+    assert on_host.packages_of(chunks) == ["a", "b", "c"]
+
+
+def test_programs_are_timed_in_turn_and_their_failures_kept():
+    good, bad = on_host.time_programs([["true"], ["sh", "-c", "echo no; exit 3"]], 2)
+    assert good["codes"] == [0, 0]
+    assert bad["codes"] == [3, 3]
+    assert bad["output"] == "no\n"
+    assert all(seconds >= 0 for seconds in good["seconds"] + bad["seconds"])
