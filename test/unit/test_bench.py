@@ -1,6 +1,7 @@
 """The figures' arithmetic: goals, medians, the table and the file."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_fresh_row_allows_ten_seconds_and_takes_the_median_of_the_ratios():
 
 
 def test_packages_of_low_states():
-    chunks = [
+    chunks: list[dict[str, Any]] = [
         {"state": "pkg", "fun": "installed", "name": "all", "pkgs": ["b", {"c": "1.0"}]},
         {"state": "pkg", "fun": "latest", "name": "a"},
         {"state": "pkg", "fun": "removed", "name": "z"},
