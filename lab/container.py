@@ -134,6 +134,6 @@ def wait_booted(lab: str, host: str, timeout: float = 60) -> None:
 
 
 def remove(lab: str, hosts: Mapping[str, str] | Sequence[str]) -> None:
-    """Remove hosts at once, with what they hold."""
-    for host in hosts:
-        podman("rm", "--force", "--time", "3", "--volumes", container_name(lab, host), timeout=180)
+    """End hosts at once, as a power cut would, and remove what they hold."""
+    if hosts:
+        podman("rm", "--force", "--time", "0", "--volumes", *(container_name(lab, host) for host in hosts), timeout=180)

@@ -82,7 +82,7 @@ def install_argv(name: str, memory_mib: int = 128) -> list[str]:
     """Return the ``virt-install`` command that defines and starts the guest on the hypervisor it runs on."""
     return [
         "virt-install", "--connect", "qemu:///system", "--name", name, "--memory", str(memory_mib), "--vcpus", "1",
-        "--osinfo", "detect=on,require=off", "--install", f"kernel={FOLDER}/{KERNEL},initrd={FOLDER}/{INITRAMFS},kernel_args=console=ttyS0",
+        "--osinfo", "detect=on,require=off", "--import", "--boot", f"kernel={FOLDER}/{KERNEL},initrd={FOLDER}/{INITRAMFS},kernel_args=console=ttyS0",
         "--disk", "none", "--network", "none", "--graphics", "none", "--controller", "usb,model=none", "--memballoon", "none",
         "--serial", f"pty,log.file=/var/log/libvirt/qemu/{name}-serial.log,log.append=on", "--noautoconsole",
     ]  # fmt: skip

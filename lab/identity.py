@@ -29,10 +29,18 @@ def hosts_file(host: str, addresses: Mapping[str, str]) -> str:
     return "\n".join([f"# {host}: written by the lab", *lines]) + "\n"
 
 
-def files(paths: Paths, host: str, addresses: Mapping[str, str]) -> dict[str, tuple[int, bytes]]:
-    """Return what makes a host itself: absolute path to mode and content."""
+def files(paths: Paths, host: str, addresses: Mapping[str, str], *, kvm: bool = True) -> dict[str, tuple[int, bytes]]:
+    """Return what makes a host itself: absolute path to mode and content.
+
+    Args:
+        paths: the lab's files.
+        host: its name.
+        addresses: the addresses of all hosts.
+        kvm: whether ``/dev/kvm`` works; where it doesn't, a container host loses it.
+    """
     folder = paths.host(host)
     return {
+        **({} if kvm else {"/etc/lab/no-kvm": (0o644, b"")}),
         "/etc/hostname": (0o644, f"{host}\n".encode()),
         "/etc/hosts": (0o644, hosts_file(host, addresses).encode()),
         "/root/.ssh/authorized_keys": (0o600, paths.ssh_key.with_suffix(".pub").read_bytes()),

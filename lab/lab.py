@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import container, guest, identity, machine, network, packages, salt, state
+from . import container, guest, identity, machine, network, packages, salt, state, vmspec
 from . import kitchen as kitchen_file
 from .hosts import Hosts
 from .kitchen import HostSpec, Kitchen
@@ -145,6 +145,7 @@ class Lab:
         if "container" in everything.values():
             container.capable()
         before = machine.snapshot()
+        accelerator = vmspec.accelerator(lambda text: self.progress.say(f"         {text}"))
         with state.locked("networks", "choosing a network"):
             taken = {load["index"] for name in state.names() if (load := state.load(Paths(name)))}
             index = network.free_index(taken)
@@ -157,7 +158,7 @@ class Lab:
                     }  # fmt: skip
             self.paths.logs.mkdir(parents=True, exist_ok=True)
             self.paths.root.chmod(0o700)
-            self.save(index=index, platform=platform, hosts=rows, before=before, made=int(time.time()))
+            self.save(index=index, platform=platform, hosts=rows, before=before, accelerator=accelerator, made=int(time.time()))
 
     def _same(self, platform: str, only: list[str] | None) -> None:
         """Refuse to turn a running lab into another one."""
@@ -221,7 +222,7 @@ class Lab:
         row = self.state["hosts"][host]
         namespace = network.attach_container(self.paths.name, host, self.state["index"], row["number"])
         if not there:
-            content = identity.archive(identity.files(self.paths, host, self.hosts.addresses))
+            content = identity.archive(identity.files(self.paths, host, self.hosts.addresses, kvm=self.state["accelerator"] == "kvm"))
             container.create(self.paths.name, host, self.state["image"], namespace, content)
         container.start(self.paths.name, host)
         container.wait_booted(self.paths.name, host)

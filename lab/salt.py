@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -68,9 +69,9 @@ def pillar_files(hosts: Hosts) -> dict[str, str]:
     A container host shares the machine's kernel, so its pillar leaves the kernel alone.
     """
     top: dict[str, list[str]] = {"*": ["common"]}
-    files = {"common.sls": (LAB_PILLAR / "common.sls").read_text()}
-    hypervisors = [spec.name for spec in hosts.specs.values() if "hypervisor" in spec.roles]
-    files["common.sls"] += "\n" + yaml.safe_dump({"libvirt": {"tls": {"allowed_hosts": hypervisors}}}, sort_keys=False)
+    common = yaml.safe_load((LAB_PILLAR / "common.sls").read_text())
+    common["libvirt"]["tls"] = {"allowed_hosts": hosts.hypervisors}
+    files = {"common.sls": yaml.safe_dump(common, sort_keys=False)}
     for name, spec in hosts.specs.items():
         kind = (LAB_PILLAR / f"{hosts.kind(name)}.sls").read_text()
         files[f"{name}.sls"] = yaml.safe_dump({"roles": list(spec.roles)}) + (kind if "hypervisor" in spec.roles else "")
@@ -113,11 +114,12 @@ def master_finger(hosts: Hosts, timeout: float = 120) -> str:
     """Return the fingerprint of the master's key, once the master has made it."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        done = hosts.run(hosts.controller, ["salt-key", "--finger", "master", "--out=json"], check=False, timeout=60)
-        if done.returncode == 0 and done.stdout.strip():
-            for keys in json.loads(done.stdout).values():
-                if "master.pub" in keys:
-                    return str(keys["master.pub"])
+        done = hosts.run(hosts.controller, ["cat", "/etc/salt/pki/master/master.pub"], check=False)
+        lines = [line for line in done.stdout.splitlines() if line.strip()]
+        if done.returncode == 0 and len(lines) > 2:
+            # As salt.utils.crypt.pem_finger does: SHA-256 over the lines between the markers.
+            text = "".join(f"{line}\n" for line in lines[1:-1])
+            return hashlib.sha256(text.encode()).digest().hex(":")
         time.sleep(0.5)
     raise LabError(f"the master on {hosts.controller} has no key after {timeout:.0f} s; see: lab logs {hosts.controller}")
 

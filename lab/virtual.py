@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import identity, network, vm, vmimage
+from . import identity, network, vm, vmimage, vmspec
 from .hosts import Hosts
 from .proc import LabError
 from .state import CACHE, Paths
@@ -17,7 +17,7 @@ class VirtualHosts:
     """Builds, starts and ends the virtual machines of one lab."""
 
     def __init__(self, paths: Paths, hosts: Hosts, state: dict[str, Any]) -> None:
-        """Take the lab's files, its hosts, and its state (``vm_image`` and ``accelerator`` are kept there)."""
+        """Take the lab's files, its hosts, and its state (``vm_image`` and ``accelerator`` stand there)."""
         self.paths, self.hosts, self.state = paths, hosts, state
 
     def names(self) -> list[str]:
@@ -25,13 +25,11 @@ class VirtualHosts:
         return [host for host, kind in self.hosts.kinds.items() if kind == "vm"]
 
     def build_image(self, release: str, packages: Sequence[str], progress: Progress) -> bool:
-        """Build the disk image unless it is in the cache; decide how machines run.
+        """Build the disk image unless it is in the cache.
 
         Returns:
             Whether it had to be built.
         """
-        if "accelerator" not in self.state:
-            self.state["accelerator"] = vm.accelerator(lambda text: progress.say(f"         {text}"))
         if Path(self.state.get("vm_image", "/nonexistent")).is_file():
             return False
         recipe = vmimage.Recipe(release, tuple(sorted(set(packages))))
@@ -52,16 +50,16 @@ class VirtualHosts:
         if self.hosts.kinds.get(host) != "vm":
             raise LabError(f"{host} is not a virtual machine (lab up --kind {host}=vm makes it one)")
         row = self.state["hosts"][host]
-        spec = vm.MachineSpec(
+        spec = vmspec.MachineSpec(
             lab=self.paths.name,
             name=host,
             image=Path(self.state.get("vm_image", "/nonexistent")),
             address=row["address"],
             memory_mib=row["memory_mib"],
             cpus=row["cpus"],
-            nics=(vm.Nic(network.BRIDGE, network.mac(self.state["index"], row["number"])),),
+            nics=(vmspec.Nic(network.BRIDGE, network.mac(self.state["index"], row["number"])),),
         )
-        return vm.Machine(spec, self.paths.host(host), self.paths.ssh_config, self.state.get("accelerator", "tcg"))
+        return vm.Machine(spec, self.paths.host(host), self.paths.ssh_config, self.state["accelerator"])
 
     def running(self, host: str) -> bool:
         """Whether the machine is switched on."""
@@ -70,11 +68,7 @@ class VirtualHosts:
     def start(self, host: str) -> None:
         """Make the machine where it is missing, switch it on and wait until it answers ssh."""
         made = self.machine(host)
-        made.create(
-            identity.hosts_file(host, self.hosts.addresses),
-            self.paths.ssh_key.with_suffix(".pub").read_text(),
-            (self.paths.host(host) / "ssh_host_ed25519_key").read_bytes(),
-        )
+        made.create(identity.files(self.paths, host, self.hosts.addresses))
         made.start()
         self.hosts.wait_ssh(host, timeout=300, alive=made.is_running)
 
