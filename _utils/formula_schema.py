@@ -212,7 +212,7 @@ def _below(schema: Mapping[str, Any], where: str) -> Iterator[tuple[Schema, str]
 
 def _is_size(value: Any) -> bool:
     """Says whether a keyword's value is a whole number of at least 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return type(value) is int and value >= 0
 
 
 def _is_names(value: Any) -> bool:
@@ -320,8 +320,7 @@ class Validator:
             return self.describe(self._resolve(schema["$ref"]))
         types = schema.get("type", [])
         types = [types] if isinstance(types, str) else types
-        words = [self._describe_type(schema, one) for one in types]
-        return " or ".join(words) or self._untyped(schema)
+        return " or ".join(self._describe_type(schema, t) for t in types) or self._untyped(schema)
 
     def _untyped(self, schema: Mapping[str, Any]) -> str:
         """Describes a schema that names no type, by the keywords it has."""
@@ -369,7 +368,7 @@ class Validator:
         """Yields the faults of a value; secret says that an outer schema hides it."""
         if isinstance(schema, bool):
             if not schema:
-                yield Fault(path, f"{show(value, True)} is not allowed here", "false")
+                yield Fault(path, f"{show(value, secret)} is not allowed here", "false")
             return
         hidden = secret or self._secret[id(schema)]
         wrong = self._kind_fault(schema, value, path, hidden)
@@ -559,7 +558,9 @@ class Validator:
             return
         chosen = _chosen_by_user(branches)
         # A wrong choice counts more than any number of other faults.
-        yield from chosen or min(same_kind, key=lambda one: (sum(bool(f.allowed) for f in one), len(one)))
+        yield from chosen or min(
+            same_kind, key=lambda one: (sum(bool(fault.allowed) for fault in one), len(one))
+        )
 
 
 def _chosen_by_user(branches: list[list[Fault]]) -> list[Fault]:
