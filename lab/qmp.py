@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .proc import LabError
 
@@ -19,7 +19,7 @@ class Qmp:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout)
 
-    def __enter__(self) -> Qmp:
+    def __enter__(self) -> Self:
         """Connect and leave the negotiation mode.
 
         Raises:

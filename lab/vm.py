@@ -1,7 +1,7 @@
-"""Virtual machine hosts: QEMU processes on a lab's layer-2 network, link and power in a test's hand.
+"""Virtual machine hosts: QEMU on a lab's layer-2 network, link and power in a test's hand.
 
-A :class:`Machine` runs in the network namespace of the lab's switch, so its network cards are taps on
-the bridge there and nothing of this machine's own network changes. Everything that it leaves on disk is
+A :class:`Machine` runs in the network namespace of the lab's switch, so its network cards are taps
+on the bridge there and nothing of this machine's own network changes. All that it leaves on disk is
 in its own folder; :meth:`Machine.destroy` removes that, the taps and the process.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -22,10 +23,16 @@ from typing import Any
 
 from .proc import CommandError, LabError, run
 from .qmp import Qmp
-from .vmspec import QEMU, MachineSpec, Say, qemu_argv, seed, silent
+from .vmspec import QEMU, SERIAL_MAX, MachineSpec, Say, qemu_argv, seed, silent
 
 # The kernel's limit for the path of a unix socket.
 SOCKET_PATH_MAX = 107
+CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# What a machine makes in its folder; other things may lie there too.
+FILES = (
+    *("disk.qcow2", "disk.qcow2.new", "seed.tar", "console.log", "qemu.log"),
+    *("qemu.pid", "qemu.json", "qmp.sock"),
+)
 
 
 class Machine:
@@ -33,7 +40,7 @@ class Machine:
 
     Attributes:
         spec: what it is made of.
-        folder: its files: ``disk.qcow2``, ``seed.tar``, ``qemu.pid``, ``qemu.json``, ``qmp.sock``, ``console.log``.
+        folder: where its files are, those of :data:`FILES`.
         ssh_config: the lab's file for ``ssh -F``, in which the host's name stands.
         accelerator: ``kvm`` or ``tcg``.
     """
@@ -48,14 +55,11 @@ class Machine:
         """
         self.spec, self.folder, self.ssh_config, self.accelerator = spec, folder, ssh_config, accel
         if len(str(folder / "qmp.sock")) > SOCKET_PATH_MAX:
-            raise LabError(
-                f"the path {folder} is too long for QEMU's control socket; use a shorter name for the lab"
-            )
+            raise LabError(f"the path {folder} is too long for QEMU's control socket")
         for disk in spec.disks:
-            if not 1 <= len(disk.serial) <= 20:
-                raise LabError(
-                    f"disk serial '{disk.serial}' of {spec.name} must have 1 to 20 characters"
-                )
+            if not 1 <= len(disk.serial) <= SERIAL_MAX:
+                reason = f"must have 1 to {SERIAL_MAX} characters"
+                raise LabError(f"disk serial '{disk.serial}' of {spec.name} {reason}")
 
     @property
     def namespace(self) -> str:
@@ -96,44 +100,31 @@ class Machine:
         """Switch the machine on; does nothing when it runs.
 
         Raises:
-            LabError: QEMU or /dev/net/tun is missing, the switch isn't there, a tap is in use, or QEMU refused.
+            LabError: QEMU or /dev/net/tun is missing, the switch isn't there, or QEMU refused.
         """
         if self.is_running():
             return
-        if shutil.which(QEMU) is None:
-            raise LabError(f"{QEMU} is not installed; install the package qemu-system-x86")
-        if not Path("/dev/net/tun").exists():
-            raise LabError(
-                "/dev/net/tun is missing; virtual machines need it for their network cards"
-            )
-        if not Path("/run/netns", self.namespace).exists():
-            raise LabError(
-                f"the lab's network namespace {self.namespace} is missing; run: lab up --name {self.spec.lab}"
-            )
+        self._check()
         self._forget_process()
+        # A file rather than a pipe: the daemon keeps it open, so that a pipe would never end.
+        log = self.folder / "qemu.log"
+        log.write_bytes(b"")
+        inside = ["nsenter", f"--net=/run/netns/{self.namespace}"]
         try:
             for index, nic in enumerate(self.spec.nics):
                 self._plug(self.spec.tap(index), nic.bridge)
-            # A file rather than a pipe: the daemon keeps it open, and reading a pipe to its end would wait for it.
-            log = self.folder / "qemu.log"
-            argv = [
-                "nsenter",
-                f"--net=/run/netns/{self.namespace}",
-                *qemu_argv(self.spec, self.folder, self.accelerator),
-            ]
-            log.write_bytes(b"")
-            run(argv, timeout=60, log=log)
+            run(
+                [*inside, *qemu_argv(self.spec, self.folder, self.accelerator)], timeout=60, log=log
+            )
         except CommandError as error:
             self._unplug()
-            lines = [line for line in error.output.strip().splitlines() if line] or [str(error)]
-            raise LabError(f"{self.spec.name} could not be started: {lines[-1]}") from None
-        pid = int((self.folder / "qemu.pid").read_text())
-        (self.folder / "qemu.json").write_text(
-            json.dumps({"pid": pid, "started": _start_time(pid)}) + "\n"
-        )
+            printed = [line for line in error.output.splitlines() if line.strip()]
+            reason = printed[-1] if printed else str(error)
+            raise LabError(f"{self.spec.name} could not be started: {reason}") from None
+        self._note(int((self.folder / "qemu.pid").read_text()))
 
     def pid(self) -> int | None:
-        """Return the process id of its QEMU, None when it isn't running; never that of another process."""
+        """Return the process id of its QEMU, None when it isn't running; never another process's."""
         try:
             known = json.loads((self.folder / "qemu.json").read_text())
             pid, started = int(known["pid"]), str(known["started"])
@@ -146,7 +137,7 @@ class Machine:
         return self.pid() is not None
 
     def stop(self, timeout: float = 90) -> None:
-        """Shut the system down and wait for the machine to switch itself off; the power is cut after ``timeout`` seconds."""
+        """Shut the system down; after ``timeout`` seconds the power is cut."""
         if not self.is_running():
             self._unplug()
             return
@@ -166,9 +157,7 @@ class Machine:
             deadline = time.monotonic() + 30
             while self.pid() is not None:
                 if time.monotonic() > deadline:
-                    raise LabError(
-                        f"QEMU of {self.spec.name} (pid {pid}) does not end; it waits for its disk"
-                    )
+                    raise LabError(f"QEMU of {self.spec.name} (pid {pid}) does not end")
                 time.sleep(0.05)
         self._forget_process()
         self._unplug()
@@ -180,8 +169,11 @@ class Machine:
     def destroy(self) -> None:
         """Cut the power and remove everything of this machine: process, taps, files, sockets."""
         self.kill()
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        for name in FILES:
+            (self.folder / name).unlink(missing_ok=True)
+        # Others may keep things there too, such as the host's keys.
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def qmp(self, command: str, **arguments: Any) -> Any:
         """Send a command to QEMU and return what it returned.
@@ -194,7 +186,7 @@ class Machine:
         with Qmp(self.folder / "qmp.sock") as control:
             return control.execute(command, arguments)
 
-    def set_link(self, up: bool, nic: int = 0) -> None:
+    def set_link(self, *, up: bool, nic: int = 0) -> None:
         """Plug a card's cable in, or pull it; the guest sees the carrier change."""
         self.qmp("set_link", name=f"nic{nic}", up=up)
 
@@ -212,7 +204,7 @@ class Machine:
         return run([*base, shlex.join(argv)], timeout=timeout, check=check)
 
     def answers(self, timeout: float = 2) -> bool:
-        """Return whether an ssh server greets on the machine's address within ``timeout`` seconds."""
+        """Return whether an ssh server greets on its address within ``timeout`` seconds."""
         try:
             with socket.create_connection((self.spec.address, 22), timeout=timeout) as link:
                 link.settimeout(timeout)
@@ -220,47 +212,46 @@ class Machine:
         except OSError:
             return False
 
-    def wait_ssh(
-        self, timeout: float = 180, say: Say = lambda text: None, *, every: float = 10
-    ) -> float:
-        """Wait until a program can be run in the machine over ssh, and return how many seconds that took.
+    def wait_ssh(self, timeout: float = 180, say: Say = silent, *, every: float = 10) -> float:
+        """Wait until a program can be run over ssh, and return how many seconds that took.
 
         Args:
             timeout: seconds to wait at most.
-            say: gets a line every ``every`` seconds: how long it has been, and the console's last line.
+            say: gets a line now and then: how long it has been, and the console's last line.
+            every: seconds between these lines.
 
         Raises:
             LabError: the machine ended, or doesn't answer in time; with the console's last lines.
         """
-        begun = time.monotonic()
+        name, begun = self.spec.name, time.monotonic()
         told = begun
         while (now := time.monotonic()) - begun < timeout:
             if not self.is_running():
-                raise LabError(
-                    f"{self.spec.name} switched itself off while starting:\n{self.console_tail()}"
-                )
+                raise LabError(f"{name} switched itself off while starting:\n{self.console_tail()}")
             if self.answers() and self._ssh_works():
                 return time.monotonic() - begun
             if now - told >= every:
                 told = now
-                say(
-                    f"{self.spec.name}: {now - begun:.0f} s, console: {self.console_tail(1)[:100] or 'nothing yet'}"
-                )
+                last = self.console_tail(1)[:100] or "nothing yet"
+                say(f"{name}: {now - begun:.0f} s, console: {last}")
             time.sleep(0.5)
-        raise LabError(
-            f"{self.spec.name} does not answer on ssh after {timeout:.0f} s; its console says:\n{self.console_tail()}"
-        )
+        last = self.console_tail()
+        raise LabError(f"{name} does not answer ssh after {timeout:.0f} s; its console:\n{last}")
 
     def boot_id(self) -> str:
         """Return the kernel's identifier of this start; another one after a reboot."""
         return self.ssh(["cat", "/proc/sys/kernel/random/boot_id"], timeout=30).stdout.strip()
 
-    def wait_reboot(self, before: str, timeout: float = 240, say: Say = lambda text: None) -> float:
-        """Wait until the machine has started anew and answers on ssh; return how many seconds that took.
+    def wait_reboot(self, before: str, timeout: float = 240, say: Say = silent) -> float:
+        """Wait until the machine has started anew and answers ssh; return how long that took.
 
         Args:
             before: :meth:`boot_id` from before the reboot.
             timeout: seconds to wait at most.
+            say: gets a line now and then.
+
+        Raises:
+            LabError: it hasn't in time.
         """
         begun = time.monotonic()
         while (left := timeout - (time.monotonic() - begun)) > 0:
@@ -269,19 +260,18 @@ class Machine:
                 if self.boot_id() != before:
                     return time.monotonic() - begun
             time.sleep(1)
-        raise LabError(
-            f"{self.spec.name} has not rebooted within {timeout:.0f} s; its console says:\n{self.console_tail()}"
-        )
+        last = self.console_tail()
+        name = self.spec.name
+        raise LabError(f"{name} has not rebooted within {timeout:.0f} s; its console:\n{last}")
 
     def console_tail(self, lines: int = 15) -> str:
-        """Return the last lines that the machine printed on its console, without control characters."""
+        """Return the last lines on its console, without control characters."""
         try:
             text = self.console_log.read_bytes()[-8000:].decode(errors="replace")
         except OSError:
             return ""
-        printed = [
-            "".join(char for char in line if char.isprintable()) for line in text.splitlines()
-        ]
+        text = CONTROL_SEQUENCE.sub("", text)
+        printed = ["".join(filter(str.isprintable, line)) for line in text.splitlines()]
         return "\n".join([line for line in printed if line.strip()][-lines:])
 
     def _ssh_works(self) -> bool:
@@ -289,6 +279,18 @@ class Machine:
             return self.ssh(["true"], timeout=30, check=False).returncode == 0
         except CommandError:
             return False
+
+    def _check(self) -> None:
+        """Say clearly what keeps the machine from being switched on."""
+        if shutil.which(QEMU) is None:
+            raise LabError(f"{QEMU} is not installed; install the package qemu-system-x86")
+        if not Path("/dev/net/tun").exists():
+            raise LabError("/dev/net/tun is missing; virtual machines need it for their cards")
+        if not Path("/run/netns", self.namespace).exists():
+            advice = f"run: lab up --name {self.spec.lab}"
+            raise LabError(f"the network namespace {self.namespace} is missing; {advice}")
+        if not (self.folder / "disk.qcow2").exists():
+            raise LabError(f"{self.spec.name} has no disk in {self.folder}; it was never made")
 
     def _plug(self, tap: str, bridge: str) -> None:
         """Make a tap and plug it into a bridge of the switch."""
@@ -305,23 +307,25 @@ class Machine:
         """Remove the machine's taps, if they are there."""
         if Path("/run/netns", self.namespace).exists():
             for index in range(len(self.spec.nics)):
-                run(
-                    ["ip", "-n", self.namespace, "link", "delete", "dev", self.spec.tap(index)],
-                    check=False,
-                )
+                delete = ["link", "delete", "dev", self.spec.tap(index)]
+                run(["ip", "-n", self.namespace, *delete], check=False)
+
+    def _note(self, pid: int) -> None:
+        """Keep which process it is; the time of its start tells it from a later one of that id."""
+        content = json.dumps({"pid": pid, "started": _start_time(pid)})
+        (self.folder / "qemu.json").write_text(f"{content}\n")
 
     def _adopt(self) -> int | None:
-        """Find a QEMU whose start was interrupted before it was noted down: by its pidfile and its command line."""
+        """Find a QEMU whose start was interrupted before it was noted: it names our pidfile."""
+        pidfile = self.folder / "qemu.pid"
         try:
-            pid = int((self.folder / "qemu.pid").read_text())
+            pid = int(pidfile.read_text())
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except (OSError, ValueError):
             return None
-        if str(self.folder / "qemu.pid").encode() not in words:
+        if str(pidfile).encode() not in words:
             return None
-        (self.folder / "qemu.json").write_text(
-            json.dumps({"pid": pid, "started": _start_time(pid)}) + "\n"
-        )
+        self._note(pid)
         return pid
 
     def _forget_process(self) -> None:
@@ -332,9 +336,9 @@ class Machine:
 
 
 def _start_time(pid: int) -> str:
-    """Return when a process started, with the boot it belongs to; empty when there is no such process or it is dead."""
+    """Return when a process started, and in which boot; empty when there is none or it is dead."""
     try:
-        # The name in brackets may hold anything: count from its end. The state is the first field after it.
+        # The name in brackets may hold anything: count from its end.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import identity
-from .proc import CommandError, LabError, run
+from .proc import CommandError, run
 
 QEMU = "qemu-system-x86_64"
 SEED_NAME = "opt/lab.hypervisor/seed"
@@ -90,14 +90,14 @@ class MachineSpec:
     watchdog: bool = False
 
     def mac(self, index: int) -> str:
-        """Return the hardware address of a card: the given one, or one that is the same at every start."""
+        """Return a card's hardware address: the given one, or one that is the same at every start."""
         if self.nics[index].mac:
             return self.nics[index].mac
         digest = hashlib.sha256(f"{self.lab}/{self.name}/{index}".encode()).digest()
         return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 
     def tap(self, index: int) -> str:
-        """Return the name of a card's tap in the switch namespace: ``<host>-<index>``, shortened if need be."""
+        """Return the name of a card's tap in the switch namespace: ``<host>-<index>``, or shorter."""
         plain = f"{self.name}-{index}"
         if len(plain) <= TAP_MAX:
             return plain
@@ -115,10 +115,8 @@ def seed(spec: MachineSpec, files: Mapping[str, tuple[int, bytes]]) -> bytes:
     lines = ["auto eth0", "iface eth0 inet static", f"    address {spec.address}/{spec.prefix}"]
     if spec.gateway:
         lines.append(f"    gateway {spec.gateway}")
-    interface = "".join(f"{line}\n" for line in lines)
-    return identity.archive(
-        {**files, "/etc/network/interfaces.d/eth0": (0o644, interface.encode())}
-    )
+    interface = "".join(f"{line}\n" for line in lines).encode()
+    return identity.archive({**files, "/etc/network/interfaces.d/eth0": (0o644, interface)})
 
 
 def qemu_argv(spec: MachineSpec, folder: Path, accelerator: str) -> list[str]:
@@ -130,48 +128,37 @@ def qemu_argv(spec: MachineSpec, folder: Path, accelerator: str) -> list[str]:
         accelerator: ``kvm`` or ``tcg``.
     """
     kvm = accelerator == "kvm"
+    root = f"file={_escaped(folder / 'disk.qcow2')},if=none,id=root,format=qcow2,discard=unmap"
     argv = [
-        *[
-            QEMU,
-            "-name",
-            f"{spec.lab}-{spec.name}",
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-        ],
-        *["-machine", "pc", "-accel", "kvm" if kvm else "tcg,thread=multi"],
+        *[QEMU, "-name", f"{spec.lab}-{spec.name}", "-nodefaults", "-no-user-config"],
+        *["-display", "none", "-machine", "pc", "-accel", "kvm" if kvm else "tcg,thread=multi"],
         # Five-level page tables bring nothing here and make every miss of the emulated TLB dearer.
         *["-cpu", "host" if kvm else "max,la57=off"],
         *["-m", f"{spec.memory_mib}M", "-smp", str(spec.cpus), "-rtc", "base=utc,clock=host"],
         *["-device", "virtio-rng-pci", "-serial", f"file:{folder / 'console.log'}"],
         *["-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off"],
-        *["-fw_cfg", f"name={SEED_NAME},file={folder / 'seed.tar'}"],
-        *[
-            "-drive",
-            f"file={_escaped(folder / 'disk.qcow2')},if=none,id=root,format=qcow2,cache=writeback,discard=unmap",
-        ],
+        *["-fw_cfg", f"name={SEED_NAME},file={_escaped(folder / 'seed.tar')}"],
+        # Not "unsafe": what the guest has synced must survive the end of this process.
+        *["-drive", f"{root},cache=writeback"],
         *["-device", "virtio-blk-pci,drive=root,serial=root,bootindex=0"],
     ]
     for index, disk in enumerate(spec.disks):
-        options = f"file={_escaped(disk.path)},if=none,id=disk{index},format=raw"
+        drive = f"file={_escaped(disk.path)},if=none,id=disk{index},format=raw"
         device = f"virtio-blk-pci,drive=disk{index},serial={disk.serial}"
         if disk.shared:
-            options += ",cache=none,file.locking=off"
+            drive += ",cache=none,file.locking=off"
             device += ",share-rw=on"
-        argv += ["-drive", options, "-device", device]
+        argv += ["-drive", drive, "-device", device]
     for index in range(len(spec.nics)):
-        argv += ["-netdev", f"tap,id=net{index},ifname={spec.tap(index)},script=no,downscript=no"]
-        argv += [
-            "-device",
-            f"virtio-net-pci,netdev=net{index},id=nic{index},mac={spec.mac(index)},romfile=",
-        ]
+        backend = f"tap,id=net{index},ifname={spec.tap(index)},script=no,downscript=no"
+        card = f"virtio-net-pci,netdev=net{index},id=nic{index},mac={spec.mac(index)},romfile="
+        argv += ["-netdev", backend, "-device", card]
     if spec.watchdog:
         argv += ["-device", "i6300esb", "-action", "watchdog=reset"]
     return [*argv, "-pidfile", str(folder / "qemu.pid"), "-daemonize"]
 
 
-def accelerator(say: Say = lambda text: None) -> str:
+def accelerator(say: Say = silent) -> str:
     """Return ``kvm`` where it truly works, else ``tcg``, and say which and why.
 
     ``/dev/kvm`` may exist without working: the processor must have the flag and a guest must run.
@@ -191,29 +178,18 @@ def accelerator(say: Say = lambda text: None) -> str:
 
 
 def probe(accel: str, timeout: float = 20) -> bool:
-    """Return whether a guest of one boot sector runs with an accelerator, within ``timeout`` seconds."""
+    """Return whether a guest of one boot sector runs with an accelerator.
+
+    Args:
+        accel: ``kvm`` or ``tcg``.
+        timeout: seconds that it may take.
+    """
     with tempfile.NamedTemporaryFile(suffix=".img") as sector:
         sector.write(PROBE_SECTOR)
         sector.flush()
-        argv = [
-            QEMU,
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-machine",
-            "pc",
-            "-accel",
-            accel,
-            "-m",
-            "16",
-        ]
-        argv += [
-            "-device",
-            "isa-debug-exit",
-            "-drive",
-            f"file={sector.name},format=raw,if=ide,snapshot=on",
-        ]
+        argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-m", "16"]
+        argv += ["-machine", "pc", "-accel", accel, "-device", "isa-debug-exit"]
+        argv += ["-drive", f"file={sector.name},format=raw,if=ide,snapshot=on"]
         try:
             return run(argv, timeout=timeout, check=False).returncode == PROBE_EXIT
         except CommandError:
