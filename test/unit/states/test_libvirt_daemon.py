@@ -1,0 +1,270 @@
+"""How libvirt's daemons are found, what is planned for them, and what a dry run leaves alone."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from _states import libvirt_daemon
+from _states.libvirt_daemon import Plan, Unit
+
+MONOLITHIC = {
+    "libvirtd.service",
+    "libvirtd.socket",
+    "libvirtd-ro.socket",
+    "libvirtd-admin.socket",
+    "libvirtd-tls.socket",
+    "libvirtd-tcp.socket",
+    "virtlogd.socket",
+}
+MODULAR = {
+    f"{daemon}{kind}"
+    for daemon in ("virtqemud", "virtproxyd", "virtnetworkd")
+    for kind in (".service", ".socket", "-ro.socket", "-admin.socket")
+} | {"virtproxyd-tls.socket", "virtproxyd-tcp.socket"}
+ON = Unit(enabled=True, active=True, since=1000.0)
+SOCKETS = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket")
+
+
+def monolithic() -> libvirt_daemon.Layout:
+    found = libvirt_daemon.layout(MONOLITHIC, set())
+    assert found is not None
+    return found
+
+
+def installed() -> dict[str, Unit]:
+    """What Debian's package leaves: everything runs but the TLS socket."""
+    return dict.fromkeys(("libvirtd.service", *SOCKETS), ON) | {"libvirtd-tls.socket": Unit()}
+
+
+# ---- which kind ----
+
+
+def test_no_daemon():
+    assert libvirt_daemon.layout({"virtlogd.socket"}, set()) is None
+
+
+def test_monolithic_is_found_by_its_units():
+    found = monolithic()
+    assert found.front == "libvirtd"
+    assert found.services == ("libvirtd.service",)
+    assert found.sockets == SOCKETS
+    assert found.tls_socket == "libvirtd-tls.socket"
+    assert str(found.conf) == "/etc/libvirt/libvirtd.conf"
+    assert found.retired == ()
+
+
+def test_modular_is_found_by_its_units():
+    found = libvirt_daemon.layout(MODULAR, set())
+    assert found is not None
+    assert found.front == "virtproxyd"
+    assert found.services == ("virtqemud.service", "virtproxyd.service", "virtnetworkd.service")
+    assert "virtnetworkd-ro.socket" in found.sockets
+    assert str(found.conf) == "/etc/libvirt/virtproxyd.conf"
+
+
+@pytest.mark.parametrize(
+    ("enabled", "front"),
+    [
+        (set(), "virtproxyd"),
+        ({"virtqemud.socket"}, "virtproxyd"),
+        ({"libvirtd.service"}, "libvirtd"),
+        ({"libvirtd.socket"}, "libvirtd"),
+        ({"libvirtd.socket", "virtqemud.socket"}, "virtproxyd"),
+    ],
+)
+def test_where_both_are_installed_the_enabled_one_is_kept(enabled, front):
+    found = libvirt_daemon.layout(MONOLITHIC | MODULAR, enabled)
+    assert found is not None
+    assert found.front == front
+    assert bool(found.retired) is (front == "virtproxyd")
+
+
+# ---- the plan ----
+
+
+def test_nothing_to_do():
+    units = installed() | {"libvirtd-tls.socket": ON}
+    assert libvirt_daemon.plan(monolithic(), units, True, {}) == Plan()
+
+
+def test_an_idle_daemon_is_left_asleep():
+    units = installed() | {
+        "libvirtd-tls.socket": ON,
+        "libvirtd.service": Unit(enabled=True, active=False),
+    }
+    assert libvirt_daemon.plan(monolithic(), units, True, {"libvirtd.service": 2e9}) == Plan()
+
+
+def test_the_service_makes_way_for_a_new_socket():
+    plan = libvirt_daemon.plan(monolithic(), installed(), True, {"libvirtd.service": 2000.0})
+    assert plan.enable == ("libvirtd-tls.socket",)
+    assert plan.stop == ("libvirtd.service", *SOCKETS)
+    assert plan.start == (*SOCKETS, "libvirtd-tls.socket", "libvirtd.service")
+    # It starts with its new configuration anyway.
+    assert plan.restart == ()
+    assert list(plan.changes()) == ["stop", "enable", "start"]
+
+
+def test_a_daemon_older_than_its_configuration_is_restarted():
+    units = installed() | {"libvirtd-tls.socket": ON}
+    plan = libvirt_daemon.plan(monolithic(), units, True, {"libvirtd.service": 1000.5})
+    assert plan.changes() == {"restart": ["libvirtd.service"]}
+
+
+def test_the_tls_port_is_closed_when_it_is_not_wanted():
+    units = installed() | {"libvirtd-tls.socket": ON}
+    plan = libvirt_daemon.plan(monolithic(), units, False, {})
+    assert plan.changes() == {"disable": ["libvirtd-tls.socket"], "stop": ["libvirtd-tls.socket"]}
+
+
+def test_a_switch_to_modular_daemons_retires_the_old_one():
+    found = libvirt_daemon.layout(MONOLITHIC | MODULAR, set())
+    assert found is not None
+    units = {"libvirtd.service": ON, "libvirtd.socket": ON}
+    plan = libvirt_daemon.plan(found, units, True, {})
+    assert plan.disable == ("libvirtd.service", "libvirtd.socket")
+    assert plan.stop == ("libvirtd.service", "libvirtd.socket")
+    assert "virtproxyd-tls.socket" in plan.start
+
+
+def test_parse_reads_systemd():
+    show = """\
+Id=libvirtd.service
+LoadState=loaded
+UnitFileState=enabled
+ActiveState=active
+ActiveEnterTimestampMonotonic=40000000
+
+Id=libvirtd-tls.socket
+LoadState=loaded
+UnitFileState=disabled
+ActiveState=inactive
+ActiveEnterTimestampMonotonic=0
+
+Id=virtqemud.socket
+LoadState=not-found
+UnitFileState=
+ActiveState=inactive
+ActiveEnterTimestampMonotonic=0
+"""
+    units = libvirt_daemon.parse(show, now=1_000_000.0, monotonic=100.0)
+    assert units == {
+        "libvirtd.service": Unit(enabled=True, active=True, since=999_940.0),
+        "libvirtd-tls.socket": Unit(),
+    }
+
+
+# ---- the states ----
+
+
+class Host:
+    """A host whose systemctl changes what it is told to change."""
+
+    def __init__(self, monkeypatch, units: dict[str, Unit], test: bool) -> None:
+        self.units = units
+        self.calls: list[list[str]] = []
+        self.fails = ""
+        monkeypatch.setattr(libvirt_daemon, "_installed", lambda: set(self.units))
+        monkeypatch.setattr(libvirt_daemon, "__opts__", {"test": test}, raising=False)
+        salt = {"cmd.run_all": self.run}
+        monkeypatch.setattr(libvirt_daemon, "__salt__", salt, raising=False)
+
+    def run(self, argv: list[str], **kwargs: Any) -> dict[str, Any]:
+        assert kwargs["python_shell"] is False
+        assert kwargs["timeout"] > 0
+        words = [word for word in argv[1:] if not word.startswith("--")]
+        if words[0] == "show":
+            return {"retcode": 0, "stdout": self.show(), "stderr": ""}
+        self.calls.append([argv[0], *words])
+        if self.fails in words:
+            return {"retcode": 1, "stdout": "", "stderr": "it is broken"}
+        verb, names = words[0], words[1:]
+        for name in names:
+            old = self.units.get(name, Unit())
+            enabled = {"enable": True, "disable": False}.get(verb, old.enabled)
+            active = {"start": True, "stop": False}.get(verb, old.active)
+            self.units[name] = Unit(enabled, active, 0.0)
+        return {"retcode": 0, "stdout": "", "stderr": ""}
+
+    def show(self) -> str:
+        blocks = []
+        for name, unit in self.units.items():
+            state = "enabled" if unit.enabled else "disabled"
+            active = "active" if unit.active else "inactive"
+            since = int(time.monotonic() * 1e6)
+            blocks.append(
+                f"Id={name}\nLoadState=loaded\nUnitFileState={state}\nActiveState={active}\n"
+                f"ActiveEnterTimestampMonotonic={since}\n"
+            )
+        return "\n".join(blocks)
+
+
+def test_listening_does_what_it_planned_and_then_nothing(monkeypatch):
+    host = Host(monkeypatch, installed(), test=False)
+    ret = libvirt_daemon.listening("x")
+    assert ret["result"] is True
+    assert [call[1] for call in host.calls] == ["stop", "enable", "start"]
+    host.calls.clear()
+    ret = libvirt_daemon.listening("x")
+    assert (ret["result"], ret["changes"], host.calls) == (True, {}, [])
+
+
+def test_listening_predicts_and_touches_nothing(monkeypatch):
+    predicted = Host(monkeypatch, installed(), test=True)
+    ret = libvirt_daemon.listening("x")
+    assert ret["result"] is None
+    assert predicted.calls == []
+    Host(monkeypatch, installed(), test=False)
+    assert libvirt_daemon.listening("x")["changes"] == ret["changes"]
+
+
+def test_a_failing_systemctl_is_told(monkeypatch):
+    host = Host(monkeypatch, installed(), test=False)
+    host.fails = "enable"
+    ret = libvirt_daemon.listening("x")
+    assert ret["result"] is False
+    assert "enable libvirtd-tls.socket failed: it is broken" in ret["comment"]
+    assert list(ret["changes"]) == ["stop"]
+
+
+@pytest.mark.parametrize(("test", "result"), [(True, None), (False, False)])
+def test_without_a_daemon(monkeypatch, test, result):
+    Host(monkeypatch, {}, test=test)
+    for ret in (libvirt_daemon.configured("x", {}), libvirt_daemon.listening("x")):
+        assert ret["result"] is result
+        assert bool(ret["changes"]) is test
+
+
+def test_configured_writes_the_file_of_the_front_daemon(monkeypatch):
+    Host(monkeypatch, dict.fromkeys(MODULAR, Unit()), test=False)
+    states = {"libvirt_conf.managed": lambda name, settings: {"name": name, "got": settings}}
+    monkeypatch.setattr(libvirt_daemon, "__states__", states, raising=False)
+    ret = libvirt_daemon.configured("x", {"max_clients": 5})
+    assert ret == {"name": "x", "got": {"max_clients": 5}}
+
+
+def test_new_certificates_are_loaded_without_a_restart(monkeypatch, tmp_path):
+    host = Host(monkeypatch, installed() | {"libvirtd-tls.socket": ON}, test=False)
+    monkeypatch.setattr(libvirt_daemon, "_LOADED", tmp_path / "run" / "loaded")
+    monkeypatch.setattr(libvirt_daemon.salt.utils.path, "which", lambda name: f"/usr/bin/{name}")
+    later = time.time() + 60
+    monkeypatch.setattr(libvirt_daemon, "_mtime", lambda path: later if "pem" in str(path) else 0.0)
+    ret = libvirt_daemon.tls_loaded("x", ["/c.pem"])
+    assert (ret["result"], list(ret["changes"])) == (True, ["tls"])
+    expected = ["virt-admin", "-c", "libvirtd:///system", "server-update-tls", "libvirtd"]
+    assert host.calls == [expected]
+    monkeypatch.setattr(libvirt_daemon, "_mtime", lambda path: 0.0 if "pem" in str(path) else later)
+    assert libvirt_daemon.tls_loaded("x", ["/c.pem"])["changes"] == {}
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_watched_change_is_predicted_for_a_running_daemon_only(monkeypatch, test):
+    host = Host(monkeypatch, installed() | {"libvirtd-tls.socket": ON}, test=test)
+    expected = {"restart": ["libvirtd.service"]} if test else {}
+    assert libvirt_daemon.mod_watch("x", sfun="listening", tls=True)["changes"] == expected
+    host.units["libvirtd.service"] = Unit(enabled=True)
+    assert libvirt_daemon.mod_watch("x", sfun="listening", tls=True)["changes"] == {}
+    assert host.calls == []
