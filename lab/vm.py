@@ -124,7 +124,7 @@ class Machine:
         self._note(int((self.folder / "qemu.pid").read_text()))
 
     def pid(self) -> int | None:
-        """Return the process id of its QEMU, None when it isn't running; never another process's."""
+        """Return the process id of its QEMU: None when it is off, never another process's."""
         try:
             known = json.loads((self.folder / "qemu.json").read_text())
             pid, started = int(known["pid"]), str(known["started"])

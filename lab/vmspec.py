@@ -90,14 +90,14 @@ class MachineSpec:
     watchdog: bool = False
 
     def mac(self, index: int) -> str:
-        """Return a card's hardware address: the given one, or one that is the same at every start."""
+        """Return a card's hardware address, the same at every start."""
         if self.nics[index].mac:
             return self.nics[index].mac
         digest = hashlib.sha256(f"{self.lab}/{self.name}/{index}".encode()).digest()
         return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 
     def tap(self, index: int) -> str:
-        """Return the name of a card's tap in the switch namespace: ``<host>-<index>``, or shorter."""
+        """Return the name of a card's tap in the switch namespace: ``<host>-<index>``."""
         plain = f"{self.name}-{index}"
         if len(plain) <= TAP_MAX:
             return plain
