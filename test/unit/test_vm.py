@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import tarfile
 import threading
 from dataclasses import replace
@@ -101,7 +102,9 @@ def test_a_seed_holds_the_identity_and_the_address():
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         members = {member.name: member for member in archive}
         key = members["etc/ssh/ssh_host_ed25519_key"]
-        interface = archive.extractfile("etc/network/interfaces.d/eth0").read().decode()
+        content = archive.extractfile("etc/network/interfaces.d/eth0")
+        assert content is not None
+        interface = content.read().decode()
     assert (key.mode, key.uid, key.gid) == (0o600, 0, 0)
     assert interface.splitlines() == [
         "auto eth0",
@@ -182,35 +185,45 @@ def test_a_tree_with_a_mount_in_it_is_not_removed():
 # --- processes ---
 
 
-def test_a_process_id_in_use_by_another_is_not_taken_for_the_machine(tmp_path):
-    made = machine(tmp_path)
-    with subprocess.Popen(["sleep", "60"]) as other:
-        (tmp_path / "qemu.pid").write_text(f"{other.pid}\n")
-        assert not made.is_running()
-        (tmp_path / "qemu.json").write_text(json.dumps({"pid": other.pid, "started": "boot/1"}))
-        assert not made.is_running()
-        other.kill()
+@pytest.fixture
+def sleeper():
+    """Start processes that sleep; they are ended when the test is over."""
+    started = []
 
+    def start(*words):
+        argv = [sys.executable, "-c", "import time; time.sleep(60)", *words]
+        started.append(subprocess.Popen(argv))
+        return started[-1]
 
-def test_a_running_process_is_recognised_until_it_ends(tmp_path):
-    made = machine(tmp_path)
-    with subprocess.Popen(["sleep", "60"]) as process:
-        made._note(process.pid)
-        assert made.pid() == process.pid
+    yield start
+    for process in started:
         process.kill()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert made.pid() is None
+        process.wait()
 
 
-def test_a_machine_whose_start_was_interrupted_is_adopted(tmp_path):
-    made = machine(tmp_path)
-    pidfile = tmp_path / "qemu.pid"
-    argv = ["python3", "-c", "import time; time.sleep(60)", "-pidfile", str(pidfile)]
-    with subprocess.Popen(argv) as process:
-        pidfile.write_text(f"{process.pid}\n")
-        assert made.pid() == process.pid
-        assert (tmp_path / "qemu.json").exists()
-        process.kill()
+def test_a_process_id_in_use_by_another_is_not_taken_for_the_machine(tmp_path, sleeper):
+    made, other = machine(tmp_path), sleeper()
+    (tmp_path / "qemu.pid").write_text(f"{other.pid}\n")
+    assert not made.is_running()
+    (tmp_path / "qemu.json").write_text(json.dumps({"pid": other.pid, "started": "boot/1"}))
+    assert not made.is_running()
+
+
+def test_a_running_process_is_recognised_until_it_ends(tmp_path, sleeper):
+    made, process = machine(tmp_path), sleeper()
+    made._note(process.pid)
+    assert made.pid() == process.pid
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert made.pid() is None
+
+
+def test_a_machine_whose_start_was_interrupted_is_adopted(tmp_path, sleeper):
+    made, pidfile = machine(tmp_path), tmp_path / "qemu.pid"
+    process = sleeper("-pidfile", str(pidfile))
+    pidfile.write_text(f"{process.pid}\n")
+    assert made.pid() == process.pid
+    assert (tmp_path / "qemu.json").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": "x", "started": ""}'])
