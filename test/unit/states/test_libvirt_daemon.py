@@ -249,7 +249,7 @@ def test_configured_writes_the_file_of_the_front_daemon(monkeypatch):
 def test_new_certificates_are_loaded_without_a_restart(monkeypatch, tmp_path):
     host = Host(monkeypatch, installed() | {"libvirtd-tls.socket": ON}, test=False)
     monkeypatch.setattr(libvirt_daemon, "_LOADED", tmp_path / "run" / "loaded")
-    monkeypatch.setattr(libvirt_daemon.salt.utils.path, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("salt.utils.path.which", lambda name: f"/usr/bin/{name}")
     later = time.time() + 60
     monkeypatch.setattr(libvirt_daemon, "_mtime", lambda path: later if "pem" in str(path) else 0.0)
     ret = libvirt_daemon.tls_loaded("x", ["/c.pem"])
