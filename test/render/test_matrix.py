@@ -1,0 +1,62 @@
+"""Every SLS of every formula compiles for every operating system and keeps the rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from render_harness import (
+    HERE, ROOT, formulas, grains, load, problems, sls_names, text_problems,
+)  # fmt: skip
+
+GRAINS = grains()
+FORMULAS = formulas(ROOT)
+# Adding an operating system means adding its grains here; removing one means saying so.
+PROMISED = {
+    "AlmaLinux-9", "AlmaLinux-10", "Debian-12", "Debian-13", "Leap-15", "Leap-16", "Rocky Linux-9",
+    "Ubuntu-22.04", "Ubuntu-24.04",
+}  # fmt: skip
+
+
+def pillars() -> dict[str, Any]:
+    """The pillars to compile with: none, the example, and those for single features."""
+    found: dict[str, Any] = {"empty": {}}
+    example = ROOT / "pillar.example"
+    if example.exists():
+        found["example"] = load(example)
+    found.update({path.stem: load(path) for path in sorted((HERE / "pillar").glob("*.yaml"))})
+    return found
+
+
+def test_the_promised_operating_systems_are_all_there():
+    assert {one["osfinger"] for one in GRAINS.values()} == PROMISED
+
+
+def test_there_are_formulas():
+    assert FORMULAS
+
+
+@pytest.mark.parametrize("pillar", pillars())
+@pytest.mark.parametrize("system", GRAINS)
+def test_every_sls_compiles_and_keeps_the_rules(make_host, system, pillar):
+    host = make_host(GRAINS[system], pillars()[pillar])
+    found = {sls: problems(host, sls) for formula in FORMULAS for sls in sls_names(ROOT, formula)}
+    assert {sls: lines for sls, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_the_sources_ask_for_nothing_but_the_configuration(formula):
+    paths = [*(ROOT / formula).rglob("*.sls"), *(ROOT / formula).rglob("*.j2")]
+    assert [line for path in paths for line in text_problems(path)] == []
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_a_refused_pillar_ends_the_compilation_with_one_message(make_host, formula):
+    host = make_host(GRAINS["debian-12"], {formula: {"no_such_key": 1}})
+    low, errors = host.compile(formula)
+    assert low == []
+    (error,) = errors
+    assert f"\n    {formula}:no_such_key: unknown key" in error
+    assert "Traceback" not in error
+    assert "{%" not in error
