@@ -39,9 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     if load > BUSY:
         print(f"bench: this machine is busy (load {load:.1f} a processor)", file=sys.stderr)
     try:
-        rows = salt_runs.rows(
-            options.name, options.platform, options.repeat, options.fresh, Progress()
-        )
+        rows = salt_runs.rows(options.name, options.platform, options.repeat, options.fresh, Progress())
         write(rows, options.out)
     except (LabError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)

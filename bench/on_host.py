@@ -2,7 +2,7 @@
 
 It is sent to the host as text, so it imports nothing of this repository. Its argument is a JSON
 object: `{"time": [argv, ...], "repeat": n}` runs the programs in turn, n rounds;
-`{"compile": true}` compiles the highstate once in this process. It prints one line of JSON.
+`{"compile": {...}}` compiles the highstate in this process. It prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -49,15 +49,24 @@ def packages_of(chunks: list[dict[str, Any]]) -> list[str]:
     return sorted(names)
 
 
-def compile_highstate() -> dict[str, Any]:
-    """Compile this host's highstate as a run of it would.
+def compile_highstate(states: str, pillar: str, repeat: int) -> dict[str, Any]:
+    """Compile this host's highstate as a run of it would, several times in this process.
 
-    Returns the seconds of the compilation alone (no start of Salt, no pillar, no login at the
-    master), the number of states, and the packages they install; or the errors.
+    Takes the folders of SLS and of pillar (empty: both come from the master) and how often. Returns
+    the seconds of each compilation alone (no start of Salt, no pillar, no login at the master), the
+    number of states and the packages that they install; or the errors.
     """
     import salt.client  # noqa: PLC0415  only this half needs Salt
+    import salt.config  # noqa: PLC0415
     import salt.state  # noqa: PLC0415
 
+    options = salt.config.minion_config("/etc/salt/minion")
+    if states:
+        options.update(
+            file_client="local",
+            file_roots={"base": [states]},
+            pillar_roots={"base": [pillar]},
+        )
     seconds = []
     plain = salt.state.HighState.compile_low_chunks
 
@@ -69,15 +78,18 @@ def compile_highstate() -> dict[str, Any]:
             seconds.append(time.monotonic() - begun)
 
     salt.state.HighState.compile_low_chunks = timed
-    chunks = salt.client.Caller().cmd("state.show_lowstate")
-    if not chunks or not all(isinstance(chunk, dict) for chunk in chunks) or len(seconds) != 1:
-        return {"error": str(chunks)[:2000]}
-    return {"seconds": seconds[0], "states": len(chunks), "packages": packages_of(chunks)}
+    for _ in range(repeat):
+        chunks = salt.client.Caller(mopts=options).cmd("state.show_lowstate")
+        if not chunks or not all(isinstance(chunk, dict) for chunk in chunks):
+            return {"error": str(chunks)[:2000]}
+    if len(seconds) != repeat:
+        return {"error": f"{len(seconds)} compilations instead of {repeat}"}
+    return {"seconds": seconds, "states": len(chunks), "packages": packages_of(chunks)}
 
 
 if __name__ == "__main__":
     wanted = json.loads(sys.argv[1])
-    if wanted.get("compile"):
-        print(json.dumps(compile_highstate()))
+    if "compile" in wanted:
+        print(json.dumps(compile_highstate(**wanted["compile"])))
     else:
         print(json.dumps(time_programs(wanted["time"], wanted["repeat"])))

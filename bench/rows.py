@@ -46,10 +46,7 @@ def spread(values: Sequence[float], unit: str = "s") -> str:
     """How many values there are and how far they lie apart, for :attr:`Row.how`."""
     if len(values) == 1:
         return f"1 run, {values[0]:.3g} {unit}"
-    return (
-        f"{len(values)} runs, median {median(values):.3g} {unit}, "
-        f"from {min(values):.3g} to {max(values):.3g} {unit}"
-    )
+    return f"{len(values)} runs, median {median(values):.3g} {unit}, from {min(values):.3g} to {max(values):.3g} {unit}"
 
 
 def write(rows: Sequence[Row], path: Path) -> None:

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab import salt as lab_salt
 from lab.lab import Lab
 from lab.proc import LabError
+from lab.state import CHECKOUT
 
 from .rows import Row, median, spread
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from lab.ui import Progress
 
 HIGHSTATE = ["salt-call", "--retcode-passthrough", "--state-verbose=false", "state.highstate"]
+# What a host needs to run its highstate without its master.
+STATES, PILLAR, EVERYTHING = "/srv/bench/states", "/srv/bench/pillar", "/srv/bench/everything"
+ALONE = ["--local", f"--file-root={STATES}", f"--pillar-root={PILLAR}"]
 PING = ["salt-call", "--local", "--out=quiet", "test.ping"]
 SYNC = ["salt-call", "--out=quiet", "saltutil.sync_all"]
 SALT_PYTHON = "/opt/saltstack/salt/bin/python"
@@ -47,9 +52,7 @@ def on_host(lab: Lab, host: str, request: dict[str, Any], timeout: float = 2400)
     try:
         return json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
-        raise LabError(
-            f"the measurement on {host} printed no result: {done.stdout[-500:]}"
-        ) from None
+        raise LabError(f"the measurement on {host} printed no result: {done.stdout[-500:]}") from None
 
 
 def timed(lab: Lab, host: str, programs: list[list[str]], repeat: int = 1) -> list[list[float]]:
@@ -68,13 +71,38 @@ def timed(lab: Lab, host: str, programs: list[list[str]], repeat: int = 1) -> li
     return [result["seconds"] for result in results]
 
 
-def compiled(lab: Lab, host: str) -> dict[str, Any]:
-    """Compile the highstate on a host in a new process, as :mod:`bench.on_host` says.
+def bring_files(lab: Lab, host: str) -> None:
+    """Put formulas, CA certificates and pillar on a host, so that it can do without its master.
+
+    A second pillar folder holds `pillar.example`, in which every key is set.
+    """
+    published = "/srv/salt/hypervisor-pki"
+    names = lab.run(lab.hosts.controller, ["ls", published]).stdout.split()
+    files = {
+        f"{STATES}/hypervisor-pki/{name}": lab.run(lab.hosts.controller, ["cat", f"{published}/{name}"]).stdout
+        for name in names
+    }
+    files[f"{STATES}/top.sls"] = (CHECKOUT / "top.sls.example").read_text(encoding="utf-8")
+    files |= {f"{PILLAR}/{name}": text for name, text in lab_salt.pillar_files(lab.hosts).items()}
+    example = (CHECKOUT / "pillar.example").read_text(encoding="utf-8")
+    files |= {
+        f"{EVERYTHING}/top.sls": "base: {'*': [example]}\n",
+        f"{EVERYTHING}/example.sls": example,
+    }
+    formulas = lab_salt.pack(lab_salt.sources(), CHECKOUT)
+    lab.run(host, ["mkdir", "-p", STATES])
+    lab.run(host, ["tar", "-x", "-C", STATES], stdin=formulas)
+    lab.hosts.unpack(host, {path: (0o600, text.encode()) for path, text in files.items()})
+
+
+def compiled(lab: Lab, host: str, states: str = "", pillar: str = "", repeat: int = 1) -> dict[str, Any]:
+    """Compile the highstate on a host, as :mod:`bench.on_host` says.
 
     Raises:
         LabError: it does not compile.
     """
-    answer: dict[str, Any] = on_host(lab, host, {"compile": True}, timeout=300)
+    request = {"compile": {"states": states, "pillar": pillar, "repeat": repeat}}
+    answer: dict[str, Any] = on_host(lab, host, request, timeout=300)
     if "error" in answer:
         raise LabError(f"the highstate of {host} does not compile: {answer['error']}")
     return answer
@@ -82,30 +110,43 @@ def compiled(lab: Lab, host: str) -> dict[str, Any]:
 
 def compile_row(lab: Lab, host: str, repeat: int) -> Row:
     """Measure the time to compile one state of the whole highstate, in milliseconds."""
-    answers = [compiled(lab, host) for _ in range(repeat)]
-    states = answers[0]["states"]
-    values = [answer["seconds"] * 1000 / states for answer in answers]
+
+    def each(answer: dict[str, Any]) -> list[float]:
+        return [seconds * 1000 / answer["states"] for seconds in answer["seconds"]]
+
+    whole = compiled(lab, host, STATES, EVERYTHING, repeat + 1)
+    own = compiled(lab, host, STATES, PILLAR, repeat + 1)
+    remote = compiled(lab, host, repeat=repeat + 1)
+    first, *values = each(whole)
     return Row(
-        name="compile, per state of the highstate",
+        name="compile, per state of the whole highstate",
         value=median(values),
         unit="ms",
         goal=COMPILE_GOAL_MS,
         better="lower",
-        how=f"{host}, {states} states, files from the master, a new process each time: "
-        + spread(values, "ms"),
+        how=f"{host}, pillar.example, {whole['states']} states, files on the host, one process: "
+        f"{spread(values, 'ms')}; the first, which loads Jinja, {first:.3g} ms; "
+        f"with the lab's pillar ({own['states']} states) {median(each(own)[1:]):.3g} ms, "
+        f"and with files from the master {median(each(remote)[1:]):.3g} ms",
     )
 
 
 def second_row(lab: Lab, host: str, repeat: int) -> Row:
     """Measure a highstate that has nothing to do against `salt-call --local test.ping`."""
-    again, ping = timed(lab, host, [HIGHSTATE, PING], repeat)
+    alone = ["salt-call", *ALONE, *HIGHSTATE[1:]]
+    again, ping, remote, remote_ping = timed(
+        lab, host, [alone, PING, HIGHSTATE, ["salt-call", "--out=quiet", "test.ping"]], repeat
+    )
+    base = median(ping)
     return Row(
         name="highstate again / salt-call --local test.ping",
-        value=median(again) / median(ping),
+        value=median(again) / base,
         unit="times",
         goal=SECOND_GOAL,
         better="lower",
-        how=f"{host}, in turn; highstate: {spread(again)}; ping: {spread(ping)}",
+        how=f"{host}, in turn, both --local; highstate: {spread(again)}; ping: {spread(ping)}; "
+        f"through the master: highstate {median(remote) / base:.3g} times, "
+        f"ping {median(remote_ping) / base:.3g} times",
     )
 
 
@@ -171,6 +212,7 @@ def rows(name: str, platform: str, repeat: int, fresh: int, progress: Progress) 
         rounds = [fresh_round(name, platform, number, progress) for number in range(fresh)]
         lab = Lab(name, progress)
         host = FIRST if (fresh - 1) % 2 == 0 else OTHER
+        bring_files(lab, host)
         with progress.step(f"highstate again and ping, {repeat} times each"):
             second = second_row(lab, host, repeat)
         with progress.step(f"compile the highstate, {repeat} times"):
