@@ -245,9 +245,10 @@ def present(
         return ret | {"result": False, "comment": f"{error}."}
     if differences:
         ret["changes"] = {"boot": differences}
-    comment = (
-        f"A reboot is pending: the running kernel differs by {' '.join(waiting)}."
-        if waiting
-        else "The running kernel has these arguments."
-    )
+    if waiting:
+        comment = f"A reboot is pending: the running kernel differs by {' '.join(waiting)}."
+    elif wanted.owned:
+        comment = "The running kernel has these arguments."
+    else:
+        comment = "No kernel argument is asked for."
     return ret | {"result": None if test and differences else True, "comment": comment}
