@@ -34,6 +34,11 @@ _ANNOTATIONS = frozenset({
 _SCHEMA_MAPS = ("properties", "patternProperties", "$defs")
 _SCHEMA_LISTS = ("allOf", "anyOf", "oneOf")
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+_MORE_LIMITS = {
+    "exclusiveMinimum": "above",
+    "exclusiveMaximum": "below",
+    "multipleOf": "that is a multiple of",
+}
 _SCHEMAS = ("items", "additionalProperties", "propertyNames", "not", "if", "then", "else")
 
 Path = tuple[str, ...]
@@ -97,35 +102,36 @@ def _words(values: Iterable[Any]) -> tuple[str, ...]:
     return tuple(v if isinstance(v, str) and v else show(v) for v in values)
 
 
+def _between(low: Any, high: Any, both: str) -> str:
+    """Describes limits, either of which may be None."""
+    if low is not None and high is not None:
+        return both
+    if low is not None:
+        return f"of at least {low}"
+    return f"of at most {high}" if high is not None else ""
+
+
 def _range(schema: Mapping[str, Any]) -> str:
     """Describes the limits of a number."""
     low, high = schema.get("minimum"), schema.get("maximum")
-    words = []
-    if low is not None and high is not None:
-        words.append(f"from {low} to {high}")
-    elif low is not None:
-        words.append(f"of at least {low}")
-    elif high is not None:
-        words.append(f"of at most {high}")
-    if "exclusiveMinimum" in schema:
-        words.append(f"above {schema['exclusiveMinimum']}")
-    if "exclusiveMaximum" in schema:
-        words.append(f"below {schema['exclusiveMaximum']}")
-    if "multipleOf" in schema:
-        words.append(f"that is a multiple of {schema['multipleOf']}")
-    return " ".join(words)
+    words = [_between(low, high, f"from {low} to {high}")]
+    for keyword, word in _MORE_LIMITS.items():
+        if keyword in schema:
+            words.append(f"{word} {schema[keyword]}")
+    return " ".join(filter(None, words))
 
 
 def _count(schema: Mapping[str, Any], least: str, most: str, unit: str) -> str:
     """Describes how many characters, entries or keys there may be."""
-    low, high = schema.get(least, 0), schema.get(most)
-    if low and high == low:
-        return f"of exactly {low} {unit}"
-    if low and high is not None:
-        return f"of {low} to {high} {unit}"
-    if low:
-        return f"of at least {low} {unit}"
-    return f"of at most {high} {unit}" if high is not None else ""
+    low, high = schema.get(least) or None, schema.get(most)
+    words = _between(low, high, f"of exactly {low}" if low == high else f"of {low} to {high}")
+    return f"{words} {unit}" if words else ""
+
+
+def _types(schema: Mapping[str, Any]) -> list[str]:
+    """The types that a schema allows, as a list."""
+    types = schema.get("type", [])
+    return [types] if isinstance(types, str) else types
 
 
 def _hint(value: Any, types: list[str]) -> str:
@@ -300,7 +306,8 @@ class Validator:
         patterns = value if keyword == "patternProperties" else ()
         for pattern in [value] if keyword == "pattern" else patterns:
             try:
-                self._patterns[pattern] = re.compile(pattern)
+                # Python's "$" also matches before a last newline; JSON Schema's does not.
+                self._patterns[pattern] = re.compile(re.sub(r"(?<!\\)\$$", r"\\Z", pattern))
             except re.error as error:
                 raise _wrong(where, f"the pattern {pattern!r} is wrong: {error}") from error
 
@@ -318,8 +325,7 @@ class Validator:
                 return " or ".join(dict.fromkeys(map(self.describe, schema[keyword])))
         if "$ref" in schema:
             return self.describe(self._resolve(schema["$ref"]))
-        types = schema.get("type", [])
-        types = [types] if isinstance(types, str) else types
+        types = _types(schema)
         return " or ".join(self._describe_type(schema, t) for t in types) or self._untyped(schema)
 
     def _untyped(self, schema: Mapping[str, Any]) -> str:
@@ -392,8 +398,7 @@ class Validator:
     ) -> Fault | None:
         """Judges type, const and enum."""
         if "type" in schema:
-            types = schema["type"]
-            types = [types] if isinstance(types, str) else types
+            types = _types(schema)
             if not any(_is_type(value, one) for one in types):
                 text = f"{show(value, hidden)} is not allowed; must be {self.describe(schema)}"
                 return Fault(path, text + _hint(value, types), "type")
@@ -429,8 +434,7 @@ class Validator:
             return self._text_words(schema)
         if isinstance(value, (list, Mapping)):
             return self._describe_type(schema, "array" if isinstance(value, list) else "object")
-        types = schema.get("type", "number")
-        return self._describe_type(schema, "integer" if "integer" in types else "number")
+        return self._describe_type(schema, "integer" if "integer" in _types(schema) else "number")
 
     def _text_reason(self, schema: Mapping[str, Any], value: str) -> tuple[str, str]:
         """Names the keyword that a text breaks, and how."""
@@ -540,10 +544,9 @@ class Validator:
         """Judges anyOf and oneOf; reports the branch that was most likely meant."""
         branches = [list(self._judge(one, value, path, secret)) for one in schema[keyword]]
         fitting = sum(not faults for faults in branches)
+        shown = show(value, secret or self._secret[id(schema)])
         if fitting > 1 and keyword == "oneOf":
-            hidden = secret or self._secret[id(schema)]
-            text = f"{show(value, hidden)} fits more than one of the alternatives; must fit one"
-            yield Fault(path, text, keyword)
+            yield Fault(path, f"{shown} fits more than one alternative; must fit one", keyword)
         if fitting:
             return
         # A fault of the value's own kind says that the branch was not meant at all.
@@ -552,9 +555,8 @@ class Validator:
             one for one in branches if not any(f.path == path and f.keyword in kinds for f in one)
         ]
         if not same_kind:
-            hidden = secret or self._secret[id(schema)]
             words = self.describe({keyword: schema[keyword]})
-            yield Fault(path, f"{show(value, hidden)} is not allowed; must be {words}", "type")
+            yield Fault(path, f"{shown} is not allowed; must be {words}", "type")
             return
         chosen = _chosen_by_user(branches)
         # A wrong choice counts more than any number of other faults.

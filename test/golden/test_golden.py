@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from render_harness import ROOT, formulas, grains, load
 
 from _utils import formula_config, formula_formats, formula_schema
-from render_harness import ROOT, formulas, grains, load
 
 HERE = Path(__file__).resolve().parent
 SYSTEMS = {one["osfinger"]: one for one in grains().values()}

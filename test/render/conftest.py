@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from render_harness import ROOT, Host
 
 MakeHost = Callable[..., Host]

@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from render_harness import (
-    HERE, ROOT, formulas, grains, load, problems, sls_names, text_problems,
+    HERE,
+    ROOT,
+    formulas,
+    grains,
+    load,
+    problems,
+    sls_names,
+    text_problems,
 )  # fmt: skip
 
 GRAINS = grains()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from render_harness import formulas, grains, problems, sls_names, text_problems
 
 DEBIAN = grains()["debian-12"]

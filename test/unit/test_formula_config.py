@@ -264,7 +264,7 @@ RANGE = " must be a whole number from 1 to 10"
         (
             "properties: {a: {oneOf: [{type: integer}, {type: number}]}}",
             {"a": 1},
-            "f:a: 1 fits more than one of the alternatives; must fit one",
+            "f:a: 1 fits more than one alternative; must fit one",
         ),
         (
             "if: {required: [a]}\nthen: {required: [b]}\nelse: {required: [c]}",
@@ -291,6 +291,11 @@ RANGE = " must be a whole number from 1 to 10"
 def test_an_error_names_the_path_the_value_and_what_is_allowed(schema, value, expected):
     (line,) = judged(schema, value)
     assert line == expected
+
+
+def test_a_newline_does_not_slip_past_the_end_of_a_pattern():
+    assert len(judged("properties: {a: {pattern: '^[a-z]+$'}}", {"a": "root\n"})) == 1
+    assert judged(r"properties: {a: {pattern: 'a\$'}}", {"a": "a$"}) == []
 
 
 def test_all_errors_are_told_at_once():

@@ -44,9 +44,31 @@ def checker() -> jsonschema.FormatChecker:
     return own
 
 
+def _ending(pattern: str) -> str:
+    """Writes the end of a pattern for Python."""
+    return f"{pattern[:-1]}\\Z" if pattern.endswith("$") else pattern
+
+
+def for_python(schema: Any) -> Any:
+    """Writes the patterns of a schema for Python, whose "$" also matches before a last newline."""
+    if isinstance(schema, list):
+        return [for_python(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    written = {}
+    for key, value in schema.items():
+        if key == "patternProperties":
+            written[key] = {_ending(pattern): for_python(one) for pattern, one in value.items()}
+        elif key == "pattern" and isinstance(value, str):
+            written[key] = _ending(value)
+        else:
+            written[key] = value if key in {"enum", "const"} else for_python(value)
+    return written
+
+
 def reference(schema: Any, value: Any) -> bool:
     """The verdict of jsonschema."""
-    validator = jsonschema.Draft202012Validator(schema, format_checker=checker())
+    validator = jsonschema.Draft202012Validator(for_python(schema), format_checker=checker())
     return bool(validator.is_valid(value))
 
 
