@@ -6,7 +6,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
-STAMP := .venv/.installed-$(shell cat requirements/dev.lock pyproject.toml tools/make-venv | sha256sum | cut -c1-16)
+STAMP := .venv/.installed-$(shell cat requirements/dev.lock tools/make-venv | sha256sum | cut -c1-16)
 PYTEST := $(BIN)/python -m pytest
 # Folders of Salt's loader may hold modules of the same name, so that each is checked by itself.
 MYPY_FOLDERS := $(wildcard lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden)
@@ -81,13 +81,13 @@ shell-lint:
 	@tools/lint-shell $(wildcard $(SHELL_SCRIPTS))
 
 docs-check: venv
-	@$(BIN)/python tools/pillar_reference.py --check
+	@$(BIN)/python -m tools.pillar_reference --check
 
 # ---- generated files ----
 
 .PHONY: docs
 docs: venv ## write docs/pillar.rst from the formulas' schemas and defaults
-	$(BIN)/python tools/pillar_reference.py
+	$(BIN)/python -m tools.pillar_reference
 
 .PHONY: golden
 golden: venv ## rewrite test/golden from the formulas' defaults and osmaps
