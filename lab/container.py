@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import rootfs
@@ -25,7 +25,7 @@ def podman(*words: str | Path, timeout: float = 120, check: bool = True, stdin: 
 
 def container_name(lab: str, host: str) -> str:
     """Return the container's name, unique on the machine."""
-    return f"lab-{lab}-{host}"
+    return f"lab-{lab}.{host}"
 
 
 def capable() -> None:
@@ -133,7 +133,8 @@ def wait_booted(lab: str, host: str, timeout: float = 60) -> None:
     raise LabError(f"{host} has not booted within {timeout:.0f} s (systemd says: {state or 'nothing'})")
 
 
-def remove(lab: str, hosts: Mapping[str, str] | Sequence[str]) -> None:
-    """End hosts at once, as a power cut would, and remove what they hold."""
-    if hosts:
-        podman("rm", "--force", "--time", "0", "--volumes", *(container_name(lab, host) for host in hosts), timeout=180)
+def remove(lab: str) -> None:
+    """End a lab's hosts at once, as a power cut would, and remove what they hold."""
+    listed = podman("ps", "--all", "--quiet", "--filter", f"label={LABEL}={lab}").stdout.split()
+    if listed:
+        podman("rm", "--force", "--time", "0", "--volumes", *listed, timeout=180)

@@ -351,18 +351,19 @@ class Lab:
                 with self.progress.step("stop the hosts"):
                     self.virtual.destroy_all()
             if shutil.which("podman"):
-                container.remove(self.paths.name, container.existing(self.paths.name))
+                container.remove(self.paths.name)
             for process in processes_in(network.switch(self.paths.name)):
                 os.kill(process, signal.SIGKILL)
             if shutil.which("ip"):
                 network.destroy(self.paths.name, self.state.get("index"))
-            before = self.state.get("before")
-            shutil.rmtree(self.paths.root, ignore_errors=True)
+            before, index = self.state.get("before"), self.state.get("index")
+            shutil.rmtree(self.paths.root)
             self.state = {}
-            if not before:
-                return []
-            machine.tidy(before)
-            return machine.differences(before, machine.snapshot())
+            left = leftovers(self.paths, index)
+            if before:
+                machine.tidy(before)
+                left += machine.differences(before, machine.snapshot())
+            return left
 
     def restart_container(self, host: str) -> None:
         """Reboot a container host."""
@@ -371,9 +372,25 @@ class Lab:
         self.hosts.wait_ssh(host, timeout=30)
 
 
+def leftovers(paths: Paths, index: int | None) -> list[str]:
+    """Return what is still there of a lab that was removed; a line each."""
+    found = [f"container: {host}" for host in (container.existing(paths.name) if shutil.which("podman") else {})]
+    own = network.switch(paths.name)
+    found += [f"namespace: {name}" for name in network.namespaces() if name == own or name.startswith(f"{own}.")]
+    if index is not None and any(link["ifname"] == network.uplink(index) for link in network.ip_json("link", "show")):
+        found.append(f"link: {network.uplink(index)}")
+    marks = (f"{paths.root}/".encode(), f"{container.container_name(paths.name, '')}".encode())
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes().replace(bytes(1), b" ")
+            if int(entry.name) != os.getpid() and any(mark in command for mark in marks):
+                found.append(f"process: {entry.name} {command.decode(errors='replace')[:100]}")
+    return found
+
+
 def processes_in(namespace: str) -> list[int]:
-    """Return the ids of processes in a network namespace and in those of its hosts (``<namespace>-…``)."""
-    files = [path for path in network.NETNS.glob(f"{namespace}*") if path.name == namespace or path.name.startswith(f"{namespace}-")]
+    """Return the ids of processes in a network namespace and in those of its hosts (``<namespace>.…``)."""
+    files = [path for path in network.NETNS.glob(f"{namespace}*") if path.name == namespace or path.name.startswith(f"{namespace}.")]
     wanted = {path.stat().st_ino for path in files}
     found = []
     for entry in Path("/proc").iterdir():

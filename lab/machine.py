@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .network import ip_json
+from .network import NETNS, PORT, ip_json
 from .proc import LabError, run
 
 # Values that change by themselves: counters, pools, time.
@@ -16,6 +16,8 @@ VOLATILE = re.compile(
     r"^(fs\.(dentry-state|inode-|file-nr|aio-nr|quota|epoll|mqueue)|kernel\.(random|ns_last_pid|pty\.nr|sched|spl|perf_event_max_sample_rate|hung)"
     r"|net\.netfilter\.nf_conntrack_(count|max|buckets)|net\.ipv[46]\.(conf|neigh)\.hvlab|vm\.(stat|drop|compact)|dev\.|net\.ipv4\.tcp_fastopen_key|net\.ipv6\.conf\..*\.stable_secret)"
 )
+# Where podman mounts its containers.
+STORE = "/var/lib/containers/storage/overlay"
 PROGRAMS = {
     "podman": "podman", "runc": "runc", "mmdebstrap": "mmdebstrap", "apt-ftparchive": "apt-utils", "ip": "iproute2",
     "ssh": "openssh-client", "cpio": "cpio", "busybox": "busybox-static", "qemu-system-x86_64": "qemu-system-x86",
@@ -87,21 +89,26 @@ def _modules() -> list[str]:
 
 
 def snapshot() -> dict[str, Any]:
-    """Return what a lab must leave as it was: sysctls, modules, firewall, interfaces, routes, namespaces, mounts."""
+    """Return what a lab must leave as it was: sysctls, modules, firewall, interfaces, routes, namespaces, mounts.
+
+    What belongs to labs by its name isn't in it: others may come and go in the meantime, and :meth:`lab.lab.Lab.down`
+    asks for its own by name.
+    """
     settings = run(["sysctl", "-a"], check=False, timeout=60).stdout.splitlines()
     pairs = (line.split(" = ", 1) for line in settings if " = " in line)
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    links = [link for link in ip_json("addr", "show") if not link["ifname"].startswith(PORT)]
+    routes = [route for route in ip_json("route", "show") if not str(route.get("dev")).startswith(PORT)]
+    namespaces = [path.name for path in NETNS.iterdir()] if NETNS.is_dir() else []
     return {
         "sysctl": {key: value for key, value in pairs if not VOLATILE.match(key)},
         "modules": _modules(),
         "firewall": _firewall(),
-        "links": sorted(link["ifname"] for link in ip_json("link", "show")),
-        "addresses": sorted(
-            f"{link['ifname']} {item['local']}/{item['prefixlen']}" for link in ip_json("addr", "show") for item in link["addr_info"]
-        ),
-        "routes": sorted(f"{route.get('dst')} {route.get('gateway', '')} {route.get('dev')}" for route in ip_json("route", "show")),
-        "namespaces": sorted(path.name for path in Path("/run/netns").iterdir()) if Path("/run/netns").is_dir() else [],
-        "mounts": sorted(mounts),
+        "links": sorted(link["ifname"] for link in links),
+        "addresses": sorted(f"{link['ifname']} {item['local']}/{item['prefixlen']}" for link in links for item in link["addr_info"]),
+        "routes": sorted(f"{route.get('dst')} {route.get('gateway', '')} {route.get('dev')}" for route in routes),
+        "namespaces": sorted(name for name in namespaces if not name.startswith("lab-")),
+        "mounts": sorted(mount for mount in mounts if not mount.startswith((f"{NETNS}/lab-", f"{STORE}-containers/", f"{STORE}/"))),
     }
 
 
@@ -132,9 +139,10 @@ def tidy(before: dict[str, Any]) -> None:
     Args:
         before: the snapshot from before the lab; what was mounted then stays.
     """
-    if "/run/netns" not in before["mounts"] and Path("/run/netns").is_dir() and not any(Path("/run/netns").iterdir()):
-        run(["umount", "/run/netns"], check=False)
-        run(["rmdir", "/run/netns"], check=False)
-    store = "/var/lib/containers/storage/overlay"
-    if store not in before["mounts"] and store in snapshot()["mounts"] and run(["podman", "ps", "-aq"], check=False).stdout.strip() == "":
-        run(["umount", store], check=False)
+    if str(NETNS) not in before["mounts"] and NETNS.is_dir() and not any(NETNS.iterdir()):
+        # "ip netns" mounts the folder on itself, more than once if it is called at the same time.
+        while str(NETNS) in snapshot()["mounts"]:
+            run(["umount", NETNS])
+        NETNS.rmdir()
+    if STORE not in before["mounts"] and STORE in snapshot()["mounts"] and not run(["podman", "ps", "-aq"], check=False).stdout.strip():
+        run(["umount", STORE], check=False)

@@ -16,6 +16,8 @@ from .proc import LabError, run
 
 NETNS = Path("/run/netns")
 BRIDGE = "br0"
+# The machine's own ports into labs are this and the lab's index.
+PORT = "hvlab"
 MTU = 1500
 
 
@@ -26,7 +28,8 @@ def switch(lab: str) -> str:
 
 def host_namespace(lab: str, host: str) -> str:
     """Return the name of a container host's own namespace."""
-    return f"lab-{lab}-{host}"
+    # A lab's name has no dot, so no lab's names begin like another's.
+    return f"lab-{lab}.{host}"
 
 
 def subnet(index: int) -> ipaddress.IPv4Network:
@@ -46,7 +49,7 @@ def mac(index: int, host_number: int) -> str:
 
 def uplink(index: int) -> str:
     """Return the name of the machine's own port into the lab."""
-    return f"hvlab{index}"
+    return f"{PORT}{index}"
 
 
 def ip(*words: str, namespace: str | None = None, check: bool = True) -> str:
@@ -134,5 +137,5 @@ def destroy(lab: str, index: int | None) -> None:
     if index is not None:
         ip("link", "delete", uplink(index), check=False)
     for name in sorted(namespaces(), reverse=True):
-        if name == switch(lab) or name.startswith(f"{switch(lab)}-"):
+        if name == switch(lab) or name.startswith(f"{switch(lab)}."):
             ip("netns", "delete", name)

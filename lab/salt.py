@@ -153,6 +153,12 @@ def accept_keys(hosts: Hosts, timeout: float = 180) -> None:
             time.sleep(0.5)
 
 
+def subscribed(hosts: Hosts, host: str) -> bool:
+    """Whether a minion is connected to its master's publisher (port 4505)."""
+    done = hosts.run(host, ["ss", "-Htn", "state", "established", "dport", "=", ":4505"], check=False)
+    return bool(done.stdout.strip())
+
+
 def wait_answering(hosts: Hosts, timeout: float = 180) -> None:
     """Wait until every minion answers its master.
 
@@ -161,6 +167,9 @@ def wait_answering(hosts: Hosts, timeout: float = 180) -> None:
     """
     missing = list(hosts.specs)
     deadline = time.monotonic() + timeout
+    # A ping that reaches nobody takes salt a quarter of a minute, so none is sent before the minions listen.
+    while time.monotonic() < deadline and not all(subscribed(hosts, host) for host in missing):
+        time.sleep(0.3)
     while missing and time.monotonic() < deadline:
         targets = ",".join(missing)
         done = hosts.run(
@@ -213,10 +222,14 @@ def summary(answer: Any) -> dict[str, Any]:
     if not isinstance(answer, dict):
         return {"states": 0, "changed": [], "failed": [str(line) for line in answer], "seconds": 0.0}
     rows = answer.values()
+
+    def named(row: Mapping[str, Any]) -> str:
+        return str(row.get("__id__") or row.get("name"))
+
     return {
         "states": len(answer),
-        "changed": sorted(row["__id__"] for row in rows if row.get("changes") or row.get("result") is None),
-        "failed": [f"{row['__id__']}: {row.get('comment', '')}" for row in rows if row.get("result") is False],
+        "changed": sorted(named(row) for row in rows if row.get("changes") or row.get("result") is None),
+        "failed": [f"{named(row)}: {row.get('comment', '')}" for row in rows if row.get("result") is False],
         "seconds": round(sum(float(row.get("duration", 0)) for row in rows) / 1000, 1),
     }
 
@@ -241,3 +254,14 @@ def answering(hosts: Hosts) -> bool:
     except (LabError, CommandError):
         return False
     return True
+
+
+def merged_yaml(text: str, over: Mapping[str, Any]) -> str:
+    """Return a pillar file's text with values merged over its own, mappings key by key."""
+
+    def merge(base: Any, top: Any) -> Any:
+        if isinstance(base, dict) and isinstance(top, Mapping):
+            return {**base, **{key: merge(base.get(key), value) for key, value in top.items()}}
+        return top
+
+    return str(yaml.safe_dump(merge(yaml.safe_load(text) or {}, over), sort_keys=False))

@@ -234,4 +234,6 @@ def _prepare(root: Path, identifier: str) -> None:
     repository = root / "var/cache/lab-repo"
     repository.mkdir(exist_ok=True)
     (repository / "Packages").write_text("\n")
+    packages = hashlib.sha256(b"\n").hexdigest()
+    (repository / "Release").write_text(f"Suite: lab\nSHA256:\n {packages} 1 Packages\n")
     (root / "etc/apt/sources.list").write_text("deb [trusted=yes] file:/var/cache/lab-repo ./\n")

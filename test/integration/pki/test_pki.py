@@ -1,0 +1,198 @@
+"""Port 16514 lets in a hypervisor's own certificate and no other; the CA signs for nobody in another's name."""
+
+import json
+
+import pytest
+from support import changed, digest
+
+from lab import salt
+
+TLS = "qemu+tls://hv2/system"
+# A client's folder for libvirt (pkipath) made of other certificates than the host's own.
+FOREIGN = """
+set -e
+mkdir -p "$1" && cd "$1"
+openssl ecparam -name prime256v1 -genkey -noout -out ca.key
+openssl req -x509 -new -key ca.key -days 2 -subj '/CN=foreign CA' -out ca.crt -addext basicConstraints=critical,CA:TRUE
+openssl ecparam -name prime256v1 -genkey -noout -out clientkey.pem
+openssl req -new -key clientkey.pem -subj '/CN=hv1' -out client.csr
+printf 'subjectAltName=DNS:hv1\\nextendedKeyUsage=clientAuth,serverAuth\\n' > extensions
+openssl x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out clientcert.pem
+cp /etc/pki/CA/cacert.pem cacert.pem
+"""
+FOLDER = "/run/test-pki"
+
+
+@pytest.fixture
+def folder(lab):
+    lab.run("hv1", ["rm", "-rf", FOLDER])
+    yield FOLDER
+    lab.run("hv1", ["rm", "-rf", FOLDER])
+
+
+def connect(lab, options="", host="hv1"):
+    return lab.run(host, ["virsh", "--connect", TLS + options, "list"], check=False, timeout=60)
+
+
+def ask(lab, host, policy, **arguments):
+    """Ask the CA for a certificate from a host, the way a program on it could; return text of the answer."""
+    lab.run(host, ["sh", "-c", "umask 077; [ -e /run/test.key ] || openssl ecparam -name prime256v1 -genkey -noout -out /run/test.key"])
+    argv = ["salt-call", "--out=json", "x509.create_certificate", "ca_server=controller", f"signing_policy={policy}", "private_key=/run/test.key"]
+    argv += [f"{key}={value}" for key, value in arguments.items()]
+    done = lab.run(host, argv, check=False, timeout=90)
+    return done.stdout + done.stderr
+
+
+def certificate(lab, text):
+    """Return what openssl says of a certificate that salt-call printed."""
+    pem = json.loads(text)["local"]
+    return lab.run("hv1", ["openssl", "x509", "-noout", "-text"], stdin=pem).stdout
+
+
+def test_the_hosts_own_certificate_is_let_in(lab):
+    done = connect(lab)
+    assert done.returncode == 0, done.stderr
+    assert "Id" in done.stdout
+
+
+def test_a_certificate_of_another_ca_is_refused(lab, folder):
+    lab.run("hv1", ["sh", "-c", FOREIGN, "sh", folder])
+    done = connect(lab, f"?pkipath={folder}")
+    assert done.returncode != 0
+    assert "certificate" in done.stderr.lower() or "tls" in done.stderr.lower(), done.stderr
+
+
+def test_one_of_ours_for_another_purpose_is_refused(lab, folder):
+    """The QEMU certificate has the right name, a CA of ours, and even the right usage: its CA is another."""
+    script = (
+        'mkdir -p "$1"; cp /etc/pki/CA/cacert.pem "$1/cacert.pem"; cp /etc/pki/qemu/client-cert.pem "$1/clientcert.pem"; '
+        'cp /etc/pki/qemu/client-key.pem "$1/clientkey.pem"'
+    )
+    lab.run("hv1", ["sh", "-ec", script, "sh", folder])
+    done = connect(lab, f"?pkipath={folder}")
+    assert done.returncode != 0
+    assert "certificate" in done.stderr.lower() or "tls" in done.stderr.lower(), done.stderr
+    # The same folder with the libvirt certificate gets in: it was the purpose.
+    script = 'cp /etc/pki/libvirt/clientcert.pem "$1/clientcert.pem"; cp /etc/pki/libvirt/private/clientkey.pem "$1/clientkey.pem"'
+    lab.run("hv1", ["sh", "-ec", script, "sh", folder])
+    assert connect(lab, f"?pkipath={folder}").returncode == 0
+
+
+def test_nobody_is_let_in_without_a_certificate(lab):
+    probe = "exec 3<>/dev/tcp/hv2/16514 && echo open"
+    assert "open" in lab.run("controller", ["bash", "-c", probe]).stdout, "the port must be open for this to prove anything"
+    done = lab.run("controller", ["openssl", "s_client", "-connect", "hv2:16514", "-brief"], check=False, stdin="", timeout=30)
+    printed = done.stdout + done.stderr
+    assert "alert" in printed or done.returncode != 0, printed
+
+
+def test_a_host_that_is_not_listed_is_refused(lab):
+    """tls_allowed_dn_list decides: a good certificate alone doesn't open the port."""
+    pillar = salt.pillar_files(lab.hosts)
+    pillar["hv2.sls"] = salt.merged_yaml(pillar["hv2.sls"], {"libvirt": {"tls": {"allowed_hosts": ["hv2"]}}})
+    salt.merge_pillar(lab.hosts, {"hv2.sls": pillar["hv2.sls"]})
+    try:
+        salt.check_green(salt.highstate(lab.hosts, ["hv2"]))
+        done = connect(lab)
+        assert done.returncode != 0
+    finally:
+        salt.merge_pillar(lab.hosts, salt.pillar_files(lab.hosts))
+        salt.check_green(salt.highstate(lab.hosts, ["hv2"]))
+    assert connect(lab).returncode == 0
+
+
+def test_hv2_gets_no_certificate_in_the_name_of_hv1(lab):
+    for purpose in ("libvirt", "qemu", "console", "web"):
+        answer = ask(lab, "hv2", f"{purpose}_hv1")
+        assert "BEGIN CERTIFICATE" not in answer
+        assert "not permitted" in answer, answer
+    # Its own is given: the CA answers, and refused for the name.
+    assert "BEGIN CERTIFICATE" in ask(lab, "hv2", "libvirt_hv2")
+
+
+def test_a_request_can_decide_nothing(lab):
+    """Whatever a host asks for besides, the policy's own words stand in the certificate."""
+    before = digest(lab, "controller")
+    answer = ask(
+        lab, "hv2", "libvirt_hv2", CN="hv1", O="evil", subjectAltName="DNS:hv1", basicConstraints="CA:TRUE",
+        days_valid="9999", not_after="2099-01-01 00:00:00", copypath="/etc", keyUsage="keyCertSign", nameConstraints="permitted;DNS:.com",
+    )  # fmt: skip
+    text = certificate(lab, answer)
+    assert "Subject: CN = hv2\n" in text
+    assert "DNS:hv2" in text
+    assert "hv1" not in text
+    assert "CA:FALSE" in text
+    assert "Certificate Sign" not in text
+    assert "2099" not in text
+    assert changed(before, digest(lab, "controller")) == {}, "the request wrote to the CA's disk"
+
+
+def test_the_controller_keeps_its_cas(lab, controller):
+    for purpose in ("libvirt", "qemu", "console", "web"):
+        key = controller.file(f"/etc/pki/hypervisor/{purpose}/ca.key")
+        assert (key.user, key.group, key.mode) == ("root", "root", 0o400)
+        published = controller.file(f"/srv/salt/hypervisor-pki/{purpose}.crt").content_string
+        assert published == controller.file(f"/etc/pki/hypervisor/{purpose}/ca.crt").content_string
+        assert "PRIVATE" not in published
+
+
+def test_private_keys_never_leave_their_host(lab):
+    """No private key in the file tree, the master's job cache, its logs, or a minion's cache."""
+    script = (
+        "grep -rlE 'BEGIN ([A-Z]+ )?PRIVATE KEY' /srv /var/cache/salt /var/log 2>/dev/null || true"
+    )
+    for host in ("controller", "hv1", "hv2"):
+        assert lab.run(host, ["sh", "-c", script]).stdout == "", host
+
+
+def repaired(lab, state):
+    """Run hv1's highstate and return the ids of what it changed; everything must be green."""
+    figures = salt.check_green(salt.highstate(lab.hosts, ["hv1"]))
+    assert state in figures["hv1"]["changed"], figures
+    return figures["hv1"]["changed"]
+
+
+def test_a_certificate_that_is_due_is_renewed_alone(lab):
+    """A pillar that asks for more days than are left makes certificates due; afterwards the run is silent again."""
+    serial = ["openssl", "x509", "-noout", "-serial", "-in", "/etc/pki/libvirt/servercert.pem"]
+    before = lab.run("hv1", serial).stdout
+    script = (
+        "cd /run && openssl ecparam -name prime256v1 -genkey -noout -out x.key && "
+        "openssl req -new -key /etc/pki/libvirt/private/serverkey.pem -subj /CN=hv1 -out x.csr"
+    )
+    lab.run("hv1", ["sh", "-ec", script])
+    request = lab.run("hv1", ["cat", "/run/x.csr"]).stdout
+    sign = (
+        "printf 'subjectAltName=DNS:hv1\\nextendedKeyUsage=serverAuth,clientAuth\\nbasicConstraints=critical,CA:FALSE\\n' > /run/x.ext; "
+        "cat > /run/x.csr; openssl x509 -req -in /run/x.csr -CA /etc/pki/hypervisor/libvirt/ca.crt "
+        "-CAkey /etc/pki/hypervisor/libvirt/ca.key -set_serial 77 -days 5 -extfile /run/x.ext"
+    )
+    short = lab.run("controller", ["sh", "-ec", sign], stdin=request).stdout
+    lab.run("hv1", ["tee", "/etc/pki/libvirt/servercert.pem"], stdin=short)
+    assert "libvirt_certificate_libvirt" in repaired(lab, "libvirt_certificate_libvirt")
+    after = lab.run("hv1", serial).stdout
+    assert after not in (before, "serial=4D\n")
+    assert connect(lab).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "mode", "group"),
+    [("/etc/pki/libvirt/private/serverkey.pem", 0o400, "root"), ("/etc/pki/qemu/server-key.pem", 0o440, "libvirt-qemu")],
+)
+def test_private_keys_are_closed_and_repaired(lab, key, mode, group):
+    stat = ["stat", "-c", "%a %U %G", key]
+    expected = f"{mode:o} root {group}\n"
+    assert lab.run("hv1", stat).stdout == expected
+    lab.run("hv1", ["chmod", "0644", key])
+    repaired(lab, "libvirt_certificate_libvirt" if "libvirt/" in key else "libvirt_certificate_qemu")
+    assert lab.run("hv1", stat).stdout == expected
+
+
+def test_qemu_key_is_readable_by_qemu_alone(lab):
+    members = lab.run("hv1", ["getent", "group", "libvirt-qemu"]).stdout.strip().rpartition(":")[2]
+    primary = lab.run("hv1", ["awk", "-F:", '$4 == "'"$(getent group libvirt-qemu | cut -d: -f3)"'"', "/etc/passwd"], check=False).stdout
+    assert set(members.split(",")) - {""} <= {"libvirt-qemu"}
+    assert all(line.startswith("libvirt-qemu:") for line in primary.splitlines())
+    lab.run("hv1", ["setpriv", "--reuid=libvirt-qemu", "--regid=kvm", "--init-groups", "cat", "/etc/pki/qemu/server-key.pem"])
+    refused = lab.run("hv1", ["setpriv", "--reuid=nobody", "--regid=kvm", "--clear-groups", "cat", "/etc/pki/qemu/server-key.pem"], check=False)
+    assert refused.returncode != 0

@@ -1,0 +1,127 @@
+"""What several integration tests do: first highstates, digests of a host, guests that count."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from lab import guest, salt
+from lab.lab import Lab
+
+# Prints {path: digest} of everything a highstate may change. Salt's own schedule and caches aren't the formulas'.
+DIGEST = """
+import hashlib, json, os, stat, subprocess
+found = {}
+for root in ("/etc", "/var/lib/libvirt", "/var/lib/dpkg/status", "/usr/lib/systemd/system", "/usr/bin"):
+    paths = [root]
+    for folder, folders, names in os.walk(root):
+        paths += [os.path.join(folder, name) for name in folders + names]
+    for path in paths:
+        if path.startswith("/etc/salt/"):
+            continue
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            continue
+        text = f"{status.st_mode:o} {status.st_uid} {status.st_gid}"
+        if stat.S_ISLNK(status.st_mode):
+            text += " -> " + os.readlink(path)
+        elif stat.S_ISREG(status.st_mode):
+            text += " " + hashlib.sha256(open(path, "rb").read()).hexdigest()
+        found[path] = text
+units = subprocess.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "--type=service,socket"],
+                       capture_output=True, text=True, check=True).stdout
+for line in units.splitlines():
+    name, load, active = line.split()[:3]
+    # Units that come and go by themselves: logins, timers' jobs, systemd's helpers.
+    if "libvirt" in name or "virt" in name or "qemu" in name:
+        found["unit " + name] = active
+print(json.dumps(found))
+"""
+SECOND = re.compile(r"guest second (\d+)")
+
+
+def digest(lab: Lab, host: str) -> dict[str, str]:
+    """Return what a highstate may change on a host, as path to mode, owner and digest."""
+    return dict(json.loads(lab.run(host, ["python3", "-"], stdin=DIGEST).stdout))
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    """Return what differs between two digests."""
+    return {key: (before.get(key), after.get(key)) for key in {*before, *after} if before.get(key) != after.get(key)}
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    """A first highstate with what came before and after.
+
+    Attributes:
+        hosts: the lab's hosts.
+        predicted: what ``test=True`` said, by host.
+        touched: what the prediction itself changed, by host; must be empty.
+        done: what the first run returned, by host.
+        second: what the second run returned, by host.
+        second_touched: what the second run changed on disk, by host; must be empty.
+    """
+
+    hosts: list[str]
+    predicted: dict[str, Any]
+    touched: dict[str, Any]
+    done: dict[str, Any]
+    second: dict[str, Any]
+    second_touched: dict[str, Any]
+
+    @property
+    def green(self) -> bool:
+        """Whether every state of the first run succeeded."""
+        return not any(self.failures().values())
+
+    def failures(self) -> dict[str, list[str]]:
+        """Return the failed states of the first run by host, with their comments."""
+        return {host: salt.summary(answer)["failed"] for host, answer in self.done.items()}
+
+
+def first_run(lab: Lab) -> FirstRun:
+    """Predict, run and repeat a lab's first highstate."""
+    hosts = list(lab.hosts.specs)
+    bare = {host: digest(lab, host) for host in hosts}
+    predicted = salt.highstate(lab.hosts, test=True)
+    touched = {host: changed(bare[host], digest(lab, host)) for host in hosts}
+    done = salt.highstate(lab.hosts)
+    first = {host: digest(lab, host) for host in hosts}
+    second = salt.highstate(lab.hosts)
+    second_touched = {host: changed(first[host], digest(lab, host)) for host in hosts}
+    return FirstRun(hosts, predicted, touched, done, second, second_touched)
+
+
+def start_guest(lab: Lab, host: str, name: str) -> None:
+    """Boot a counting guest on a hypervisor and wait until it counts."""
+    for hypervisor in lab.hosts.hypervisors:
+        lab.run(hypervisor, ["rm", "-f", f"/var/log/libvirt/qemu/{name}-serial.log"])
+    lab.run(host, guest.install_argv(name))
+    lab.wait_console(host, name, "guest second 2")
+
+
+def end_guest(lab: Lab, name: str) -> None:
+    """Remove a guest wherever it is."""
+    for host in lab.hosts.hypervisors:
+        for verb in ("destroy", "undefine"):
+            lab.run(host, ["virsh", verb, name], check=False)
+
+
+def seconds(text: str) -> list[int]:
+    """Return the numbers that a guest has counted on its console."""
+    return [int(number) for number in SECOND.findall(text)]
+
+
+def migrate(lab: Lab, name: str, source: str, target: str, *options: str, check: bool = True) -> Any:
+    """Migrate a running guest, peer to peer with native TLS, and return the finished virsh."""
+    argv = ["virsh", "migrate", "--live", "--p2p", "--persistent", "--undefinesource", *(options or ("--tls",))]
+    return lab.run(source, [*argv, name, f"qemu+tls://{target}/system"], check=check, timeout=120)
+
+
+def state_of(lab: Lab, host: str, name: str) -> str:
+    """Return a guest's state on a host, such as ``running``; empty when it isn't there."""
+    return str(lab.run(host, ["virsh", "domstate", name], check=False).stdout.strip())
