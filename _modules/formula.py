@@ -27,7 +27,7 @@ def _arguments(name: str, saltenv: str | None) -> tuple[Any, ...]:
         "assemble": __utils__["formula_config.assemble"],
         "refusal": __utils__["formula_config.refusal"],
         "judge": __utils__["formula_schema.errors"],
-        "formats": __utils__["formula_formats.table"],
+        "load": __utils__["formula_vocabulary.load"],
     }
     grains = {grain: __grains__.get(grain) for grain in GRAINS}
     env = saltenv or __opts__.get("saltenv") or "base"

@@ -1,8 +1,8 @@
 """Builds the configuration of a formula: defaults < osmap < pillar, judged by the schema.
 
 Pure: it reads no files and knows no Salt, so that the minion, salt-ssh and the tests share it. Who
-calls it passes the judge (``formula_schema.errors``) and its formats too, since Salt's loader keeps
-the modules of a folder apart.
+calls it passes what loads a schema (``formula_vocabulary.load``) and what judges by it
+(``formula_schema.errors``), since Salt's loader keeps the modules of a folder apart.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ LARGEST = 2**64
 Errors = list[tuple[str, str]]
 # Faults by the parts of their path, before they are worded for a person.
 Unfit = list[tuple[tuple[str, ...], str]]
+Load = Callable[[Any], Any]
 Judge = Callable[[Any, Any, str, Any, Unfit], Errors]
 
 
@@ -126,8 +127,8 @@ def assemble(
     contents: Mapping[str, Any],
     grains: Mapping[str, Any],
     pillar: Any,
+    load: Load,
     judge: Judge,
-    formats: Any,
 ) -> tuple[dict[str, Any], Errors]:
     """Builds the configuration of a formula and judges it.
 
@@ -136,8 +137,8 @@ def assemble(
         contents: the parsed defaults.yaml, osmap.yaml and schema.yaml, by these names.
         grains: the host's grains; those in GRAINS count.
         pillar: what the pillar says below the formula's name; None is the same as nothing.
+        load: ``formula_vocabulary.load``.
         judge: ``formula_schema.errors``.
-        formats: ``formula_formats.table()``.
 
     Returns:
         The merged configuration, of plain types and shared with nobody, and every error in it as
@@ -157,7 +158,8 @@ def assemble(
     unfit: Unfit = []
     configuration = plain(merged, (name,), unfit)
     # What had no place in plain types was replaced: an error about the substitute would mislead.
-    return configuration, judge(contents["schema.yaml"], configuration, name, formats, unfit)
+    schema = contents["schema.yaml"]
+    return configuration, judge(schema, configuration, name, load(schema), unfit)
 
 
 def refusal(name: str, errors: Errors) -> str:

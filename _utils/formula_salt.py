@@ -106,9 +106,9 @@ def build(
         grains: the host's grains that an osmap selects by.
         pillar: what the pillar says below the formula's name.
         tools: ``fetch``, which takes a salt:// address and an environment and returns the path of a
-            local copy or nothing; ``assemble`` and ``refusal`` of formula_config, ``judge``
-            (formula_schema.errors), ``formats`` (formula_formats.table). All as
-            values: Salt's dunders mean something else inside this module.
+            local copy or nothing; ``assemble`` and ``refusal`` of formula_config, ``load`` of
+            formula_vocabulary, ``judge`` (formula_schema.errors). All as values: Salt's dunders
+            mean something else inside this module.
 
     Returns:
         The configuration, and every error in it as pairs of a pillar path and a text.
@@ -119,7 +119,7 @@ def build(
     files = _read(name, saltenv, tools["fetch"])
     try:
         result: tuple[dict[str, Any], list[tuple[str, str]]] = tools["assemble"](
-            name, files, grains, pillar, tools["judge"], tools["formats"]()
+            name, files, grains, pillar, tools["load"], tools["judge"]
         )
     except ValueError as error:
         refuse(f"the formula {name} is broken: {error}")

@@ -1,8 +1,7 @@
 """Judges a configuration by a JSON Schema (draft 2020-12) of a limited vocabulary, in plain words.
 
-Pure and on Python's standard library alone, so that the minion, salt-ssh and the tests share it. A
-keyword outside the vocabulary is refused when the schema is loaded, so that nothing in a schema is
-silently without effect.
+Pure and on Python's standard library alone, so that the minion, salt-ssh and the tests share it. Its
+vocabulary is in ``formula_vocabulary``, which has loaded and checked the schema before.
 
 Beyond JSON Schema it understands ``writeOnly: true`` (the value is a secret and never shown) and
 ``patternErrorMessage`` (what a pattern allows, in words; editors show it too).
@@ -27,24 +26,16 @@ _TYPES = {
     "object": "a mapping",
     "null": "empty (null)",
 }
-_ANNOTATIONS = frozenset({
-    "$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated",
-    "readOnly", "writeOnly", "patternErrorMessage",
-})  # fmt: skip
-_SCHEMA_MAPS = ("properties", "patternProperties", "$defs")
-_SCHEMA_LISTS = ("allOf", "anyOf", "oneOf")
-_LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _MORE_LIMITS = {
     "exclusiveMinimum": "above",
     "exclusiveMaximum": "below",
     "multipleOf": "that is a multiple of",
 }
-_SCHEMAS = ("items", "additionalProperties", "propertyNames", "not", "if", "then", "else")
 
 Path = tuple[str, ...]
 # A mapping or a boolean; what may stand in it is checked when it is loaded.
 Schema = Any
-# By name: a predicate of the text, and what it allows in words (formula_formats.table).
+# By name: a predicate of the text, and what it allows in words.
 Formats = Mapping[str, tuple[Callable[[str], bool], str]]
 
 
@@ -195,121 +186,26 @@ def _count_reason(schema: Mapping[str, Any], value: Any) -> tuple[str, str]:
     return "", ""
 
 
-# ---- loading a schema ----
-
-
-def _wrong(where: str, what: str) -> ValueError:
-    """An error in the schema itself."""
-    return ValueError(f"schema.yaml at {where or '/'}: {what}")
-
-
-def _below(schema: Mapping[str, Any], where: str) -> Iterator[tuple[Schema, str]]:
-    """Yields the schemas directly inside a schema, and where each stands."""
-    for keyword in _SCHEMA_MAPS:
-        for name, one in schema.get(keyword, {}).items():
-            yield one, f"{where}/{keyword}/{name}"
-    for keyword in _SCHEMA_LISTS:
-        for index, one in enumerate(schema.get(keyword, ())):
-            yield one, f"{where}/{keyword}/{index}"
-    for keyword in _SCHEMAS:
-        if keyword in schema:
-            yield schema[keyword], f"{where}/{keyword}"
-
-
-def _is_size(value: Any) -> bool:
-    """Says whether a keyword's value is a whole number of at least 0."""
-    return type(value) is int and value >= 0
-
-
-def _is_names(value: Any) -> bool:
-    """Says whether a keyword's value is a list of texts."""
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
-
-
-_KEYWORD_CHECKS: dict[str, Callable[[Any], bool]] = {
-    "type": lambda v: v in _TYPES if isinstance(v, str) else _is_names(v) and {*v} <= {*_TYPES},
-    "enum": lambda v: isinstance(v, list) and bool(v),
-    "const": lambda _: True,
-    "pattern": lambda v: isinstance(v, str),
-    "format": lambda v: isinstance(v, str),
-    "uniqueItems": lambda v: isinstance(v, bool),
-    # A fraction has no exact multiples in floating point; none of our keys needs one.
-    "multipleOf": lambda v: _is_size(v) and v > 0,
-    "required": _is_names,
-    "dependentRequired": lambda v: isinstance(v, Mapping) and all(map(_is_names, v.values())),
-    "$ref": lambda v: isinstance(v, str),
-    **dict.fromkeys(_LIMITS, lambda v: _is_type(v, "number") and math.isfinite(v)),
-    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _is_size),
-    **dict.fromkeys(("minProperties", "maxProperties"), _is_size),
-    **dict.fromkeys(_SCHEMA_MAPS, lambda v: isinstance(v, Mapping) and _is_names([*v])),
-    **dict.fromkeys(_SCHEMA_LISTS, lambda v: isinstance(v, list) and bool(v)),
-    **dict.fromkeys(_SCHEMAS, lambda v: isinstance(v, (bool, Mapping))),
-}
-
-
 # ---- the schema ----
 
 
 class Validator:
-    """A loaded schema, which judges configurations.
+    """Judges configurations by a schema.
 
-    Raises:
-        ValueError: the schema itself is wrong or uses a keyword that is not supported.
+    Args:
+        schema: the parsed schema.
+        vocabulary: what ``formula_vocabulary.load`` made of it.
     """
 
-    def __init__(self, schema: Schema, formats: Formats) -> None:
-        if not isinstance(schema, Mapping):
-            raise ValueError("schema.yaml: a schema must be a mapping")
+    def __init__(self, schema: Schema, vocabulary: Any) -> None:
         self._root = schema
-        self._formats = formats
-        self._secret: dict[int, bool] = {}
-        self._patterns: dict[str, re.Pattern[str]] = {}
-        self._load(schema, "", ())
+        self._formats: Formats = vocabulary.formats
+        self._patterns: Mapping[str, re.Pattern[str]] = vocabulary.patterns
+        self._secret: Mapping[int, bool] = vocabulary.secrets
 
-    # -- loading --
-
-    def _load(self, schema: Schema, where: str, refs: tuple[str, ...]) -> bool:
-        """Checks a schema and all below it; returns whether a secret is in it."""
-        if isinstance(schema, bool):
-            return False
-        if not isinstance(schema, Mapping):
-            raise _wrong(where, "must be a mapping or a boolean")
-        for keyword, value in schema.items():
-            self._load_keyword(keyword, value, where)
-        secret = bool(schema.get("writeOnly"))
-        for below, place in _below(schema, where):
-            secret |= self._load(below, place, refs)
-        if "$ref" in schema:
-            ref = schema["$ref"]
-            if ref in refs:
-                raise _wrong(where, f"{ref} refers to itself")
-            secret |= self._load(self._resolve(ref, where), ref, (*refs, ref))
-        self._secret[id(schema)] = secret
-        return secret
-
-    def _resolve(self, ref: str, where: str = "") -> Schema:
-        """Finds what #/$defs/NAME means."""
-        name = ref.removeprefix("#/$defs/")
-        definitions = self._root.get("$defs", {})
-        if name == ref or name not in definitions:
-            raise _wrong(where, f"$ref {ref!r} is not a #/$defs/NAME that exists")
-        return definitions[name]
-
-    def _load_keyword(self, keyword: Any, value: Any, where: str) -> None:
-        """Checks one keyword's own value."""
-        check = _KEYWORD_CHECKS.get(keyword)
-        if check is None:
-            if keyword not in _ANNOTATIONS:
-                raise _wrong(where, f"the keyword {keyword!r} is not supported")
-        elif not check(value) or (keyword == "format" and value not in self._formats):
-            raise _wrong(where, f"{keyword} has a wrong value: {value!r}")
-        patterns = value if keyword == "patternProperties" else ()
-        for pattern in [value] if keyword == "pattern" else patterns:
-            try:
-                # Python's "$" also matches before a last newline; JSON Schema's does not.
-                self._patterns[pattern] = re.compile(re.sub(r"(?<!\\)\$$", r"\\Z", pattern))
-            except re.error as error:
-                raise _wrong(where, f"the pattern {pattern!r} is wrong: {error}") from error
+    def _resolve(self, ref: str) -> Schema:
+        """Finds what #/$defs/NAME means; that it exists was seen to when the schema was loaded."""
+        return self._root["$defs"][ref.removeprefix("#/$defs/")]
 
     # -- describing --
 
@@ -580,7 +476,7 @@ def errors(
     schema: Schema,
     value: Any,
     root: str,
-    formats: Formats,
+    vocabulary: Any,
     unfit: Iterable[tuple[Path, str]] = (),
 ) -> list[tuple[str, str]]:
     """Judges a value and says what is wrong with it, in the order of the value's keys.
@@ -589,18 +485,15 @@ def errors(
         schema: the parsed schema.
         value: a value of plain types: dict with text keys, list, str, int, float, bool, None.
         root: the first part of every path, the formula's name.
-        formats: ``formula_formats.table()``.
+        vocabulary: what ``formula_vocabulary.load`` made of the schema.
         unfit: faults found before, as pairs of a path and a text. They come first, and what is
             wrong at their paths besides is left out.
 
     Returns:
         Pairs of a pillar path and what is wrong there, each once.
-
-    Raises:
-        ValueError: the schema is wrong or uses a keyword that is not supported.
     """
     before = list(unfit)
     known = {path for path, _ in before}
-    faults = Validator(schema, formats).faults(value, (root,))
+    faults = Validator(schema, vocabulary).faults(value, (root,))
     found = before + [(fault.path, fault.text) for fault in faults if fault.path not in known]
     return list(dict.fromkeys((render_path(path), text) for path, text in found))

@@ -42,7 +42,7 @@ def config(name: str, saltenv: str | None = None) -> dict[str, Any]:
         "assemble": utils["formula_config.assemble"],
         "refusal": utils["formula_config.refusal"],
         "judge": utils["formula_schema.errors"],
-        "formats": utils["formula_formats.table"],
+        "load": utils["formula_vocabulary.load"],
     }
     grains = {grain: __grains__.get(grain) for grain in GRAINS}
     env = saltenv or __opts__.get("saltenv") or "base"

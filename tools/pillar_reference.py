@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from _utils import formula_config, formula_formats, formula_schema
+from _utils import formula_config, formula_schema, formula_vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "pillar.rst"
@@ -67,7 +67,7 @@ class Reference:
         self.schema = load(root / formula / "schema.yaml")
         self.defaults = load(root / formula / "defaults.yaml")
         self.osmap = load(root / formula / "osmap.yaml")
-        self._validator = formula_schema.Validator(self.schema, formula_formats.table())
+        self._validator = formula_schema.Validator(self.schema, formula_vocabulary.load(self.schema))
 
     def rows(self) -> list[Key]:
         """Lists every key that the schema knows, in the schema's order."""
@@ -184,7 +184,7 @@ def complaints(root: Path) -> list[str]:
         }
         for what, pillar in (("defaults.yaml", None), ("pillar.example", example.get(formula))):
             _, errors = formula_config.assemble(
-                formula, contents, {}, pillar, formula_schema.errors, formula_formats.table()
+                formula, contents, {}, pillar, formula_vocabulary.load, formula_schema.errors
             )
             found += [f"{what}: {path}: {text}" for path, text in errors]
         if not example.get(formula):

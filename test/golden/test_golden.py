@@ -12,7 +12,7 @@ import pytest
 import yaml
 from render_harness import ROOT, formulas, grains, load
 
-from _utils import formula_config, formula_formats, formula_schema
+from _utils import formula_config, formula_schema, formula_vocabulary
 
 HERE = Path(__file__).resolve().parent
 SYSTEMS = {one["osfinger"]: one for one in grains().values()}
@@ -29,7 +29,7 @@ def merged(root: Path, formula: str, host: dict[str, Any]) -> str:
     names = ("defaults.yaml", "osmap.yaml", "schema.yaml")
     contents = {name: load(root / formula / name) or {} for name in names}
     configuration, errors = formula_config.assemble(
-        formula, contents, host, None, formula_schema.errors, formula_formats.table()
+        formula, contents, host, None, formula_vocabulary.load, formula_schema.errors
     )
     assert errors == []
     return "# Written by `make golden`.\n" + yaml.safe_dump(

@@ -12,15 +12,16 @@ import pytest
 import yaml
 
 from _utils import formula_config as fc
-from _utils.formula_formats import table
 from _utils.formula_schema import errors
+from _utils.formula_vocabulary import load
 
 DEBIAN = {"os_family": "Debian", "os": "Debian", "osfinger": "Debian-12"}
 
 
 def judged(schema: str, value: Any) -> list[str]:
     """Judges a value by a schema in YAML; returns "path: text" lines."""
-    return [": ".join(one) for one in errors(yaml.safe_load(schema), value, "f", table())]
+    parsed = yaml.safe_load(schema)
+    return [": ".join(one) for one in errors(parsed, value, "f", load(parsed))]
 
 
 def assembled(pillar: Any, defaults: Any = None, osmap: Any = None, schema: Any = None) -> Any:
@@ -29,7 +30,7 @@ def assembled(pillar: Any, defaults: Any = None, osmap: Any = None, schema: Any 
         "osmap.yaml": osmap or {},
         "schema.yaml": schema or {},
     }
-    return fc.assemble("f", contents, DEBIAN, pillar, errors, table())
+    return fc.assemble("f", contents, DEBIAN, pillar, load, errors)
 
 
 # ---- merging ----
@@ -408,7 +409,7 @@ def test_validating_takes_about_a_millisecond():
     best = math.inf
     for _ in range(5):
         start = time.perf_counter()
-        assert errors(schema, value, "f", table()) == []
+        assert errors(schema, value, "f", load(schema)) == []
         best = min(best, time.perf_counter() - start)
     # Ten times what it takes, so that a busy machine does not fail.
     assert best < 0.01

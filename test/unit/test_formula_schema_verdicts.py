@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from _utils import formula_config as fc
-from _utils.formula_formats import table
 from _utils.formula_schema import errors
+from _utils.formula_vocabulary import FORMATS, load
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMULAS = sorted(path.parent.name for path in ROOT.glob("*/schema.yaml"))
@@ -38,7 +38,7 @@ SETTINGS = settings(
 def checker() -> jsonschema.FormatChecker:
     """Makes jsonschema assert our own formats; those it knows itself it judges itself."""
     own = jsonschema.FormatChecker(formats=("ipv4", "ipv6"))
-    for name, (fits, _) in table().items():
+    for name, (fits, _) in FORMATS.items():
         if name not in own.checkers:
             own.checks(name)(lambda value, fits=fits: not isinstance(value, str) or fits(value))
     return own
@@ -74,7 +74,7 @@ def reference(schema: Any, value: Any) -> bool:
 
 def same_verdict(schema: Any, value: Any) -> bool:
     """Compares the verdicts; returns it."""
-    found = errors(schema, value, "f", table())
+    found = errors(schema, value, "f", load(schema))
     expected = reference(schema, value)
     assert (not found) == expected, (schema, value, found)
     assert all(path.startswith("f") and text for path, text in found)
@@ -122,7 +122,7 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
     "maxProperties": SIZES,
     "required": st.lists(KEYS, max_size=2, unique=True),
     "dependentRequired": st.dictionaries(KEYS, st.lists(KEYS, max_size=2, unique=True), max_size=2),
-    "format": st.sampled_from(sorted(table())),
+    "format": st.sampled_from(sorted(FORMATS)),
     "writeOnly": st.booleans(),
     "$ref": st.sampled_from(["#/$defs/one", "#/$defs/two"]),
 }

@@ -20,6 +20,7 @@ properties:
     description: Disks.
     type: array
     items:
+      description: A disk.
       type: object
       properties: {path: {description: Where., $ref: '#/$defs/path'}}
 $defs:
