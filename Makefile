@@ -67,9 +67,10 @@ ruff: venv
 	@$(BIN)/ruff check --quiet .
 
 mypy: venv
-	@for folder in $(MYPY_FOLDERS); do \
-	  if [ -n "$$(find $$folder -name '*.py' -print -quit)" ]; then $(BIN)/mypy --no-error-summary $$folder; fi; \
-	done
+	@status=0; for folder in $(MYPY_FOLDERS); do \
+	  [ -z "$$(find $$folder -name '*.py' -print -quit)" ] || \
+	    $(BIN)/mypy --no-error-summary $$folder || status=1; \
+	done; exit $$status
 
 yamllint: venv
 	@$(BIN)/yamllint --strict .

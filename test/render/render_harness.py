@@ -64,6 +64,10 @@ def grains() -> dict[str, dict[str, Any]]:
     return {path.stem: load(path) for path in sorted((HERE / "grains").glob("*.yaml"))}
 
 
+# Salt's options for folders of its loader, and ours.
+LOADED = {"module": "modules", "states": "states", "utils": "utils", "wrapper": "wrapper"}
+
+
 class Host:
     """A host that can compile states but not run them.
 
@@ -104,6 +108,16 @@ class Host:
         self._opts = opts
         self._high = salt.state.HighState(opts, initial_pillar=dict(pillar))
         self._state = self._high.state
+
+    @property
+    def functions(self) -> Any:
+        """The execution modules, as an SLS sees them."""
+        return self._state.functions
+
+    @property
+    def opts(self) -> Any:
+        """Salt's options of this host."""
+        return self._opts
 
     def close(self) -> None:
         """Frees what Salt holds open."""
@@ -162,7 +176,6 @@ class Host:
         return (done["data"], "") if done["result"] else ("", done["data"])
 
 
-LOADED = {"module": "modules", "states": "states", "utils": "utils"}
 
 
 def problems(host: Host, sls: str) -> list[str]:

@@ -36,7 +36,7 @@ def tree(tmp_path: Path) -> Path:
     return formula.parent
 
 
-def judged(make_host, tree: Path, sls: str = "sample") -> list[str]:
+def judged(make_host, tree: Path, sls: str = "sample"):
     return problems(make_host(DEBIAN, {}, tree), sls)
 
 

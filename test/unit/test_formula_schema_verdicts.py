@@ -55,7 +55,7 @@ def for_python(schema: Any) -> Any:
         return [for_python(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    written = {}
+    written: dict[str, Any] = {}
     for key, value in schema.items():
         if key == "patternProperties":
             written[key] = {_ending(pattern): for_python(one) for pattern, one in value.items()}
@@ -258,7 +258,7 @@ def real_configuration(formula: str) -> tuple[Any, Any]:
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Lists the paths of all values inside a value."""
-    below = value.items() if isinstance(value, dict) else ()
+    below: Any = value.items() if isinstance(value, dict) else ()
     below = enumerate(value) if isinstance(value, list) else below
     return [at, *(place for key, one in below for place in places(one, (*at, key)))]
 
