@@ -31,9 +31,7 @@ class Qmp:
             self._read()
         except OSError as error:
             self._socket.close()
-            raise LabError(
-                f"QEMU does not answer on {self.path}: {error.strerror or error}"
-            ) from None
+            raise LabError(f"QEMU does not answer on {self.path}: {error.strerror or error}") from None
         self.execute("qmp_capabilities")
         return self
 
@@ -49,22 +47,16 @@ class Qmp:
             LabError: QEMU refused it, closed the connection, or took too long.
         """
         try:
-            self._stream.write(
-                json.dumps({"execute": command, "arguments": arguments or {}}) + "\n"
-            )
+            self._stream.write(json.dumps({"execute": command, "arguments": arguments or {}}) + "\n")
             self._stream.flush()
             while True:
                 answer = self._read()
                 if "error" in answer:
-                    raise LabError(
-                        f"QEMU refused {command}: {answer['error'].get('desc', answer['error'])}"
-                    )
+                    raise LabError(f"QEMU refused {command}: {answer['error'].get('desc', answer['error'])}")
                 if "return" in answer:
                     return answer["return"]
         except OSError as error:
-            raise LabError(
-                f"QEMU does not answer to {command}: {error.strerror or error}"
-            ) from None
+            raise LabError(f"QEMU does not answer to {command}: {error.strerror or error}") from None
 
     def _read(self) -> dict[str, Any]:
         """Return the next message."""

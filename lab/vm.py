@@ -45,9 +45,7 @@ class Machine:
         accelerator: ``kvm`` or ``tcg``.
     """
 
-    def __init__(
-        self, spec: MachineSpec, folder: Path, ssh_config: Path, accel: str = "tcg"
-    ) -> None:
+    def __init__(self, spec: MachineSpec, folder: Path, ssh_config: Path, accel: str = "tcg") -> None:
         """Describe the machine; nothing is made or started yet.
 
         Raises:
@@ -113,9 +111,7 @@ class Machine:
         try:
             for index, nic in enumerate(self.spec.nics):
                 self._plug(self.spec.tap(index), nic.bridge)
-            run(
-                [*inside, *qemu_argv(self.spec, self.folder, self.accelerator)], timeout=60, log=log
-            )
+            run([*inside, *qemu_argv(self.spec, self.folder, self.accelerator)], timeout=60, log=log)
         except CommandError as error:
             self._unplug()
             printed = [line for line in error.output.splitlines() if line.strip()]
@@ -190,9 +186,7 @@ class Machine:
         """Plug a card's cable in, or pull it; the guest sees the carrier change."""
         self.qmp("set_link", name=f"nic{nic}", up=up)
 
-    def ssh(
-        self, argv: Sequence[str], *, timeout: float = 120, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
+    def ssh(self, argv: Sequence[str], *, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a program in the machine as root over ssh.
 
         Args:
