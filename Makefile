@@ -40,7 +40,7 @@ kitchen: venv ## write .kitchen.local.yml, so that Test Kitchen works on the run
 .PHONY: test
 test: venv lint ## everything: installs what it needs, all checks, the hosts' tests (root)
 	$(BIN)/lab deps
-	$(PYTEST) test
+	$(PYTEST) test/unit test/render test/golden test/integration
 
 .PHONY: check
 check: venv lint ## all that needs neither root nor hosts: linters, unit tests, render matrix

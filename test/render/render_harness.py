@@ -123,17 +123,17 @@ class Host:
         """Frees what Salt holds open."""
         self._high.destroy()
 
-    def compile(self, sls: str) -> tuple[list[dict[str, Any]], list[str]]:
-        """Compiles one SLS to its low states.
+    def compile(self, *sls: str) -> tuple[list[dict[str, Any]], list[str]]:
+        """Compiles SLS files together to their low states.
 
         Args:
-            sls: its name, such as "kvm.packages".
+            sls: their names, such as "kvm.packages".
 
         Returns:
             The low states, and Salt's own errors.
         """
         self._high.building_highstate = {}
-        high, errors = self._high.render_highstate({"base": [sls]})
+        high, errors = self._high.render_highstate({"base": list(sls)})
         if errors:
             return [], errors
         high, errors = self._state.reconcile_extend(high)
@@ -178,17 +178,17 @@ class Host:
 
 
 
-def problems(host: Host, sls: str) -> list[str]:
-    """Compiles an SLS and says what breaks the rules of this repository.
+def problems(host: Host, *sls: str) -> list[str]:
+    """Compiles SLS files together and says what breaks the rules of this repository.
 
     Args:
         host: the host to compile for.
-        sls: the name of the SLS.
+        sls: the names of the SLS files.
 
     Returns:
         One line for each problem.
     """
-    low, errors = host.compile(sls)
+    low, errors = host.compile(*sls)
     found = [f"does not compile: {error}" for error in errors]
     for chunk in low:
         where = f"{chunk['state']}.{chunk['fun']} {chunk['__id__']}"

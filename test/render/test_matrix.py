@@ -48,6 +48,7 @@ def test_there_are_formulas():
 def test_every_sls_compiles_and_keeps_the_rules(make_host, system, pillar):
     host = make_host(GRAINS[system], pillars()[pillar])
     found = {sls: problems(host, sls) for formula in FORMULAS for sls in sls_names(ROOT, formula)}
+    found["all formulas together"] = problems(host, *FORMULAS)
     assert {sls: lines for sls, lines in found.items() if lines} == {}
 
 

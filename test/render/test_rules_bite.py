@@ -120,6 +120,13 @@ def test_a_defect_in_an_sls_is_caught(make_host, tree, text, problem):
     assert [line for line in found if problem in line], found
 
 
+def test_two_files_that_manage_the_same_thing_are_caught(make_host, tree):
+    (tree / "sample" / "a.sls").write_text(state("file.absent: [{name: /a}]", "sample_a"))
+    (tree / "sample" / "b.sls").write_text(state("file.absent: [{name: /a}]", "sample_b"))
+    found = problems(make_host(DEBIAN, {}, tree), "sample.a", "sample.b")
+    assert found == ["file.absent /a is there 2 times"]
+
+
 def test_a_template_that_leaves_jinja_behind_is_caught(make_host, tree):
     (tree / "sample" / "files" / "etc" / "sample.j2").write_text("{{ '{{' }} size }}\n")
     assert "leaves Jinja behind" in judged(make_host, tree)[0]
