@@ -21,11 +21,13 @@ help: ## this list
 
 .PHONY: lab
 lab: venv ## start a controller and two hypervisors here and make them what the formulas say (root)
-	$(BIN)/lab up
+	@$(BIN)/lab deps
+	@$(BIN)/lab up
 
 .PHONY: lab-vm
 lab-vm: venv ## the same with virtual machines instead of containers (root)
-	$(BIN)/lab up --kind vm
+	@$(BIN)/lab deps
+	@$(BIN)/lab up --kind vm
 
 .PHONY: lab-down
 lab-down: venv ## stop the lab and remove everything of it (root)

@@ -156,10 +156,13 @@ def config(
     key = json.dumps([name, saltenv, job, grains, pillar], sort_keys=True, default=repr)
     if key not in cache:
         configuration, errors = build(name, saltenv, grains, pillar, tools)
-        if errors:
-            refuse(tools["refusal"](name, errors))
         if len(cache) > CACHED:
             cache.clear()
-        cache[key] = json.dumps(configuration)
+        cache[key] = "" if errors else json.dumps(configuration)
+        if errors:
+            refuse(tools["refusal"](name, errors))
+    if not cache[key]:
+        # Every SLS of the formula asks, also those that another formula includes: the errors are said once.
+        refuse(f"the pillar of {name} is refused, see above")
     found: dict[str, Any] = json.loads(cache[key])
     return found

@@ -81,6 +81,10 @@ class Lab:
         """Run a command on a host; see :meth:`lab.hosts.Hosts.run`."""
         return self.hosts.run(host, argv, **options)
 
+    def _note(self, text: str) -> None:
+        """Show a remark below a step."""
+        self.progress.say(f"         {text}")
+
     def save(self, **values: Any) -> None:
         """Keep values durably."""
         self.state.update(values)
@@ -145,7 +149,7 @@ class Lab:
         if "container" in everything.values():
             container.capable()
         before = machine.snapshot()
-        accelerator = vmspec.accelerator(lambda text: self.progress.say(f"         {text}"))
+        accelerator = vmspec.accelerator(self._note if "vm" in everything.values() else vmspec.silent)
         with state.locked("networks", "choosing a network"):
             taken = {load["index"] for name in state.names() if (load := state.load(Paths(name)))}
             index = network.free_index(taken)
