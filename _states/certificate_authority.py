@@ -6,7 +6,7 @@ import datetime
 import os
 import pathlib
 import stat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 try:
     from cryptography import x509
@@ -15,6 +15,9 @@ try:
     HAS_CRYPTOGRAPHY = True
 except ImportError:
     HAS_CRYPTOGRAPHY = False
+
+if TYPE_CHECKING:  # put in by Salt's loader
+    __opts__: dict[str, Any] = {}
 
 __virtualname__ = "certificate_authority"
 
@@ -76,12 +79,15 @@ def judge(found: dict[str, Any], now: datetime.datetime) -> tuple[str, str]:
     if not is_ca:
         return "the certificate is not one of a CA", ""
     # Python's cryptography before 42 has no *_utc attributes, and later ones warn about the others.
-    end = getattr(certificate, "not_valid_after_utc", None) or certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc)
+    end = getattr(certificate, "not_valid_after_utc", None)
+    if end is None:
+        end = certificate.not_valid_after.replace(tzinfo=datetime.timezone.utc)
     days = (end - now).days
     if days < 0:
         return f"the CA ended on {end:%Y-%m-%d}; see docs/operations.rst", ""
     if days < DAYS_ENOUGH:
-        return "", f"the CA ends in {days} days, before a certificate of today would: plan its replacement (docs/operations.rst)"
+        early = f"the CA ends in {days} days, before a certificate of today would"
+        return "", f"{early}: plan its replacement (docs/operations.rst)"
     return "", f"valid for {days} days"
 
 
@@ -107,7 +113,9 @@ def plan(found: dict[str, Any], folder: pathlib.Path, published: pathlib.Path) -
     return changes
 
 
-def healthy(name: str, folder: str = "/etc/pki/hypervisor", publish: str = "/srv/salt/hypervisor-pki") -> dict[str, Any]:
+def healthy(
+    name: str, folder: str = "/etc/pki/hypervisor", publish: str = "/srv/salt/hypervisor-pki"
+) -> dict[str, Any]:
     """Keep one purpose's CA usable, its key readable by root alone, its certificate where minions fetch it.
 
     Args:
@@ -127,7 +135,7 @@ def healthy(name: str, folder: str = "/etc/pki/hypervisor", publish: str = "/srv
     changes = plan(found, home, published)
     if not changes:
         return {**ret, "comment": f"CA {home}: {remark}"}
-    if __opts__["test"]:  # type: ignore[name-defined]  # noqa: F821 - put there by Salt's loader
+    if __opts__["test"]:
         return {**ret, "result": None, "changes": changes, "comment": f"CA {home} would be repaired; {remark}"}
     for path, mode in ((home, FOLDER_MODE), (home / "ca.key", KEY_MODE)):
         if str(path) in changes:

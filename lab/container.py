@@ -18,7 +18,9 @@ REPOSITORY = "localhost/hypervisor-lab"
 PODMAN = ("podman", "--runtime", "runc")
 
 
-def podman(*words: str | Path, timeout: float = 120, check: bool = True, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
+def podman(
+    *words: str | Path, timeout: float = 120, check: bool = True, stdin: bytes | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run podman and return the finished process."""
     return run([*PODMAN, *words], timeout=timeout, check=check, stdin=stdin)
 
@@ -38,7 +40,9 @@ def capable() -> None:
         podman("info", "--format", "json", timeout=60)
     except CommandError as error:
         first = (error.output.strip().splitlines() or [str(error)])[-1]
-        raise LabError(f"this machine can't run containers (podman says: {first}); run '.venv/bin/lab deps' as root") from None
+        raise LabError(
+            f"this machine can't run containers (podman says: {first}); run '.venv/bin/lab deps' as root"
+        ) from None
 
 
 def image(release: str, packages: Sequence[str]) -> str:
@@ -63,7 +67,10 @@ def build_image(release: str, packages: Sequence[str], log: Path) -> str:
     name = image(release, packages)
     if image_exists(name):
         return name
-    with locked(f"image-{release}-container", f"building the {release} image"):
+    with locked(f"image-{release}-container", f"building the {release} image", wait=True):
+        if image_exists(name):
+            # Another lab has built it while we waited.
+            return name
         archive = CACHE / f"{name.rsplit(':', 1)[1]}.tar"
         CACHE.mkdir(parents=True, exist_ok=True)
         rootfs.build(release, "container", archive, packages=packages, log=log)
@@ -128,7 +135,8 @@ def wait_booted(lab: str, host: str, timeout: float = 60) -> None:
             return
         if state == "degraded":
             failed = podman("exec", name, "systemctl", "--failed", "--plain", "--no-legend", check=False).stdout
-            raise LabError(f"{host} started with failed units: {' '.join(line.split()[0] for line in failed.splitlines())}")
+            units = " ".join(line.split()[0] for line in failed.splitlines())
+            raise LabError(f"{host} started with failed units: {units}")
         time.sleep(0.3)
     raise LabError(f"{host} has not booted within {timeout:.0f} s (systemd says: {state or 'nothing'})")
 

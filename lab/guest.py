@@ -11,6 +11,8 @@ from .proc import LabError, run
 from .state import CACHE, locked
 
 FOLDER = "/var/lib/libvirt/images"
+# Depends on the newest kernel without drivers for real hardware.
+METAPACKAGE = "linux-image-cloud-amd64"
 KERNEL, INITRAMFS = "lab-guest-vmlinuz", "lab-guest-initramfs"
 # A new random line a boot, so that a reader of the console can tell a continued guest from a restarted one.
 INIT = """#!/bin/busybox sh
@@ -51,12 +53,17 @@ def build(log: Path) -> Path:
     if busybox is None:
         raise LabError("busybox is not installed: run '.venv/bin/lab deps' as root")
     CACHE.mkdir(parents=True, exist_ok=True)
-    with locked("guest", "building the demonstration guest"), tempfile.TemporaryDirectory(dir=CACHE, prefix=".guest-") as scratch:
+    with (
+        locked("guest", "building the demonstration guest", wait=True),
+        tempfile.TemporaryDirectory(dir=CACHE, prefix=".guest-") as scratch,
+    ):
         work = Path(scratch)
-        depends = run(["apt-cache", "depends", "linux-image-cloud-amd64"]).stdout.split()
-        package = next((word for word in depends if word.startswith("linux-image-") and word != "linux-image-cloud-amd64"), None)
+        depends = run(["apt-cache", "depends", METAPACKAGE]).stdout.split()
+        package = next((word for word in depends if word.startswith("linux-image-") and word != METAPACKAGE), None)
         if package is None:
-            raise LabError("apt offers no linux-image-cloud-amd64; run 'apt-get update' and see that Debian's main archive is configured")
+            raise LabError(
+                f"apt offers no {METAPACKAGE}; run 'apt-get update' and see that Debian's main archive is configured"
+            )
         # apt drops its privileges for a download, so the folder must be open to its user.
         work.chmod(0o755)
         run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package], cwd=work, timeout=300, log=log)
@@ -82,7 +89,9 @@ def install_argv(name: str, memory_mib: int = 128) -> list[str]:
     """Return the ``virt-install`` command that defines and starts the guest on the hypervisor it runs on."""
     return [
         "virt-install", "--connect", "qemu:///system", "--name", name, "--memory", str(memory_mib), "--vcpus", "1",
-        "--osinfo", "detect=on,require=off", "--import", "--boot", f"kernel={FOLDER}/{KERNEL},initrd={FOLDER}/{INITRAMFS},kernel_args=console=ttyS0",
-        "--disk", "none", "--network", "none", "--graphics", "none", "--controller", "usb,model=none", "--memballoon", "none",
+        "--osinfo", "detect=on,require=off", "--import",
+        "--boot", f"kernel={FOLDER}/{KERNEL},initrd={FOLDER}/{INITRAMFS},kernel_args=console=ttyS0",
+        "--disk", "none", "--network", "none", "--graphics", "none",
+        "--controller", "usb,model=none", "--memballoon", "none",
         "--serial", f"pty,log.file=/var/log/libvirt/qemu/{name}-serial.log,log.append=on", "--noautoconsole",
     ]  # fmt: skip

@@ -23,7 +23,7 @@ def make_keys(paths: Paths, host: str) -> None:
 
 
 def hosts_file(host: str, addresses: Mapping[str, str]) -> str:
-    """Return ``/etc/hosts`` for a host: a host's own name must never resolve to loopback, or migration and dlm stall."""
+    """Return ``/etc/hosts`` for a host; its own name never is loopback there, or migration and dlm stall."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
     lines += [f"{address} {name}.{DOMAIN} {name}" for name, address in sorted(addresses.items())]
     return "\n".join([f"# {host}: written by the lab", *lines]) + "\n"
@@ -50,11 +50,11 @@ def files(paths: Paths, host: str, addresses: Mapping[str, str], *, kvm: bool = 
 
 
 def archive(content: Mapping[str, tuple[int, bytes]]) -> bytes:
-    """Return files as a tar archive owned by root, with paths relative to ``/`` and folders of mode 0755 (``.ssh`` 0700)."""
+    """Return files as a tar archive owned by root, with paths relative to ``/``; folders are 0755, ``.ssh`` 0700."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        folders = {parent for name in content for parent in Path(name).parents if str(parent) not in ("/", "/etc", "/root")}
-        for folder in sorted(folders):
+        folders = {parent for name in content for parent in Path(name).parents}
+        for folder in sorted(folders - {Path("/"), Path("/etc"), Path("/root")}):
             entry = tarfile.TarInfo(str(folder).lstrip("/"))
             entry.type, entry.mode = tarfile.DIRTYPE, 0o700 if folder.name == ".ssh" else 0o755
             tar.addfile(entry)

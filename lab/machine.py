@@ -13,9 +13,12 @@ from .proc import LabError, run
 
 # Values that change by themselves: counters, pools, time.
 VOLATILE = re.compile(
-    r"^(fs\.(dentry-state|inode-|file-nr|aio-nr|quota|epoll|mqueue)|kernel\.(random|ns_last_pid|pty\.nr|sched|spl|perf_event_max_sample_rate|hung)"
-    r"|net\.netfilter\.nf_conntrack_(count|max|buckets)|net\.ipv[46]\.(conf|neigh)\.hvlab|vm\.(stat|drop|compact)|dev\.|net\.ipv4\.tcp_fastopen_key|net\.ipv6\.conf\..*\.stable_secret)"
+    r"^(fs\.(dentry-state|inode-|file-nr|aio-nr|quota|epoll|mqueue)"
+    r"|kernel\.(random|ns_last_pid|pty\.nr|sched|spl|perf_event_max_sample_rate|hung)"
+    r"|net\.netfilter\.nf_conntrack_(count|max|buckets)|net\.ipv[46]\.(conf|neigh)\.hvlab"
+    r"|vm\.(stat|drop|compact)|dev\.|net\.ipv4\.tcp_fastopen_key|net\.ipv6\.conf\..*\.stable_secret)"
 )
+COUNTERS = re.compile(r"\[\d+:\d+\]|counter packets \d+ bytes \d+")
 # Where podman mounts its containers.
 STORE = "/var/lib/containers/storage/overlay"
 PROGRAMS = {
@@ -25,7 +28,10 @@ PROGRAMS = {
     "zstd": "zstd", "openssl": "openssl", "sysctl": "procps",
 }  # fmt: skip
 # What they need besides, when nothing that is only recommended gets installed.
-COMPANIONS = ("netavark", "conmon", "ca-certificates", "seabios", "ipxe-qemu", "grub-pc-bin", "debian-archive-keyring", "dpkg-dev")
+COMPANIONS = (
+    "netavark", "conmon", "ca-certificates", "seabios", "ipxe-qemu", "grub-pc-bin", "debian-archive-keyring",
+    "dpkg-dev",
+)  # fmt: skip
 
 
 def require_root() -> None:
@@ -54,7 +60,6 @@ def install_dependencies(log: Path) -> list[str]:
         LabError: this isn't a Debian-like machine, or apt failed.
     """
     require_root()
-    installed = set()
     if shutil.which("apt-get") is None:
         raise LabError("the lab installs what it needs with apt-get; this machine has none (use Debian 12 or later)")
     listing = run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n"]).stdout
@@ -76,9 +81,8 @@ def _firewall() -> list[str]:
     for argv in (["nft", "list", "ruleset"], ["iptables-save"], ["ip6tables-save"]):
         if shutil.which(argv[0]):
             text = run(argv, check=False, timeout=30).stdout
-            for line in text.splitlines():
-                if not line.startswith("#"):
-                    rules.append(re.sub(r"(\[\d+:\d+\]|counter packets \d+ bytes \d+)", "", line).rstrip())
+            lines = (line for line in text.splitlines() if not line.startswith("#"))
+            rules += [COUNTERS.sub("", line).rstrip() for line in lines]
     return rules
 
 
@@ -99,16 +103,19 @@ def snapshot() -> dict[str, Any]:
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     links = [link for link in ip_json("addr", "show") if not link["ifname"].startswith(PORT)]
     routes = [route for route in ip_json("route", "show") if not str(route.get("dev")).startswith(PORT)]
-    namespaces = [path.name for path in NETNS.iterdir()] if NETNS.is_dir() else []
+    spaces = [path.name for path in NETNS.iterdir()] if NETNS.is_dir() else []
+    ours = (f"{NETNS}/lab-", f"{STORE}-containers/", f"{STORE}/")
     return {
         "sysctl": {key: value for key, value in pairs if not VOLATILE.match(key)},
         "modules": _modules(),
         "firewall": _firewall(),
         "links": sorted(link["ifname"] for link in links),
-        "addresses": sorted(f"{link['ifname']} {item['local']}/{item['prefixlen']}" for link in links for item in link["addr_info"]),
+        "addresses": sorted(
+            f"{link['ifname']} {item['local']}/{item['prefixlen']}" for link in links for item in link["addr_info"]
+        ),
         "routes": sorted(f"{route.get('dst')} {route.get('gateway', '')} {route.get('dev')}" for route in routes),
-        "namespaces": sorted(name for name in namespaces if not name.startswith("lab-")),
-        "mounts": sorted(mount for mount in mounts if not mount.startswith((f"{NETNS}/lab-", f"{STORE}-containers/", f"{STORE}/"))),
+        "namespaces": sorted(name for name in spaces if not name.startswith("lab-")),
+        "mounts": sorted(mount for mount in mounts if not mount.startswith(ours)),
     }
 
 
@@ -144,5 +151,7 @@ def tidy(before: dict[str, Any]) -> None:
         while str(NETNS) in snapshot()["mounts"]:
             run(["umount", NETNS])
         NETNS.rmdir()
-    if STORE not in before["mounts"] and STORE in snapshot()["mounts"] and not run(["podman", "ps", "-aq"], check=False).stdout.strip():
+    if STORE in before["mounts"] or STORE not in snapshot()["mounts"]:
+        return
+    if not run(["podman", "ps", "-aq"], check=False).stdout.strip():
         run(["umount", STORE], check=False)

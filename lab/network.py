@@ -1,7 +1,7 @@
-"""The lab's layer-2 network, in network namespaces of its own, so that no firewall rule or setting of the machine is touched.
+"""The lab's layer-2 network, in network namespaces of its own: no firewall rule or setting of the machine is touched.
 
-A namespace ``lab-<name>`` holds the bridge ``br0``. Container hosts hang on it by a veth pair into a namespace each, virtual
-machines by a tap, and the machine itself by one veth with the first address.
+A namespace ``lab-<name>`` holds the bridge ``br0``. Container hosts hang on it by a veth pair into a namespace each,
+virtual machines by a tap, and the machine itself by one veth with the first address.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def create(lab: str, index: int) -> None:
     if port not in {link["ifname"] for link in ip_json("link", "show")}:
         ip("link", "add", port, "type", "veth", "peer", "name", "machine", "netns", name)
     ip("link", "set", "machine", "master", BRIDGE, "up", namespace=name)
-    if not any(item.get("local") == address(index, 1) for link in ip_json("addr", "show", port) for item in link["addr_info"]):
+    here = [item.get("local") for link in ip_json("addr", "show", port) for item in link["addr_info"]]
+    if address(index, 1) not in here:
         ip("addr", "add", f"{address(index, 1)}/24", "dev", port)
     ip("link", "set", port, "up")
 

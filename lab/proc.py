@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class LabError(Exception):
@@ -57,26 +58,23 @@ def run(
     """
     words = [str(word) for word in argv]
     data = stdin.encode() if isinstance(stdin, str) else stdin
-    feed = {"input": data} if data is not None else {"stdin": subprocess.DEVNULL}
+    options: dict[str, Any] = {"timeout": timeout, "env": env, "cwd": cwd}
+    options |= {"input": data} if data is not None else {"stdin": subprocess.DEVNULL}
     try:
         if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as sink:
-                done = subprocess.run(
-                    words, stdout=sink, stderr=subprocess.STDOUT, timeout=timeout, env=env, cwd=cwd, check=False, **feed
-                )  # type: ignore[call-overload]
-            done.stdout, done.stderr = log.read_bytes()[-20_000:], b""
+                code = subprocess.run(words, stdout=sink, stderr=subprocess.STDOUT, check=False, **options).returncode
+            out, err = log.read_bytes()[-20_000:], b""
         else:
-            done = subprocess.run(
-                words, capture_output=True, timeout=timeout, env=env, cwd=cwd, check=False, **feed
-            )  # type: ignore[call-overload]
+            done = subprocess.run(words, capture_output=True, check=False, **options)
+            code, out, err = done.returncode, done.stdout, done.stderr
     except FileNotFoundError as error:
         raise CommandError(words, f"{error.filename} is not installed", "") from None
     except subprocess.TimeoutExpired as error:
-        printed = (error.stdout or b"") + (error.stderr or b"")
+        printed = (error.stdout or b"") + (error.stderr or b"") if log is None else log.read_bytes()[-20_000:]
         raise CommandError(words, f"not finished after {timeout:.0f} s", printed.decode(errors="replace")) from None
-    result = subprocess.CompletedProcess(
-        words, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
-    )
+    result = subprocess.CompletedProcess(words, code, out.decode(errors="replace"), err.decode(errors="replace"))
     if check and result.returncode != 0:
         raise CommandError(words, f"return code {result.returncode}", result.stdout + result.stderr)
     return result

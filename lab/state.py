@@ -65,7 +65,9 @@ def lab_name(text: str) -> str:
         LabError: it isn't 1 to 12 lower-case letters, digits or ``-`` (interface names hold no more).
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,11}", text):
-        raise LabError(f"'{text}' is not a lab's name; allowed: a letter, then up to 11 letters, digits or '-', all lower case")
+        raise LabError(
+            f"'{text}' is not a lab's name; allowed: a letter, then up to 11 letters, digits or '-', all lower case"
+        )
     return text
 
 
@@ -93,10 +95,12 @@ def load(paths: Paths) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:
-        raise LabError(f"{paths.state} can't be read ({error}); remove the lab with: lab down --name {paths.name}") from None
+        remedy = f"remove the lab with: lab down --name {paths.name}"
+        raise LabError(f"{paths.state} can't be read ({error}); {remedy}") from None
     if state.get("format") != FORMAT:
+        maker = state.get("checkout", "unknown checkout")
         raise LabError(
-            f"lab '{paths.name}' was made by another version of this code ({state.get('checkout', 'unknown checkout')}); "
+            f"lab '{paths.name}' was made by another version of this code ({maker}); "
             f"remove it with: lab down --name {paths.name}, or choose another --name"
         )
     return dict(state)
@@ -109,20 +113,26 @@ def save(paths: Paths, state: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def locked(name: str, doing: str) -> Iterator[None]:
+def locked(name: str, doing: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock ``name`` for the block, so that two commands never change the same thing at once.
 
+    Args:
+        name: what is locked.
+        doing: what the others are told.
+        wait: wait for another process that holds it, for what several labs share.
+
     Raises:
-        LabError: another process holds it; the message says which, and what it does.
+        LabError: another process holds it and ``wait`` is false; the message says which, and what it does.
     """
     ROOT.mkdir(parents=True, exist_ok=True)
     path = ROOT / f".{name}.lock"
     with path.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
-            raise LabError(f"another command is at work on '{name}': {file.read().strip()}; wait for it, or end it") from None
+            holder = file.read().strip()
+            raise LabError(f"another command is at work on '{name}': {holder}; wait for it, or end it") from None
         file.truncate(0)
         file.write(f"pid {os.getpid()}, {doing}\n")
         file.flush()

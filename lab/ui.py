@@ -52,11 +52,8 @@ class Progress:
                 clock.join()
             self.times[title] = round(took, 1)
             mark = f"{verdict:6}"
-            if self.terminal:
-                mark = f"\r\x1b[K  \x1b[{colour}m{mark}\x1b[0m"
-            else:
-                mark = f"  {mark}"
-            self.say(f"{mark} {title} ({took:.1f} s)")
+            shown = f"\r\x1b[K  \x1b[{colour}m{mark}\x1b[0m" if self.terminal else f"  {mark}"
+            self.say(f"{shown} {title} ({took:.1f} s)")
 
     def _tick(self, title: str, begun: float, ended: threading.Event) -> None:
         """Rewrite the terminal's line once a second until the step has ended."""

@@ -76,4 +76,3 @@ class VirtualHosts:
         """Cut the power of all machines and remove what they left."""
         for host in self.names():
             self.machine(host).destroy()
-
