@@ -28,6 +28,11 @@ SHARED = (
 )  # fmt: skip
 # What a minion needs before it is one.
 MINION = ("bootstrap", "requirements/salt.lock")
+# Prints where the master keeps a minion's key, then the key.
+KEY_OF = """cd /etc/salt/pki/master
+for folder in minions minions_pre; do
+  [ ! -e "$folder/$1" ] || { echo "$folder"; cat "$folder/$1"; }
+done"""
 LAB_PILLAR = Path(__file__).resolve().parent / "files" / "pillar"
 
 
@@ -74,7 +79,8 @@ def pillar_files(hosts: Hosts) -> dict[str, str]:
     files = {"common.sls": yaml.safe_dump(common, sort_keys=False)}
     for name, spec in hosts.specs.items():
         kind = (LAB_PILLAR / f"{hosts.kind(name)}.sls").read_text()
-        files[f"{name}.sls"] = yaml.safe_dump({"roles": list(spec.roles)}) + (kind if "hypervisor" in spec.roles else "")
+        roles = yaml.safe_dump({"roles": list(spec.roles)})
+        files[f"{name}.sls"] = roles + (kind if "hypervisor" in spec.roles else "")
         top[name] = [name]
     files["top.sls"] = yaml.safe_dump({"base": top}, sort_keys=False)
     return files
@@ -106,8 +112,8 @@ def bootstrap_minion(hosts: Hosts, host: str, finger: str) -> None:
     """Make a host a minion that believes only the lab's master."""
     hosts.run(host, ["mkdir", "-p", FORMULA])
     hosts.run(host, ["tar", "-x", "-C", FORMULA], stdin=pack([CHECKOUT / name for name in MINION], CHECKOUT))
-    argv = [f"{FORMULA}/bootstrap", "minion", "--master", f"{hosts.controller}.{DOMAIN}", "--id", host, "--finger", finger]
-    hosts.run(host, argv, timeout=300)
+    argv = [f"{FORMULA}/bootstrap", "minion", "--master", f"{hosts.controller}.{DOMAIN}", "--id", host]
+    hosts.run(host, [*argv, "--finger", finger], timeout=300)
 
 
 def master_finger(hosts: Hosts, timeout: float = 120) -> str:
@@ -121,7 +127,8 @@ def master_finger(hosts: Hosts, timeout: float = 120) -> str:
             text = "".join(f"{line}\n" for line in lines[1:-1])
             return hashlib.sha256(text.encode()).digest().hex(":")
         time.sleep(0.5)
-    raise LabError(f"the master on {hosts.controller} has no key after {timeout:.0f} s; see: lab logs {hosts.controller}")
+    name = hosts.controller
+    raise LabError(f"the master on {name} has no key after {timeout:.0f} s; see: lab logs {name}")
 
 
 def accept_keys(hosts: Hosts, timeout: float = 180) -> None:
@@ -135,15 +142,12 @@ def accept_keys(hosts: Hosts, timeout: float = 180) -> None:
     while waiting:
         for host in list(waiting):
             own = hosts.run(host, ["cat", "/etc/salt/pki/minion/minion.pub"], check=False).stdout.strip()
-            listed = hosts.run(
-                hosts.controller,
-                ["sh", "-c", 'cd /etc/salt/pki/master && for d in minions minions_pre; do [ ! -e "$d/$1" ] || { echo "$d"; cat "$d/$1"; }; done', "sh", host],
-            ).stdout.strip()
+            listed = hosts.run(hosts.controller, ["sh", "-c", KEY_OF, "sh", host]).stdout.strip()
             place, _, key = listed.partition("\n")
             if not own or not place:
                 continue
             if key.strip() != own:
-                raise LabError(f"the master holds another key under the name {host}; remove it with: salt-key -d {host}")
+                raise LabError(f"the master holds another key for {host}; remove it with: salt-key -d {host}")
             if place == "minions_pre":
                 hosts.run(hosts.controller, ["salt-key", "--yes", "--accept", host], timeout=60)
             waiting.remove(host)
@@ -172,9 +176,8 @@ def wait_answering(hosts: Hosts, timeout: float = 180) -> None:
         time.sleep(0.3)
     while missing and time.monotonic() < deadline:
         targets = ",".join(missing)
-        done = hosts.run(
-            hosts.controller, ["salt", "--list", targets, "--timeout=5", "--out=json", "--static", "test.ping"], check=False, timeout=90
-        )
+        argv = ["salt", "--list", targets, "--timeout=5", "--out=json", "--static", "test.ping"]
+        done = hosts.run(hosts.controller, argv, check=False, timeout=90)
         try:
             answers = json.loads(done.stdout or "{}")
         except ValueError:
@@ -183,11 +186,17 @@ def wait_answering(hosts: Hosts, timeout: float = 180) -> None:
         if missing:
             time.sleep(0.5)
     if missing:
-        raise LabError(f"no answer within {timeout:.0f} s from the minions: {', '.join(missing)}; see: lab logs {missing[0]}")
+        who = ", ".join(missing)
+        raise LabError(f"no answer within {timeout:.0f} s from the minions: {who}; see: lab logs {missing[0]}")
 
 
 def highstate(
-    hosts: Hosts, targets: Sequence[str] | None = None, *, test: bool = False, timeout: float = 900, extra: Sequence[str] = ()
+    hosts: Hosts,
+    targets: Sequence[str] | None = None,
+    *,
+    test: bool = False,
+    timeout: float = 900,
+    extra: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run ``salt '*' state.highstate`` on the controller.
 
@@ -205,7 +214,8 @@ def highstate(
         LabError: a minion didn't return, or Salt's answer can't be read.
     """
     who = ["--list", ",".join(targets)] if targets else ["*"]
-    argv = ["salt", *who, "--timeout=60", "--out=json", "--static", "state.highstate", *(["test=True"] if test else []), *extra]
+    arguments = [*(["test=True"] if test else []), *extra]
+    argv = ["salt", *who, "--timeout=60", "--out=json", "--static", "state.highstate", *arguments]
     done = hosts.run(hosts.controller, argv, check=False, timeout=timeout)
     try:
         answers: dict[str, Any] = json.loads(done.stdout)
@@ -213,7 +223,8 @@ def highstate(
         raise LabError(f"salt's answer to a highstate can't be read: {(done.stdout + done.stderr)[-2000:]}") from None
     lost = [host for host in (targets or hosts.specs) if not isinstance(answers.get(host), (dict, list))]
     if lost:
-        raise LabError(f"no highstate result from: {', '.join(lost)} ({answers.get(lost[0])!r}); see: lab logs {lost[0]}")
+        said = answers.get(lost[0])
+        raise LabError(f"no highstate result from: {', '.join(lost)} ({said!r}); see: lab logs {lost[0]}")
     return answers
 
 

@@ -97,6 +97,8 @@ def load(paths: Paths) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         remedy = f"remove the lab with: lab down --name {paths.name}"
         raise LabError(f"{paths.state} can't be read ({error}); {remedy}") from None
+    if not isinstance(state, dict):
+        raise LabError(f"{paths.state} is not a lab's state; remove the lab with: lab down --name {paths.name}")
     if state.get("format") != FORMAT:
         maker = state.get("checkout", "unknown checkout")
         raise LabError(
