@@ -13,7 +13,7 @@ from typing import Any
 
 from . import container, kitchen, machine, salt, state
 from .lab import Lab
-from .proc import CommandError, LabError, run
+from .proc import LabError, run
 from .state import CACHE, CHECKOUT, Paths
 from .ui import Progress
 
@@ -24,49 +24,74 @@ EXIT_INTERRUPTED = 130
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--name", default=os.environ.get("LAB_NAME", "lab"), help="the lab's name, so that several can run (default: lab)")
-    common.add_argument("--json", action="store_true", help="print the result as JSON and no progress")
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument(
+        "--name", default=os.environ.get("LAB_NAME", "lab"),
+        help="which lab, so that several can run (default: $LAB_NAME, else lab)",
+    )  # fmt: skip
+    quiet = argparse.ArgumentParser(add_help=False)
+    quiet.add_argument("--json", action="store_true", help="print the result as JSON and no progress")
     top = argparse.ArgumentParser(
         prog="lab",
         description="Hosts to run the formulas on: containers and virtual machines on a network of their own.",
-        epilog="A lab is a controller (salt-master) and hypervisors; kitchen.yml defines hosts and platforms.",
+        epilog="A lab is a controller (salt-master) and hypervisors; kitchen.yml defines hosts and platforms. "
+        "'lab COMMAND --help' says more about a command.",
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
 
-    up = commands.add_parser("up", parents=[common], help="start the lab, run the highstate, boot a demonstration guest")
-    up.add_argument("--platform", default="debian-12", help="what the hosts run: a platform of kitchen.yml (default: debian-12)")
+    def command(name: str, text: str, *parents: argparse.ArgumentParser, more: str = "") -> argparse.ArgumentParser:
+        whole = f"{text[0].upper()}{text[1:]}.{' ' if more else ''}{more}"
+        return commands.add_parser(name, parents=list(parents), help=text, description=whole)
+
+    up = command(
+        "up", "start the lab, run the highstate, boot a demonstration guest", named, quiet,
+        more="What is done already is not done again, so an interrupted run goes on where it was. Needs root.",
+    )  # fmt: skip
+    up.add_argument("--platform", default="debian-12", help="a platform of kitchen.yml (default: debian-12)")
     up.add_argument(
-        "--kind", action="append", default=[], metavar="KIND|HOST=KIND",
+        "--kind", action="append", default=[], metavar="[HOST=]KIND",
         help="container or vm, for all hosts or for one; may be repeated (default: container)",
     )  # fmt: skip
     up.add_argument("--hosts", metavar="HOST,...", help="only these hosts of kitchen.yml (default: all)")
     up.add_argument("--no-highstate", action="store_true", help="stop when every minion answers")
     up.add_argument("--no-demo", action="store_true", help="boot no demonstration guest")
 
-    commands.add_parser("status", parents=[common], help="what runs, and how to reach it")
-    commands.add_parser("list", parents=[common], help="all labs on this machine")
+    command(
+        "status", "show what runs, and how to reach it", named, quiet, more="The exit code is 1 when a host is stopped."
+    )
+    command("list", "show all labs on this machine", quiet)
 
-    ssh = commands.add_parser("ssh", parents=[common], help="open a shell on a host")
-    ssh.add_argument("host")
-    ssh.add_argument("argument", nargs="*", help="a command to run there instead")
+    ssh = command("ssh", "open a shell on a host", named)
+    ssh.add_argument("host", metavar="HOST", help="a host of the lab, as 'lab status' shows them")
+    ssh.add_argument("argument", nargs="*", metavar="WORD", help="a command to run there instead, with a terminal")
 
-    runner = commands.add_parser("run", parents=[common], help="run a command on a host: lab run HOST -- COMMAND")
-    runner.add_argument("host")
-    runner.add_argument("argument", nargs="+", help="the command and its arguments, as they are given here")
-    runner.add_argument("--timeout", type=float, default=3600, help="seconds until it is ended (default: 3600)")
+    runner = command(
+        "run", "run a command on a host: lab run HOST -- COMMAND", named, quiet,
+        more="The exit code is the command's.",
+    )  # fmt: skip
+    runner.add_argument("host", metavar="HOST", help="a host of the lab, as 'lab status' shows them")
+    runner.add_argument("argument", nargs="+", metavar="WORD", help="the command's words; they arrive as given here")
+    runner.add_argument(
+        "--timeout", type=float, default=3600, metavar="SECONDS", help="when the command is ended (default: 3600)"
+    )
 
-    logs = commands.add_parser("logs", parents=[common], help="the journal of a host, or the lab's own logs")
-    logs.add_argument("host", nargs="?")
-    logs.add_argument("--lines", type=int, default=200, help="how many lines (default: 200)")
+    logs = command("logs", "show the journal of a host, or the lab's own logs", named)
+    logs.add_argument("host", nargs="?", metavar="HOST", help="whose journal (default: the lab's own logs)")
+    logs.add_argument("--lines", type=int, default=200, metavar="N", help="how many lines (default: 200)")
     logs.add_argument("--unit", help="of this unit alone, such as salt-minion")
 
-    commands.add_parser("sync", parents=[common], help="bring the checkout's formulas and the lab's pillar to the master")
-    local = commands.add_parser("kitchen", parents=[common], help="let the genuine Test Kitchen work on the running lab")
-    local.add_argument("--output", default=str(CHECKOUT / ".kitchen.local.yml"), help="where to write the override")
-    commands.add_parser("down", parents=[common], help="stop the lab and remove everything of it")
-    commands.add_parser("deps", parents=[common], help="install what the lab itself runs on (apt, root)")
-    commands.add_parser("prune", parents=[common], help="remove cached images and archives that no lab uses")
+    command("sync", "bring the checkout's formulas and the lab's pillar to the master", named)
+    local = command("kitchen", "let the genuine Test Kitchen work on the running lab", named)
+    local.add_argument(
+        "--output", default=str(CHECKOUT / ".kitchen.local.yml"), metavar="FILE",
+        help="where to write the override (default: .kitchen.local.yml of the checkout)",
+    )  # fmt: skip
+    command(
+        "down", "stop the lab and remove everything of it", named, quiet,
+        more="Says whether the machine is as it was before the lab. Needs root.",
+    )  # fmt: skip
+    command("deps", "install what the lab itself runs on", quiet, more="Uses apt-get. Needs root.")
+    command("prune", "remove cached images and archives that no lab uses", quiet, more="Needs root.")
     return top
 
 
@@ -94,26 +119,26 @@ def show_status(result: dict[str, Any]) -> str:
     for host, row in result["hosts"].items():
         verdict = "running" if row["running"] else "STOPPED"
         guests = ", ".join(result["guests"].get(host, []))
-        lines.append(
-            f"  {host:12} {row['address']:15} {row['kind']:9} {verdict:8} {', '.join(row['roles'])}" + (f"   guests: {guests}" if guests else "")
-        )
+        line = f"  {host:12} {row['address']:15} {row['kind']:9} {verdict:8} {', '.join(row['roles'])}"
+        lines.append(f"{line}   guests: {guests}" if guests else line)
     return "\n".join(lines)
 
 
 def show_how(result: dict[str, Any]) -> str:
     """Return how to look at a running lab."""
     option = "" if result["name"] == "lab" else f" --name {result['name']}"
+    run_on, ssh_to = f"  .venv/bin/lab run{option}", f"  .venv/bin/lab ssh{option}"
     controller = next(host for host, row in result["hosts"].items() if "controller" in row["roles"])
-    lines = ["", "Look at it:", f"  .venv/bin/lab run{option} {controller} -- salt '*' test.ping", f"  .venv/bin/lab run{option} {controller} -- salt '*' state.highstate"]
+    lines = ["", "Look at it:"]
+    lines += [f"{run_on} {controller} -- salt '*' {function}" for function in ("test.ping", "state.highstate")]
     for host, names in result["guests"].items():
         for guest in names:
-            lines.append(f"  .venv/bin/lab ssh{option} {host} virsh console {guest}        # Ctrl-] leaves it")
+            lines.append(f"{ssh_to} {host} virsh console {guest}        # Ctrl-] leaves it")
             others = [name for name, row in result["hosts"].items() if "hypervisor" in row["roles"] and name != host]
             if others:
-                lines.append(
-                    f"  .venv/bin/lab run{option} {host} -- virsh migrate --live --p2p --tls {guest} qemu+tls://{others[0]}/system"
-                )
-    lines += [f"  .venv/bin/lab ssh{option} {controller}", f"  .venv/bin/lab down{option}"]
+                migrate = f"virsh migrate --live --p2p --tls {guest} qemu+tls://{others[0]}/system"
+                lines.append(f"{run_on} {host} -- {migrate}")
+    lines += [f"{ssh_to} {controller}", f"  .venv/bin/lab down{option}"]
     return "\n".join(lines)
 
 
@@ -202,9 +227,8 @@ def command_kitchen(options: argparse.Namespace, progress: Progress) -> int:
     """Write the override for Test Kitchen."""
     lab = Lab(options.name, progress)
     hosts = lab.hosts
-    targets = {
-        host: kitchen.Target(host, hosts.addresses[host], lab.paths.ssh_key, lab.paths.root / "known_hosts") for host in hosts.specs
-    }
+    key, known = lab.paths.ssh_key, lab.paths.root / "known_hosts"
+    targets = {host: kitchen.Target(host, hosts.addresses[host], key, known) for host in hosts.specs}
     path = Path(options.output)
     kitchen.write_override(lab.kitchen, options.name, lab.state["platform"], targets, path)
     print(f"wrote {path}; now: bundle exec kitchen converge && bundle exec kitchen verify")
@@ -226,8 +250,10 @@ def command_down(options: argparse.Namespace, progress: Progress) -> int:
         print(json.dumps({"existed": known, "differences": changed}))
     else:
         print(f"lab '{options.name}' is gone" if known else f"there was no lab '{options.name}'")
-        if known:
-            print("this machine is as it was before" if not changed else "not as before the lab:\n  " + "\n  ".join(changed))
+        if changed:
+            print("not as before the lab:\n  " + "\n  ".join(changed))
+        elif known:
+            print("this machine is as it was before")
     return 0
 
 
@@ -253,7 +279,9 @@ def command_prune(options: argparse.Namespace, _progress: Progress) -> int:
     if not state.names() and CACHE.is_dir():
         run(["rm", "-rf", "--one-file-system", CACHE], timeout=300)
         removed.append(str(CACHE))
-    print(json.dumps(removed) if options.json else "\n".join(f"removed {name}" for name in removed) or "nothing to remove")
+    print(
+        json.dumps(removed) if options.json else "\n".join(f"removed {name}" for name in removed) or "nothing to remove"
+    )
     return 0
 
 
@@ -273,9 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(argv)
     try:
-        return COMMANDS[options.command](options, Progress(quiet=options.json))
-    except CommandError as error:
-        print(f"lab: {error}", file=sys.stderr)
+        return COMMANDS[options.command](options, Progress(quiet=getattr(options, "json", False)))
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
     except OSError as error:
