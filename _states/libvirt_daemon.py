@@ -8,6 +8,7 @@ Guests are processes of their own: to stop or restart a daemon leaves them runni
 """
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _CONF = Path("/etc/libvirt")
 _LOADED = Path("/run/hypervisor-formula/libvirt-tls-loaded")
 _TIMEOUT = 120  # seconds for one systemctl command; a start waits for the daemon's first answer
 _PROPERTIES = "Id,LoadState,UnitFileState,ActiveState,ActiveEnterTimestampMonotonic"
+_TLS_PORT = 16514
 _MODULAR = (
     "virtqemud",
     "virtproxyd",
@@ -216,8 +218,39 @@ def _systemctl(*argv: str) -> str:
         ignore_retcode=True,
     )
     if done["retcode"] != 0:
-        raise RuntimeError(f"systemctl {' '.join(argv)} failed: {done['stderr'] or done['stdout']}")
+        said = _journal(argv[1:]) or done["stderr"] or done["stdout"]
+        raise RuntimeError(f"systemctl {' '.join(argv)} failed: {said}")
     return str(done["stdout"])
+
+
+def _journal(units: tuple[str, ...]) -> str:
+    """Return the last words of units that failed, such as a port in use; systemctl itself only says that they did."""
+    words = []
+    for unit in units:
+        state = __salt__["cmd.run_all"](
+            ["systemctl", "is-failed", unit], python_shell=False, timeout=_TIMEOUT, ignore_retcode=True
+        )
+        if state["stdout"] == "failed":
+            log = __salt__["cmd.run_all"](
+                ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=3", f"--unit={unit}"],
+                python_shell=False,
+                timeout=_TIMEOUT,
+                ignore_retcode=True,
+            )
+            words.append(f"{unit}: {'; '.join(log['stdout'].splitlines())}")
+    return ". ".join(words)
+
+
+def _port_taken() -> str:
+    """Say who else listens on the TLS port; systemd reports no more than an input/output error."""
+    done = __salt__["cmd.run_all"](
+        ["ss", "-Hltnp", f"sport = :{_TLS_PORT}"], python_shell=False, timeout=_TIMEOUT, ignore_retcode=True
+    )
+    holders = sorted(set(re.findall(r'\("([^"]+)",pid=(\d+)', done["stdout"])) - {("systemd", "1")})
+    if not holders:
+        return ""
+    names = ", ".join(f"{name} (pid {pid})" for name, pid in holders)
+    return f" Port {_TLS_PORT} is in use by {names}: stop that, then run the highstate again."
 
 
 def _survey() -> tuple[Layout | None, dict[str, Unit]]:
@@ -305,7 +338,7 @@ def listening(
             ret["changes"][verb] = names
         left = plan(found, _survey()[1], tls, {}).changes()
     except RuntimeError as error:
-        return ret | {"result": False, "comment": str(error)}
+        return ret | {"result": False, "comment": f"{error}{_port_taken() if tls else ''}"}
     if left:
         return ret | {"result": False, "comment": f"These units did not come up: {left}."}
     return ret | {"comment": f"systemd listens for {found.front} now; guests were left alone."}

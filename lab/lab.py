@@ -150,8 +150,12 @@ class Lab:
             container.capable()
         before = machine.snapshot()
         accelerator = vmspec.accelerator(self._note if "vm" in everything.values() else vmspec.silent)
-        with state.locked("networks", "choosing a network"):
-            taken = {load["index"] for name in state.names() if (load := state.load(Paths(name)))}
+        with state.locked("networks", "choosing a network", wait=True):
+            taken = set()
+            for name in state.names():
+                # A damaged lab, or one of another version, still has its route, which is looked at too.
+                with contextlib.suppress(LabError):
+                    taken.add(state.load(Paths(name)).get("index", 0))
             index = network.free_index(taken)
             rows = {}
             for number, (name, spec) in enumerate(self.kitchen.hosts.items(), FIRST_HOST):
@@ -361,7 +365,8 @@ class Lab:
             if shutil.which("ip"):
                 network.destroy(self.paths.name, self.state.get("index"))
             before, index = self.state.get("before"), self.state.get("index")
-            shutil.rmtree(self.paths.root)
+            if self.paths.root.exists():
+                shutil.rmtree(self.paths.root)
             self.state = {}
             left = leftovers(self.paths, index)
             if before:

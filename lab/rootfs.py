@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .proc import CommandError, LabError, run
 from .state import CACHE, CHECKOUT, tree_digest
+from .vmdisk import contained
 
 # What every host has before any formula runs; a hypervisor's packages come by highstate.
 BASE = (
@@ -105,7 +106,8 @@ def build(
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
     try:
-        run(argv, timeout=1800, env=environment, log=log)
+        # Contained, so that an end of any kind leaves neither mounts nor processes behind.
+        run([*contained("--mount-proc"), *argv], timeout=1800, env=environment, log=log)
     except CommandError as error:
         partial.unlink(missing_ok=True)
         raise LabError(f"the {release} tree for {kind} hosts was not built; the log is {log}\n{error}") from None
