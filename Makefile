@@ -9,7 +9,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat requirements/dev.lock tools/make-venv | sha256sum | cut -c1-16)
 PYTEST := $(BIN)/python -m pytest
 # Folders of Salt's loader may hold modules of the same name, so that each is checked by itself.
-MYPY_FOLDERS := $(wildcard lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden)
+MYPY_FOLDERS := $(wildcard lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden test/integration)
 SHELL_SCRIPTS := bootstrap .ci/run tools/make-venv tools/lint-shell tools/lock
 PYTEST_WORKERS ?= 2
 

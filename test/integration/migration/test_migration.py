@@ -30,6 +30,10 @@ while True:
         break
 print(json.dumps({"bytes": total, "seen": seen}))
 """
+SENDER = """
+import socket
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'sent in clear', ('hv1', 9))
+"""
 
 
 @pytest.fixture
@@ -71,12 +75,12 @@ def test_nothing_of_the_guest_is_readable_on_the_wire(lab, guest):
     """All of the guest's memory crosses the wire; its kernel's and its shell's texts must not be found there."""
     namespace = f"--net={network.NETNS / network.switch(lab.paths.name)}"
     marks = ["Linux version", "guest second", "BusyBox", "sent in clear"]
-    with subprocess.Popen(
-        ["nsenter", namespace, "python3", "-c", SNIFFER, "p-hv1", *marks], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as sniffer:
+    argv = ["nsenter", namespace, "python3", "-c", SNIFFER, "p-hv1", *marks]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as sniffer:
+        assert sniffer.stdout is not None
         assert sniffer.stdout.readline() == "ready\n"
         # The sniffer finds what is in clear: a positive control on the same wire.
-        lab.run("hv2", ["python3", "-c", "import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.sendto(b'sent in clear', ('hv1', 9))"])
+        lab.run("hv2", ["python3", "-c", SENDER])
         migrate(lab, guest, "hv1", "hv2")
         output, _ = sniffer.communicate("\n", timeout=60)
     result = json.loads(output)

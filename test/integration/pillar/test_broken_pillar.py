@@ -16,7 +16,10 @@ BROKEN = {
     "misspelt enum": ({"libvirt": {"pki": {"key_type": "rsaa"}}}, ["libvirt:pki:key_type", "rsaa", "ec, rsa"]),
     "bad path": ({"kvm": {"images": {"path": "images/here"}}}, ["kvm:images:path", "images/here", "absolute path"]),
     "bad mode": ({"kvm": {"images": {"mode": 711}}}, ["kvm:images:mode", "711"]),
-    "bad id": ({"libvirt": {"tls": {"allowed_hosts": ["hv1", "hv 2"]}}}, ["libvirt:tls:allowed_hosts:1", "hv 2", "minion id"]),
+    "bad id": (
+        {"libvirt": {"tls": {"allowed_hosts": ["hv1", "hv 2"]}}},
+        ["libvirt:tls:allowed_hosts:1", "hv 2", "minion id"],
+    ),
     "list expected": ({"kvm": {"packages": {"extra": "tmux"}}}, ["kvm:packages:extra", "tmux", "list"]),
     "two formulas, three errors": (
         {"kvm": {"sysctls": {}, "images": {"mode": "9999"}}, "libvirt": {"pki": {"key_type": "dsa"}}},
@@ -67,9 +70,12 @@ def test_salt_call_local_refuses_too(lab):
         "--config-dir=/run/local-config",
     ]  # fmt: skip
     lab.run("controller", ["mkdir", "-p", "/run/local-config"])
-    top = "base: {'*': [host]}\n"
-    write = {"/run/local-pillar/top.sls": (0o644, top.encode()), "/run/local-config/minion": (0o644, b"root_dir: /run/local-root\nid: hv9\n")}
-    lab.hosts.unpack("controller", {**write, "/run/local-pillar/host.sls": (0o644, b"kvm: {hugepage: 1, images: {mode: '1'}}\n")})
+    write = {
+        "/run/local-config/minion": "root_dir: /run/local-root\nid: hv9\n",
+        "/run/local-pillar/top.sls": "base: {'*': [host]}\n",
+        "/run/local-pillar/host.sls": "kvm: {hugepage: 1, images: {mode: '1'}}\n",
+    }
+    lab.hosts.unpack("controller", {path: (0o644, text.encode()) for path, text in write.items()})
     lab.run("controller", [*argv, "saltutil.sync_all"])
     done = lab.run("controller", [*argv, "state.show_low_sls", "kvm"], check=False)
     printed = done.stdout + done.stderr
@@ -90,10 +96,10 @@ def test_salt_ssh_has_the_same_configuration(lab, pillar):
     known = (lab.paths.root / "known_hosts").read_bytes()
     roster = f"hv1:\n  host: {lab.hosts.addresses['hv1']}\n  user: root\n  priv: {folder}/key\n"
     lab.run("controller", ["mkdir", "-m", "0700", "-p", folder])
-    lab.hosts.unpack(
-        "controller", {f"{folder}/key": (0o600, key), f"{folder}/known_hosts": (0o600, known), f"{folder}/roster": (0o600, roster.encode())}
-    )
-    argv = ["salt-ssh", f"--roster-file={folder}/roster", "--ssh-option", f"UserKnownHostsFile={folder}/known_hosts", "hv1"]
+    write = {"key": key, "known_hosts": known, "roster": roster.encode()}
+    lab.hosts.unpack("controller", {f"{folder}/{name}": (0o600, data) for name, data in write.items()})
+    argv = ["salt-ssh", f"--roster-file={folder}/roster"]
+    argv += ["--ssh-option", f"UserKnownHostsFile={folder}/known_hosts", "hv1"]
     try:
         lab.run("controller", ["salt-run", "saltutil.sync_all"])
         done = lab.run("controller", [*argv, "--out=json", "state.show_low_sls", "kvm"], timeout=180)

@@ -13,11 +13,13 @@ FOREIGN = """
 set -e
 mkdir -p "$1" && cd "$1"
 openssl ecparam -name prime256v1 -genkey -noout -out ca.key
-openssl req -x509 -new -key ca.key -days 2 -subj '/CN=foreign CA' -out ca.crt -addext basicConstraints=critical,CA:TRUE
+ca=basicConstraints=critical,CA:TRUE
+openssl req -x509 -new -key ca.key -days 2 -subj '/CN=foreign CA' -out ca.crt -addext "$ca"
 openssl ecparam -name prime256v1 -genkey -noout -out clientkey.pem
 openssl req -new -key clientkey.pem -subj '/CN=hv1' -out client.csr
 printf 'subjectAltName=DNS:hv1\\nextendedKeyUsage=clientAuth,serverAuth\\n' > extensions
-openssl x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out clientcert.pem
+by="-CA ca.crt -CAkey ca.key -CAcreateserial"
+openssl x509 -req -in client.csr $by -days 2 -extfile extensions -out clientcert.pem
 cp /etc/pki/CA/cacert.pem cacert.pem
 """
 FOLDER = "/run/test-pki"
@@ -36,8 +38,10 @@ def connect(lab, options="", host="hv1"):
 
 def ask(lab, host, policy, **arguments):
     """Ask the CA for a certificate from a host, the way a program on it could; return text of the answer."""
-    lab.run(host, ["sh", "-c", "umask 077; [ -e /run/test.key ] || openssl ecparam -name prime256v1 -genkey -noout -out /run/test.key"])
-    argv = ["salt-call", "--out=json", "x509.create_certificate", "ca_server=controller", f"signing_policy={policy}", "private_key=/run/test.key"]
+    make = "umask 077; [ -e $1 ] || openssl ecparam -name prime256v1 -genkey -noout -out $1"
+    lab.run(host, ["sh", "-c", make, "sh", "/run/test.key"])
+    argv = ["salt-call", "--out=json", "x509.create_certificate", "ca_server=controller"]
+    argv += [f"signing_policy={policy}", "private_key=/run/test.key"]
     argv += [f"{key}={value}" for key, value in arguments.items()]
     done = lab.run(host, argv, check=False, timeout=90)
     return done.stdout + done.stderr
@@ -65,23 +69,25 @@ def test_a_certificate_of_another_ca_is_refused(lab, folder):
 def test_one_of_ours_for_another_purpose_is_refused(lab, folder):
     """The QEMU certificate has the right name, a CA of ours, and even the right usage: its CA is another."""
     script = (
-        'mkdir -p "$1"; cp /etc/pki/CA/cacert.pem "$1/cacert.pem"; cp /etc/pki/qemu/client-cert.pem "$1/clientcert.pem"; '
-        'cp /etc/pki/qemu/client-key.pem "$1/clientkey.pem"'
+        'mkdir -p "$1"; cp /etc/pki/CA/cacert.pem "$1"; cd /etc/pki/qemu; '
+        'cp client-cert.pem "$1/clientcert.pem"; cp client-key.pem "$1/clientkey.pem"'
     )
     lab.run("hv1", ["sh", "-ec", script, "sh", folder])
     done = connect(lab, f"?pkipath={folder}")
     assert done.returncode != 0
     assert "certificate" in done.stderr.lower() or "tls" in done.stderr.lower(), done.stderr
     # The same folder with the libvirt certificate gets in: it was the purpose.
-    script = 'cp /etc/pki/libvirt/clientcert.pem "$1/clientcert.pem"; cp /etc/pki/libvirt/private/clientkey.pem "$1/clientkey.pem"'
+    script = 'cd /etc/pki/libvirt; cp clientcert.pem private/clientkey.pem "$1"'
     lab.run("hv1", ["sh", "-ec", script, "sh", folder])
     assert connect(lab, f"?pkipath={folder}").returncode == 0
 
 
 def test_nobody_is_let_in_without_a_certificate(lab):
     probe = "exec 3<>/dev/tcp/hv2/16514 && echo open"
-    assert "open" in lab.run("controller", ["bash", "-c", probe]).stdout, "the port must be open for this to prove anything"
-    done = lab.run("controller", ["openssl", "s_client", "-connect", "hv2:16514", "-brief"], check=False, stdin="", timeout=30)
+    # The port must be open for the rest to prove anything.
+    assert "open" in lab.run("controller", ["bash", "-c", probe]).stdout
+    client = ["openssl", "s_client", "-connect", "hv2:16514", "-brief"]
+    done = lab.run("controller", client, check=False, stdin="", timeout=30)
     printed = done.stdout + done.stderr
     assert "alert" in printed or done.returncode != 0, printed
 
@@ -115,7 +121,8 @@ def test_a_request_can_decide_nothing(lab):
     before = digest(lab, "controller")
     answer = ask(
         lab, "hv2", "libvirt_hv2", CN="hv1", O="evil", subjectAltName="DNS:hv1", basicConstraints="CA:TRUE",
-        days_valid="9999", not_after="2099-01-01 00:00:00", copypath="/etc", keyUsage="keyCertSign", nameConstraints="permitted;DNS:.com",
+        days_valid="9999", not_after="2099-01-01 00:00:00", copypath="/etc", keyUsage="keyCertSign",
+        nameConstraints="permitted;DNS:.com",
     )  # fmt: skip
     text = certificate(lab, answer)
     assert "Subject: CN = hv2\n" in text
@@ -138,9 +145,7 @@ def test_the_controller_keeps_its_cas(lab, controller):
 
 def test_private_keys_never_leave_their_host(lab):
     """No private key in the file tree, the master's job cache, its logs, or a minion's cache."""
-    script = (
-        "grep -rlE 'BEGIN ([A-Z]+ )?PRIVATE KEY' /srv /var/cache/salt /var/log 2>/dev/null || true"
-    )
+    script = "grep -rlE 'BEGIN ([A-Z]+ )?PRIVATE KEY' /srv /var/cache/salt /var/log 2>/dev/null || true"
     for host in ("controller", "hv1", "hv2"):
         assert lab.run(host, ["sh", "-c", script]).stdout == "", host
 
@@ -163,7 +168,8 @@ def test_a_certificate_that_is_due_is_renewed_alone(lab):
     lab.run("hv1", ["sh", "-ec", script])
     request = lab.run("hv1", ["cat", "/run/x.csr"]).stdout
     sign = (
-        "printf 'subjectAltName=DNS:hv1\\nextendedKeyUsage=serverAuth,clientAuth\\nbasicConstraints=critical,CA:FALSE\\n' > /run/x.ext; "
+        "printf '%s\\n' subjectAltName=DNS:hv1 extendedKeyUsage=serverAuth,clientAuth basicConstraints=critical,CA:FALSE "
+        "> /run/x.ext; "
         "cat > /run/x.csr; openssl x509 -req -in /run/x.csr -CA /etc/pki/hypervisor/libvirt/ca.crt "
         "-CAkey /etc/pki/hypervisor/libvirt/ca.key -set_serial 77 -days 5 -extfile /run/x.ext"
     )
@@ -177,7 +183,10 @@ def test_a_certificate_that_is_due_is_renewed_alone(lab):
 
 @pytest.mark.parametrize(
     ("key", "mode", "group"),
-    [("/etc/pki/libvirt/private/serverkey.pem", 0o400, "root"), ("/etc/pki/qemu/server-key.pem", 0o440, "libvirt-qemu")],
+    [
+        ("/etc/pki/libvirt/private/serverkey.pem", 0o400, "root"),
+        ("/etc/pki/qemu/server-key.pem", 0o440, "libvirt-qemu"),
+    ],
 )
 def test_private_keys_are_closed_and_repaired(lab, key, mode, group):
     stat = ["stat", "-c", "%a %U %G", key]
@@ -189,10 +198,11 @@ def test_private_keys_are_closed_and_repaired(lab, key, mode, group):
 
 
 def test_qemu_key_is_readable_by_qemu_alone(lab):
-    members = lab.run("hv1", ["getent", "group", "libvirt-qemu"]).stdout.strip().rpartition(":")[2]
-    primary = lab.run("hv1", ["awk", "-F:", '$4 == "'"$(getent group libvirt-qemu | cut -d: -f3)"'"', "/etc/passwd"], check=False).stdout
+    _, _, group, members = lab.run("hv1", ["getent", "group", "libvirt-qemu"]).stdout.strip().split(":")
+    users = [line.split(":") for line in lab.run("hv1", ["getent", "passwd"]).stdout.splitlines()]
     assert set(members.split(",")) - {""} <= {"libvirt-qemu"}
-    assert all(line.startswith("libvirt-qemu:") for line in primary.splitlines())
-    lab.run("hv1", ["setpriv", "--reuid=libvirt-qemu", "--regid=kvm", "--init-groups", "cat", "/etc/pki/qemu/server-key.pem"])
-    refused = lab.run("hv1", ["setpriv", "--reuid=nobody", "--regid=kvm", "--clear-groups", "cat", "/etc/pki/qemu/server-key.pem"], check=False)
+    assert {user[0] for user in users if user[3] == group} <= {"libvirt-qemu"}
+    read = ["--regid=kvm", "cat", "/etc/pki/qemu/server-key.pem"]
+    lab.run("hv1", ["setpriv", "--reuid=libvirt-qemu", "--init-groups", *read])
+    refused = lab.run("hv1", ["setpriv", "--reuid=nobody", "--clear-groups", *read], check=False)
     assert refused.returncode != 0
