@@ -168,8 +168,8 @@ def test_a_certificate_that_is_due_is_renewed_alone(lab):
     lab.run("hv1", ["sh", "-ec", script])
     request = lab.run("hv1", ["cat", "/run/x.csr"]).stdout
     sign = (
-        "printf '%s\\n' subjectAltName=DNS:hv1 extendedKeyUsage=serverAuth,clientAuth basicConstraints=critical,CA:FALSE "
-        "> /run/x.ext; "
+        "printf '%s\\n' subjectAltName=DNS:hv1 extendedKeyUsage=serverAuth,clientAuth "
+        "basicConstraints=critical,CA:FALSE > /run/x.ext; "
         "cat > /run/x.csr; openssl x509 -req -in /run/x.csr -CA /etc/pki/hypervisor/libvirt/ca.crt "
         "-CAkey /etc/pki/hypervisor/libvirt/ca.key -set_serial 77 -days 5 -extfile /run/x.ext"
     )
