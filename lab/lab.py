@@ -62,12 +62,12 @@ class Lab:
         """
         if not self.exists:
             others = ", ".join(state.names()) or "none"
-            raise LabError(f"there is no lab '{self.paths.name}' (labs here: {others}); make it with: lab up --name {self.paths.name}")
+            name = self.paths.name
+            raise LabError(f"there is no lab '{name}' (labs here: {others}); make it with: lab up --name {name}")
         rows: Mapping[str, Mapping[str, Any]] = self.state["hosts"]
-        specs = {name: HostSpec(name, tuple(row["roles"]), row["memory_mib"], row["cpus"]) for name, row in rows.items()}
         return Hosts(
             self.paths,
-            specs,
+            {name: HostSpec(name, tuple(row["roles"]), row["memory_mib"], row["cpus"]) for name, row in rows.items()},
             {name: str(row["address"]) for name, row in rows.items()},
             {name: str(row["kind"]) for name, row in rows.items()},
         )
@@ -121,7 +121,8 @@ class Lab:
         machine.require_root()
         missing = machine.missing_programs()
         if missing:
-            raise LabError(f"not installed: {', '.join(sorted(missing))}; install all that the lab needs with: .venv/bin/lab deps")
+            listed = ", ".join(sorted(missing))
+            raise LabError(f"not installed: {listed}; install all that the lab needs with: .venv/bin/lab deps")
         with state.locked(f"lab-{self.paths.name}", "lab up"):
             self.state = state.load(self.paths)
             if not self.exists:
@@ -166,7 +167,8 @@ class Lab:
                     }  # fmt: skip
             self.paths.logs.mkdir(parents=True, exist_ok=True)
             self.paths.root.chmod(0o700)
-            self.save(index=index, platform=platform, hosts=rows, before=before, accelerator=accelerator, made=int(time.time()))
+            made = int(time.time())
+            self.save(index=index, platform=platform, hosts=rows, before=before, accelerator=accelerator, made=made)
 
     def _same(self, platform: str, only: list[str] | None) -> None:
         """Refuse to turn a running lab into another one."""
@@ -176,7 +178,10 @@ class Lab:
                 f"remove it first (lab down --name {self.paths.name}) or choose another --name"
             )
         if only and sorted(only) != sorted(self.state["hosts"]):
-            raise LabError(f"lab '{self.paths.name}' has the hosts {', '.join(self.state['hosts'])}; a lab's hosts can't change: lab down first")
+            raise LabError(
+                f"lab '{self.paths.name}' has the hosts {', '.join(self.state['hosts'])}, which can't change; "
+                f"remove it first (lab down --name {self.paths.name}) or choose another --name"
+            )
 
     def _network(self) -> bool:
         """Make the layer-2 network and the hosts' ssh keys."""
@@ -192,16 +197,17 @@ class Lab:
     def _images(self) -> bool:
         """Build what isn't in the cache."""
         release = self.kitchen.platforms[self.state["platform"]].release
+        wanted = packages.of_platform(self.state["platform"])
         did = False
         if "container" in self.hosts.kinds.values() and "image" not in self.state:
-            name = container.image(release, packages.of_platform(self.state["platform"]))
+            name = container.image(release, wanted)
             if not container.image_exists(name):
                 did = True
                 with self.progress.step(f"build the {release} image for container hosts"):
-                    container.build_image(release, packages.of_platform(self.state["platform"]), self.paths.logs / "image.log")
+                    container.build_image(release, wanted, self.paths.logs / "image.log")
             self.save(image=name)
         if "vm" in self.hosts.kinds.values():
-            did |= self.virtual.build_image(release, packages.of_platform(self.state["platform"]), self.progress)
+            did |= self.virtual.build_image(release, wanted, self.progress)
             self.save()
         if not (CACHE / f"guest-{guest.digest()}").exists():
             did = True
@@ -230,8 +236,9 @@ class Lab:
         row = self.state["hosts"][host]
         namespace = network.attach_container(self.paths.name, host, self.state["index"], row["number"])
         if not there:
-            content = identity.archive(identity.files(self.paths, host, self.hosts.addresses, kvm=self.state["accelerator"] == "kvm"))
-            container.create(self.paths.name, host, self.state["image"], namespace, content)
+            kvm = self.state["accelerator"] == "kvm"
+            own = identity.archive(identity.files(self.paths, host, self.hosts.addresses, kvm=kvm))
+            container.create(self.paths.name, host, self.state["image"], namespace, own)
         container.start(self.paths.name, host)
         container.wait_booted(self.paths.name, host)
         self.hosts.wait_ssh(host, timeout=20)
@@ -298,7 +305,8 @@ class Lab:
         found = {}
         for host in self.hosts.hypervisors:
             with contextlib.suppress(CommandError):
-                done = self.hosts.run(host, ["virsh", "--connect", "qemu:///system", "list", "--name"], check=False, timeout=30)
+                argv = ["virsh", "--connect", "qemu:///system", "list", "--name"]
+                done = self.hosts.run(host, argv, check=False, timeout=30)
                 found[host] = done.stdout.split() if done.returncode == 0 else []
         return found
 
@@ -376,7 +384,7 @@ class Lab:
 
     def restart_container(self, host: str) -> None:
         """Reboot a container host."""
-        run([*container.PODMAN, "restart", "--time", "10", container.container_name(self.paths.name, host)], timeout=120)
+        container.podman("restart", "--time", "10", container.container_name(self.paths.name, host))
         container.wait_booted(self.paths.name, host)
         self.hosts.wait_ssh(host, timeout=30)
 
@@ -399,7 +407,8 @@ def leftovers(paths: Paths, index: int | None) -> list[str]:
 
 def processes_in(namespace: str) -> list[int]:
     """Return the ids of processes in a network namespace and in those of its hosts (``<namespace>.…``)."""
-    files = [path for path in network.NETNS.glob(f"{namespace}*") if path.name == namespace or path.name.startswith(f"{namespace}.")]
+    # A lab's name has no dot, so these are its own alone.
+    files = [*network.NETNS.glob(namespace), *network.NETNS.glob(f"{namespace}.*")]
     wanted = {path.stat().st_ino for path in files}
     found = []
     for entry in Path("/proc").iterdir():

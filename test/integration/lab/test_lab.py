@@ -25,7 +25,9 @@ def command(*words):
 
 def cli(*words, env=None):
     """Run the command line and return the finished process."""
-    return subprocess.run(command(*words), capture_output=True, text=True, timeout=300, cwd=CHECKOUT, check=False, env=env)
+    return subprocess.run(
+        command(*words), capture_output=True, text=True, timeout=300, cwd=CHECKOUT, check=False, env=env
+    )
 
 
 @pytest.fixture
@@ -73,7 +75,8 @@ def test_two_labs_start_at_once_and_go_alone(lab, spare):
     before = machine.snapshot()
     names = (spare, "spare-2")
     try:
-        runs = [subprocess.Popen(command("up", "--name", name, *SMALL, "--json"), stdout=subprocess.PIPE, cwd=CHECKOUT) for name in names]
+        commands = [command("up", "--name", name, *SMALL, "--json") for name in names]
+        runs = [subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=CHECKOUT) for argv in commands]
         results = [json.loads(process.communicate(timeout=240)[0]) for process in runs]
         assert [process.returncode for process in runs] == [0, 0]
         networks = {result["network"] for result in results} | {lab.status()["network"]}
@@ -100,7 +103,8 @@ def test_a_second_command_on_the_same_lab_is_refused(spare):
 
 @pytest.mark.parametrize(("sent", "after"), [(signal.SIGINT, 1.5), (signal.SIGKILL, 4.0)])
 def test_interrupted_and_run_again(spare, sent, after):
-    with subprocess.Popen(command("up", "--name", spare, *SMALL), stderr=subprocess.PIPE, text=True, cwd=CHECKOUT) as process:
+    argv = command("up", "--name", spare, *SMALL)
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT) as process:
         time.sleep(after)
         process.send_signal(sent)
         _, printed = process.communicate(timeout=60)
@@ -137,7 +141,8 @@ def test_a_damaged_state_says_what_to_do(spare):
 
 def test_a_port_that_is_taken_is_named(lab):
     """Something else on 16514: the highstate fails and says so; once the port is free the next run heals it."""
-    lab.run("hv2", ["systemctl", "stop", "libvirtd-tls.socket", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd"])
+    sockets = ["libvirtd-tls.socket", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket"]
+    lab.run("hv2", ["systemctl", "stop", *sockets, "libvirtd"])
     lab.run("hv2", ["systemd-run", "--unit=squatter", "python3", "-m", "http.server", "16514"])
     try:
         lab.run("hv2", ["sh", "-c", "until ss -Hltn sport = :16514 | grep -q .; do sleep 0.1; done"])
@@ -151,9 +156,8 @@ def test_a_port_that_is_taken_is_named(lab):
 
 def test_a_master_killed_during_a_highstate(lab):
     """The run is lost, nothing else is: the master comes back by itself and the next run is green."""
-    with subprocess.Popen(
-        [*lab.hosts.ssh_argv("controller"), "--", "salt", "*", "state.highstate"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
+    argv = [*lab.hosts.ssh_argv("controller"), "--", "salt", "*", "state.highstate"]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         time.sleep(1.5)
         lab.run("controller", ["systemctl", "kill", "--kill-whom=all", "--signal=KILL", "salt-master"])
         process.wait(timeout=180)
@@ -170,7 +174,11 @@ def test_a_master_killed_during_a_highstate(lab):
 
 def test_hosts_cannot_change_the_machine(lab):
     before = Path("/proc/sys/vm/swappiness").read_text()
-    for argv in (["sysctl", "-w", "vm.swappiness=1"], ["sysctl", "-w", "kernel.panic=7"], ["sh", "-c", "echo 0 > /sys/kernel/mm/ksm/run"]):
+    for argv in (
+        ["sysctl", "-w", "vm.swappiness=1"],
+        ["sysctl", "-w", "kernel.panic=7"],
+        ["sh", "-c", "echo 0 > /sys/kernel/mm/ksm/run"],
+    ):
         assert lab.run("hv1", argv, check=False).returncode != 0, argv
     assert Path("/proc/sys/vm/swappiness").read_text() == before
     # What has a namespace is the host's own.
@@ -231,9 +239,11 @@ def test_a_full_disk_is_said_before_anything_is_built(tmp_path):
 
 
 def test_without_root_one_sentence():
+    unprivileged = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     done = subprocess.run(
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "lab.cli", "up", "--name", "nobody"],
-        capture_output=True, text=True, timeout=60, cwd=CHECKOUT, check=False, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        [*unprivileged, sys.executable, "-m", "lab.cli", "up", "--name", "nobody"],
+        capture_output=True, text=True, timeout=60, cwd=CHECKOUT, check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     assert done.returncode != 0
     assert "needs root" in done.stderr
