@@ -16,7 +16,7 @@ from . import container, guest, identity, machine, network, packages, salt, stat
 from . import kitchen as kitchen_file
 from .hosts import Hosts
 from .kitchen import HostSpec, Kitchen
-from .proc import CommandError, LabError, run
+from .proc import CommandError, LabError
 from .state import CACHE, CHECKOUT, Paths
 from .ui import Progress
 from .virtual import VirtualHosts

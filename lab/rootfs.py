@@ -98,7 +98,7 @@ def build(
         "--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
         "--dpkgopt=path-include=/usr/share/doc/*/copyright",
         "--skip=essential/unlink", "--skip=cleanup/apt",
-        f'--setup-hook=into="$1"/var/cache/apt/archives; mkdir -p "$into"/partial; cp -n {archives}/*.deb "$into" || true',
+        f'--setup-hook=d="$1"/var/cache/apt/archives; mkdir -p "$d"/partial; cp -n {archives}/*.deb "$d" || true',
         *options,
         f"--customize-hook={FILES / 'customize.sh'}",
         release, str(partial),
