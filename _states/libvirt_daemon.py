@@ -7,6 +7,7 @@ listens and starts a daemon when somebody connects; a daemon may leave when it i
 Guests are processes of their own: to stop or restart a daemon leaves them running.
 """
 
+import math
 import os
 import re
 import time
@@ -19,6 +20,7 @@ import salt.utils.path
 
 if TYPE_CHECKING:
     # Salt's loader fills these in.
+    __context__: dict[str, Any] = {}
     __opts__: dict[str, Any] = {}
     __salt__: dict[str, Any] = {}
     __states__: dict[str, Any] = {}
@@ -28,6 +30,8 @@ _OLD_UNIT_FOLDER = "/lib/systemd/system"  # its own folder where /usr is not mer
 _CONF = Path("/etc/libvirt")
 _LOADED = Path("/run/hypervisor-formula/libvirt-tls-loaded")
 _TIMEOUT = 120  # seconds for one systemctl command; a start waits for the daemon's first answer
+_SURVEY = "libvirt_daemon.survey"
+_RECENT = 5  # seconds
 _PROPERTIES = "Id,LoadState,UnitFileState,ActiveState,ActiveEnterTimestampMonotonic"
 _TLS_PORT = 16514
 _MODULAR = (
@@ -253,14 +257,31 @@ def _port_taken() -> str:
     return f" Port {_TLS_PORT} is in use by {names}: stop that, then run the highstate again."
 
 
-def _survey() -> tuple[Layout | None, dict[str, Unit]]:
-    """Return how libvirt runs here and what systemd says about its units."""
+def _survey(age: float = 0) -> tuple[Layout | None, dict[str, Unit]]:
+    """Return how libvirt runs here and what systemd says about its units.
+
+    Takes how old the answer may be, in seconds: another state of the same run may just have asked.
+    """
+    asked, survey = __context__.get(_SURVEY, (-math.inf, (None, {})))
+    if time.monotonic() - asked < age:
+        return survey  # type: ignore[no-any-return]  # Salt's context holds anything
     names = _installed()
     if not names:
         return None, {}
+    asked = time.monotonic()
     show = _systemctl("show", f"--property={_PROPERTIES}", *sorted(names))
     units = parse(show, time.time(), time.monotonic())
-    return layout(set(units), {name for name, unit in units.items() if unit.enabled}), units
+    survey = layout(set(units), {name for name, unit in units.items() if unit.enabled}), units
+    __context__[_SURVEY] = asked, survey
+    return survey
+
+
+def _layout() -> Layout | None:
+    """Return how libvirt runs here. systemd is asked only where both kinds are installed."""
+    names = _installed()
+    if {"libvirtd.socket", "virtqemud.socket"} <= names:
+        return _survey()[0]
+    return layout(names, set())
 
 
 def _mtime(path: str | Path) -> float:
@@ -297,7 +318,7 @@ def configured(name: str, settings: dict[str, Any] | None = None) -> dict[str, A
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
-        found, _ = _survey()
+        found = _layout()
     except RuntimeError as error:
         return ret | {"result": False, "comment": str(error)}
     if found is None:
@@ -355,7 +376,8 @@ def tls_loaded(name: str, files: list[str]) -> dict[str, Any]:
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
-        found, units = _survey()
+        # What `listening` saw just before. No certificate is written in between.
+        found, units = _survey(age=_RECENT)
     except RuntimeError as error:
         return ret | {"result": False, "comment": str(error)}
     front = units.get(f"{found.front}.service", Unit()) if found else Unit()

@@ -167,6 +167,8 @@ class Host:
         self.units = units
         self.calls: list[list[str]] = []
         self.fails = ""
+        self.asked = 0
+        monkeypatch.setattr(libvirt_daemon, "__context__", {}, raising=False)
         monkeypatch.setattr(libvirt_daemon, "_installed", lambda: set(self.units))
         monkeypatch.setattr(libvirt_daemon, "__opts__", {"test": test}, raising=False)
         salt = {"cmd.run_all": self.run}
@@ -177,6 +179,7 @@ class Host:
         assert kwargs["timeout"] > 0
         words = [word for word in argv[1:] if not word.startswith("--")]
         if words[0] == "show":
+            self.asked += 1
             return {"retcode": 0, "stdout": self.show(), "stderr": ""}
         self.calls.append([argv[0], *words])
         if self.fails in words:
@@ -246,6 +249,16 @@ def test_configured_writes_the_file_of_the_front_daemon(monkeypatch):
     assert ret == {"name": "x", "got": {"max_clients": 5}}
 
 
+def test_systemd_is_asked_once_when_nothing_is_to_do(monkeypatch):
+    host = Host(monkeypatch, installed() | {"libvirtd-tls.socket": ON}, test=False)
+    states = {"libvirt_conf.managed": lambda name, **_: {"name": name}}
+    monkeypatch.setattr(libvirt_daemon, "__states__", states, raising=False)
+    libvirt_daemon.configured("x", {})
+    assert libvirt_daemon.listening("x")["changes"] == {}
+    assert libvirt_daemon.tls_loaded("x", ["/none.pem"])["changes"] == {}
+    assert host.asked == 1
+
+
 def test_new_certificates_are_loaded_without_a_restart(monkeypatch, tmp_path):
     host = Host(monkeypatch, installed() | {"libvirtd-tls.socket": ON}, test=False)
     monkeypatch.setattr(libvirt_daemon, "_LOADED", tmp_path / "run" / "loaded")
@@ -258,6 +271,25 @@ def test_new_certificates_are_loaded_without_a_restart(monkeypatch, tmp_path):
     assert host.calls == [expected]
     monkeypatch.setattr(libvirt_daemon, "_mtime", lambda path: 0.0 if "pem" in str(path) else later)
     assert libvirt_daemon.tls_loaded("x", ["/c.pem"])["changes"] == {}
+
+
+def test_what_listening_changed_is_seen_by_the_next_state(monkeypatch):
+    host = Host(monkeypatch, installed() | {"libvirtd.service": Unit(enabled=True)}, test=False)
+    libvirt_daemon.listening("x")
+    asked = host.asked
+    comment = libvirt_daemon.tls_loaded("x", ["/none.pem"])["comment"]
+    assert (comment, host.asked) == ("No daemon runs; it reads its certificates when it starts.", asked)
+    host.units["libvirtd.service"] = ON
+    assert libvirt_daemon.listening("x")["changes"] == {}
+    assert libvirt_daemon.tls_loaded("x", ["/none.pem"])["comment"] == "libvirtd uses the certificates on disk."
+
+
+def test_an_old_survey_is_not_believed(monkeypatch):
+    host = Host(monkeypatch, installed() | {"libvirtd-tls.socket": ON}, test=False)
+    libvirt_daemon.listening("x")
+    monkeypatch.setattr(libvirt_daemon, "_RECENT", 0)
+    libvirt_daemon.tls_loaded("x", ["/none.pem"])
+    assert host.asked == 2
 
 
 @pytest.mark.parametrize("test", [True, False])
