@@ -14,6 +14,8 @@ from .state import CACHE, locked
 
 LABEL = "hypervisor-lab"
 REPOSITORY = "localhost/hypervisor-lab"
+# Protects the machine's settings, then becomes systemd.
+INIT = "/usr/local/sbin/lab-init"
 # runc, because crun refuses the hybrid cgroup hierarchy that some kernels boot with.
 PODMAN = ("podman", "--runtime", "runc")
 
@@ -75,7 +77,7 @@ def build_image(release: str, packages: Sequence[str], log: Path) -> str:
         CACHE.mkdir(parents=True, exist_ok=True)
         rootfs.build(release, "container", archive, packages=packages, log=log)
         try:
-            podman("import", "--quiet", "--change", "CMD /sbin/init", "--change", "STOPSIGNAL SIGRTMIN+3",
+            podman("import", "--quiet", "--change", f"CMD {INIT}", "--change", "STOPSIGNAL SIGRTMIN+3",
                    archive, name, timeout=600)  # fmt: skip
         finally:
             archive.unlink(missing_ok=True)
@@ -110,7 +112,7 @@ def create(lab: str, host: str, image_name: str, namespace: Path, identity: byte
         "--network", f"ns:{namespace}", "--no-hosts", "--privileged", "--systemd=always",
         # The defaults ask for more than a nested or limited machine grants.
         "--ulimit", "nofile=20000:20000", "--ulimit", "nproc=10000:10000",
-        "--log-driver", "k8s-file", "--stop-timeout", "15", image_name, "/sbin/init",
+        "--log-driver", "k8s-file", "--stop-timeout", "15", image_name, INIT,
     )  # fmt: skip
     podman("cp", "-", f"{name}:/", stdin=identity)
 

@@ -21,6 +21,7 @@ VOLATILE = re.compile(
 COUNTERS = re.compile(r"\[\d+:\d+\]|counter packets \d+ bytes \d+")
 # Where podman mounts its containers.
 STORE = "/var/lib/containers/storage/overlay"
+PER_LINK = re.compile(r"^net\.ipv[46]\.(conf|neigh)\.")
 PROGRAMS = {
     "podman": "podman", "runc": "runc", "mmdebstrap": "mmdebstrap", "apt-ftparchive": "apt-utils", "ip": "iproute2",
     "ssh": "openssh-client", "cpio": "cpio", "busybox": "busybox-static", "qemu-system-x86_64": "qemu-system-x86",
@@ -132,7 +133,8 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             found += [
                 f"{part} {key}: {old.get(key, 'absent')} is now {new.get(key, 'absent')}"
                 for key in sorted({*old, *new})
-                if old.get(key) != new.get(key)
+                # An interface that came or went is one line of "links", not a hundred settings of its own.
+                if old.get(key) != new.get(key) and not (PER_LINK.match(key) and (key not in old or key not in new))
             ]
         else:
             found += [f"{part}: gone: {item}" for item in sorted(set(old) - set(new))]

@@ -42,11 +42,7 @@ in_tree apt-get -q update
 
 read -ra masked <<<"$LAB_MASK"
 for unit in "${masked[@]}"; do ln -sf /dev/null "$tree/etc/systemd/system/$unit"; done
-if [ "$LAB_KIND" = container ]; then
-  cp "$LAB_CHECKOUT/lab/files/lab-shield.service" "$tree/etc/systemd/system/"
-  mkdir -p "$tree/etc/systemd/system/sysinit.target.wants"
-  ln -sf ../lab-shield.service "$tree/etc/systemd/system/sysinit.target.wants/"
-fi
+if [ "$LAB_KIND" = container ]; then cp "$LAB_CHECKOUT/lab/files/lab-init" "$tree/usr/local/sbin/"; fi
 
 # No identity: each host gets its own.
 rm -f "$tree"/etc/ssh/ssh_host_* "$tree/etc/hostname" "$tree/var/lib/dbus/machine-id"
