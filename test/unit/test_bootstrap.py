@@ -1,0 +1,254 @@
+"""The bootstrap script: what it refuses, and what it writes. It runs here on a copy whose paths lie in a folder."""
+
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+ROOT = Path(__file__).resolve().parents[2]
+PURPOSES = ("libvirt", "qemu", "console", "web")
+FINGER = "1f:9e:00"
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+
+
+class Machine:
+    """A folder that stands for a machine: bootstrap believes to be root there, with Salt installed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "root"
+        self.root.mkdir()
+        self.programs = folder / "bin"
+        self.programs.mkdir()
+        self.program("id", "echo 0")
+        self.program("hostname", "echo here")
+        self.program("salt-minion", "echo 'salt-minion 3008.3'")
+        self.program("salt-master", "echo 'salt-master 3008.3'")
+        text = (ROOT / "bootstrap").read_text()
+        for part in ("etc", "srv", "opt", "usr/local", "run"):
+            text = text.replace(f"/{part}/", f"{self.root}/{part}/")
+        self.script = folder / "bootstrap"
+        self.script.write_text(text)
+        shutil.copy(ROOT / "top.sls.example", folder)
+
+    def program(self, name: str, line: str) -> None:
+        path = self.programs / name
+        path.write_text(f"#!/bin/sh\n{line}\n")
+        path.chmod(0o755)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", str(self.script), *words],
+            capture_output=True, text=True, timeout=60, check=False, cwd=self.root,
+            env={**os.environ, "PATH": f"{self.programs}:{os.environ['PATH']}", "LC_ALL": "C"},
+        )  # fmt: skip
+
+    def pki(self, *words: str) -> str:
+        done = self.run("pki", "--no-start", *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def yaml(self, path: str) -> dict:
+        return yaml.safe_load((self.root / path).read_text())
+
+    def files(self) -> dict[str, tuple[int, bytes]]:
+        found = (path for path in self.root.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.root)): (path.stat().st_mode, path.read_bytes()) for path in found}
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+def test_help_lists_every_command_and_option():
+    done = subprocess.run([ROOT / "bootstrap", "--help"], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    text = (ROOT / "bootstrap").read_text()
+    options = next(line for line in text.splitlines() if "--host|--remove-host|" in line).strip().rstrip(") ;")
+    for word in ("master", "minion", "pki", "install", "--no-start", *options.split("|")):
+        assert f" {word} " in done.stdout, word
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+
+
+def test_without_a_command_it_prints_its_use(machine):
+    done = machine.run()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: bootstrap")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["instal"], "there is no command 'instal'; see bootstrap --help"),
+        (["minion", "--mastr", "m"], "there is no option '--mastr'; see bootstrap --help"),
+        (["minion", "--master"], "--master needs a value"),
+        (["minion"], "minion needs --master ADDRESS"),
+        (["minion", "--master", "a b"], "--master 'a b' is neither a name nor an address"),
+        (["minion", "--master", "m\nuser: nobody"], "--master 'm\nuser: nobody' is neither a name nor an address"),
+        (["minion", "--master", "m", "--finger", "xx"], "--finger is not a fingerprint like 1f:9e:..."),
+        (["minion", "--master", "m", "--id", "hv 1"], "'hv 1' is not a minion id; allowed: letters"),
+        (["minion", "--master", "m", "--id", "../x"], "'../x' is not a minion id"),
+        (["minion", "--master", "m", "--salt", "git"], "--salt git is not known; allowed: auto, packages, pypi"),
+        (["pki", "--host", "hv1:"], "'hv1:' is not a minion id"),
+        (["pki", "--host", "hv_1"], "'hv_1' is neither a DNS name nor an IP address"),
+        (["pki", "--host", "hv1=hv1.internal,hv 1;x"], "'1;x' is neither a DNS name nor an IP address"),
+        (["pki", "--host", "hv1=10.0.0.300"], "'10.0.0.300' is not an IP address"),
+        (["pki", "--host", "hv1=*"], "'*' is neither a DNS name nor an IP address"),
+        (["master", "--host", "hv1=fe80::zz"], "'fe80::zz' is not an IP address"),
+    ],
+)
+def test_a_wrong_word_is_refused_before_anything_is_written(machine, words, said):
+    done = machine.run(*words)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"bootstrap: error: {said}")
+    assert machine.files() == {}
+
+
+def test_only_root_may(machine):
+    machine.program("id", "echo 1000")
+    done = machine.run("pki", "--host", "hv1")
+    assert (done.returncode, done.stderr) == (1, "bootstrap: error: must be run as root\n")
+    assert machine.files() == {}
+
+
+def test_a_minion_believes_the_master_it_was_told(machine):
+    done = machine.run("minion", "--master", "m.internal", "--id", "hv1", "--finger", FINGER, "--no-start")
+    assert done.returncode == 0, done.stderr
+    config = machine.yaml("etc/salt/minion.d/hypervisor.conf")
+    assert config["master"] == "m.internal"
+    assert config["id"] == "hv1"
+    assert config["master_finger"] == FINGER
+    assert config["minimum_auth_version"] == 3
+    assert list(machine.files()) == ["etc/salt/minion.d/hypervisor.conf"]
+    again = machine.run("minion", "--master", "m.internal", "--id", "hv1", "--finger", FINGER, "--no-start")
+    assert "wrote" not in again.stdout
+
+
+def test_an_id_is_the_short_host_name_unless_told(machine):
+    assert machine.run("minion", "--master", "m", "--no-start").returncode == 0
+    assert machine.yaml("etc/salt/minion.d/hypervisor.conf")["id"] == "here"
+
+
+@needs_openssl
+def test_a_master_serves_this_repository_and_is_its_own_minion(machine):
+    done = machine.run("master", "--id", "controller", "--host", "hv1=hv1.internal,10.0.0.1", "--no-start")
+    assert done.returncode == 0, done.stderr
+    master = machine.yaml("etc/salt/master.d/hypervisor.conf")
+    assert master["file_roots"]["base"] == [f"{machine.root}/srv/salt", str(machine.script.parent)]
+    assert master["on_demand_ext_pillar"] == []
+    assert machine.yaml("etc/salt/minion.d/hypervisor.conf")["master"] == "127.0.0.1"
+    top = machine.root / "srv/salt/top.sls"
+    assert top.read_text() == (ROOT / "top.sls.example").read_text()
+    top.write_text("base: {}\n")
+    assert machine.run("master", "--id", "controller", "--no-start").returncode == 0
+    assert top.read_text() == "base: {}\n", "a top file belongs to the administrator"
+
+
+@needs_openssl
+def test_each_purpose_gets_a_closed_ca_of_its_own(machine):
+    machine.pki()
+    keys = set()
+    for purpose in PURPOSES:
+        folder = machine.root / "etc/pki/hypervisor" / purpose
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE((folder / "ca.key").stat().st_mode) == 0o400
+        certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+        assert constraints.critical
+        assert (constraints.value.ca, constraints.value.path_length) == (True, 0)
+        key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
+        assert key.public_key() == certificate.public_key()
+        keys.add((folder / "ca.key").read_bytes())
+        published = machine.root / f"srv/salt/hypervisor-pki/{purpose}.crt"
+        assert published.read_bytes() == (folder / "ca.crt").read_bytes()
+    assert len(keys) == len(PURPOSES)
+
+
+@needs_openssl
+def test_policies_fix_names_and_usage_and_peers_are_listed(machine):
+    machine.pki("--host", "hv1=hv1.internal,10.0.0.1", "--host", "hv2.internal")
+    policies = machine.yaml("etc/salt/minion.d/hypervisor-pki.conf")["x509_signing_policies"]
+    assert set(policies) == {f"{purpose}_{host}" for purpose in PURPOSES for host in ("hv1", "hv2.internal")}
+    policy = policies["qemu_hv1"]
+    assert policy["minions"] == "hv1"
+    assert policy["subject"] == "CN=hv1"
+    assert policy["subjectAltName"] == "DNS:hv1, DNS:hv1.internal, IP:10.0.0.1"
+    assert policy["basicConstraints"] == "critical, CA:FALSE"
+    assert policy["signing_private_key"] == f"{machine.root}/etc/pki/hypervisor/qemu/ca.key"
+    assert policy["days_valid"] == 397
+    # What a policy doesn't name, the minion that asks could set.
+    assert all(policy[name] is None for name in ("copypath", "private_key", "csr", "not_after", "nameConstraints"))
+    peers = machine.yaml("etc/salt/master.d/hypervisor-pki.conf")["peer"]
+    assert peers == {
+        "^hv1$": [r"^x509\.sign_remote_certificate$"],
+        r"^hv2\.internal$": [r"^x509\.sign_remote_certificate$"],
+    }
+
+
+@needs_openssl
+def test_a_second_run_changes_nothing(machine):
+    machine.pki("--host", "hv1=10.0.0.1")
+    before = machine.files()
+    assert machine.pki("--host", "hv1=10.0.0.1") == ""
+    assert machine.pki() == "", "hosts that are not named stay"
+    assert machine.files() == before
+
+
+@needs_openssl
+def test_a_host_can_be_changed_and_withdrawn(machine):
+    machine.pki("--host", "hv1=10.0.0.1", "--host", "hv10=10.0.0.10")
+    machine.pki("--host", "hv1=10.0.0.2")
+    policies = machine.yaml("etc/salt/minion.d/hypervisor-pki.conf")["x509_signing_policies"]
+    assert policies["web_hv1"]["subjectAltName"] == "DNS:hv1, IP:10.0.0.2"
+    machine.pki("--remove-host", "hv1")
+    policies = machine.yaml("etc/salt/minion.d/hypervisor-pki.conf")["x509_signing_policies"]
+    assert {policy["minions"] for policy in policies.values()} == {"hv10"}
+    assert list(machine.yaml("etc/salt/master.d/hypervisor-pki.conf")["peer"]) == ["^hv10$"]
+    machine.pki("--remove-host", "hv10")
+    assert machine.yaml("etc/salt/minion.d/hypervisor-pki.conf") == {"x509_signing_policies": {}}
+    assert machine.yaml("etc/salt/master.d/hypervisor-pki.conf") == {"peer": {}}
+
+
+@needs_openssl
+def test_withdrawing_a_host_that_is_not_there_is_an_error(machine):
+    machine.pki("--host", "hv1")
+    before = machine.files()
+    done = machine.run("pki", "--remove-host", "hv2", "--no-start")
+    assert done.returncode == 1
+    assert done.stderr.startswith("bootstrap: error: --remove-host hv2: there is no such host in ")
+    assert machine.files() == before
+
+
+@needs_openssl
+@pytest.mark.parametrize("lost", ["ca.key", "ca.crt"])
+def test_half_a_ca_is_never_made_whole_by_a_new_one(machine, lost):
+    machine.pki()
+    (machine.root / "etc/pki/hypervisor/qemu" / lost).unlink()
+    before = machine.files()
+    done = machine.run("pki", "--no-start")
+    assert done.returncode == 1
+    assert "qemu holds only half of a CA; restore the other half from a backup" in done.stderr
+    assert machine.files() == before
+
+
+@needs_openssl
+def test_a_ca_that_ends_soon_is_said_and_kept(machine):
+    machine.pki()
+    folder = machine.root / "etc/pki/hypervisor/libvirt"
+    (folder / "ca.crt").unlink()
+    subprocess.run(
+        ["openssl", "req", "-x509", "-new", "-key", folder / "ca.key", "-days", "30", "-subj", "/CN=old",
+         "-out", folder / "ca.crt"], check=True, capture_output=True, timeout=30,
+    )  # fmt: skip
+    old = (folder / "ca.crt").read_bytes()
+    assert "warning: the libvirt CA ends before a certificate of today would" in machine.pki()
+    assert (folder / "ca.crt").read_bytes() == old
+    assert (machine.root / "srv/salt/hypervisor-pki/libvirt.crt").read_bytes() == old
