@@ -8,6 +8,7 @@ object: `{"time": [argv, ...], "repeat": n}` runs the programs in turn, n rounds
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -49,24 +50,20 @@ def packages_of(chunks: list[dict[str, Any]]) -> list[str]:
     return sorted(names)
 
 
-def compile_highstate(states: str, pillar: str, repeat: int) -> dict[str, Any]:
+def compile_highstate(config: str, repeat: int) -> dict[str, Any]:
     """Compile this host's highstate as a run of it would, several times in this process.
 
-    Takes the folders of SLS and of pillar (empty: both come from the master) and how often. Returns
-    the seconds of each compilation alone (no start of Salt, no pillar, no login at the master), the
-    number of states and the packages that they install; or the errors.
+    Takes the path of a minion's configuration and how often. Returns the seconds of each
+    compilation alone (no start of Salt, no pillar, no login at the master), the number of states
+    and the packages that they install; or the errors.
     """
     import salt.client  # noqa: PLC0415  only this half needs Salt
     import salt.config  # noqa: PLC0415
     import salt.state  # noqa: PLC0415
 
-    options = salt.config.minion_config("/etc/salt/minion")
-    if states:
-        options.update(
-            file_client="local",
-            file_roots={"base": [states]},
-            pillar_roots={"base": [pillar]},
-        )
+    # As salt-call does; what is logged below that would be made and thrown away.
+    logging.getLogger().setLevel(logging.WARNING)
+    options = salt.config.minion_config(config)
     seconds = []
     plain = salt.state.HighState.compile_low_chunks
 

@@ -1,12 +1,15 @@
 """The figures' arithmetic: goals, medians, the table and the file."""
 
 import json
+import textwrap
 from typing import Any
 
 import pytest
+import yaml
 
 from bench import on_host, salt_runs
 from bench.rows import Row, median, spread, table, write
+from lab.state import CHECKOUT
 
 
 def row(value, better="lower", goal=1.0):
@@ -72,3 +75,15 @@ def test_programs_are_timed_in_turn_and_their_failures_kept():
     assert bad["codes"] == [3, 3]
     assert bad["output"] == "no\n"
     assert all(seconds >= 0 for seconds in good["seconds"] + bad["seconds"])
+
+
+def test_a_host_without_a_master_is_measured_as_the_documentation_sets_it_up():
+    text = (CHECKOUT / "docs" / "operations.rst").read_text(encoding="utf-8")
+    section = text.partition("A host without a master\n")[2]
+    block = section.partition(".. code-block:: yaml\n")[2].partition("\nThen ")[0]
+    documented = yaml.safe_load(textwrap.dedent(block))
+    measured = salt_runs.alone("hv1", "/srv/pillar")
+    assert measured.pop("id") == "hv1"
+    assert documented.keys() == measured.keys()
+    same = documented.keys() - {"file_roots", "module_dirs"}  # folders
+    assert {key: documented[key] for key in same} == {key: measured[key] for key in same}
