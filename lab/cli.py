@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -192,13 +194,17 @@ def command_ssh(options: argparse.Namespace, progress: Progress) -> int:
 def command_run(options: argparse.Namespace, progress: Progress) -> int:
     """Run a command on a host; its return code is ours."""
     argv = options.argument[1:] if options.argument[:1] == ["--"] else options.argument
-    done = Lab(options.name, progress).run(options.host, argv, check=False, timeout=options.timeout)
+    hosts = Lab(options.name, progress).hosts
     if options.json:
+        done = hosts.run(options.host, argv, check=False, timeout=options.timeout)
         print(json.dumps({"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}))
-    else:
-        sys.stdout.write(done.stdout)
-        sys.stderr.write(done.stderr)
-    return int(done.returncode)
+        return done.returncode
+    # What it prints is shown as it comes: a highstate takes its time.
+    remote = [*hosts.ssh_argv(options.host), "--", shlex.join(argv)]
+    try:
+        return subprocess.run(remote, timeout=options.timeout, check=False).returncode
+    except subprocess.TimeoutExpired:
+        raise LabError(f"not finished after {options.timeout:.0f} s on {options.host}: {shlex.join(argv)}") from None
 
 
 def command_logs(options: argparse.Namespace, progress: Progress) -> int:

@@ -34,7 +34,8 @@ FILES = Path(__file__).resolve().parent / "files"
 def digest(release: str, kind: str, include: Sequence[str], packages: Sequence[str]) -> str:
     """Return 16 hex digits that change with anything that goes into a tree."""
     recipe = hashlib.sha256()
-    inputs = [Path(__file__), FILES, CHECKOUT / "bootstrap", CHECKOUT / "requirements" / "salt.lock"]
+    scripts = [FILES / name for name in ("customize.sh", "install-salt.sh", "lab-init")]
+    inputs = [Path(__file__), *scripts, CHECKOUT / "bootstrap", CHECKOUT / "requirements" / "salt.lock"]
     recipe.update(tree_digest(inputs).encode())
     recipe.update("\0".join([release, kind, *include, "", *sorted(packages)]).encode())
     return recipe.hexdigest()[:16]
