@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -53,8 +54,8 @@ class Machine:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def yaml(self, path: str) -> dict:
-        return yaml.safe_load((self.root / path).read_text())
+    def yaml(self, path: str) -> dict[str, Any]:
+        return dict(yaml.safe_load((self.root / path).read_text()))
 
     def files(self) -> dict[str, tuple[int, bytes]]:
         found = (path for path in self.root.rglob("*") if path.is_file())
