@@ -145,8 +145,8 @@ def compile_row(lab: Lab, host: str, repeat: int) -> Row:
         unit="ms",
         goal=COMPILE_GOAL_MS,
         better="lower",
-        how=f"{host}, pillar.example, {whole['states']} states, files on the host, one process: "
-        f"{spread(values, 'ms')}; the first, which loads Jinja, {first:.3g} ms; "
+        how=f"{host}, pillar.example, {whole['states']} states in {whole['files']} SLS, "
+        f"files on the host, one process: {spread(values, 'ms')}; the first, which loads Jinja, {first:.3g} ms; "
         f"with the lab's pillar ({own['states']} states) {median(each(own)[1:]):.3g} ms, "
         f"and with files from the master {median(each(remote)[1:]):.3g} ms",
     )
