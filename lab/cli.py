@@ -223,8 +223,9 @@ def command_logs(options: argparse.Namespace, progress: Progress) -> int:
 def command_sync(options: argparse.Namespace, progress: Progress) -> int:
     """Bring the checkout to the master."""
     lab = Lab(options.name, progress)
+    hosts = lab.hosts
     with progress.step("bring formulas and pillar to the master"):
-        salt.sync(lab.hosts)
+        salt.sync(hosts)
     lab.save(sources=salt.sources_digest(), highstate=None)
     return 0
 

@@ -1,0 +1,47 @@
+"""Images hold exactly the packages that a host's merged configuration asks for."""
+
+import pytest
+import yaml
+
+from lab import kitchen, packages, salt
+from lab.state import CHECKOUT
+
+PLATFORMS = list(kitchen.load(CHECKOUT / "kitchen.yml").platforms)
+
+
+def golden(formula, platform):
+    """What formula.config says on that system, as the golden files record it from the real merge."""
+    name = platform.replace("debian", "Debian")
+    return yaml.safe_load((CHECKOUT / "test" / "golden" / formula / f"{name}.yaml").read_text())
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_images_hold_what_the_formulas_install(platform):
+    wanted = set(packages.FOR_TESTS)
+    for formula in salt.formulas():
+        config = golden(formula, platform).get("packages", {})
+        for names in config.get("roles", {}).values():
+            wanted.update(names)
+        wanted.update(config.get("extra", []))
+    assert packages.of_platform(platform) == sorted(wanted)
+    assert len(wanted) > len(packages.FOR_TESTS)
+
+
+def test_grains_of_a_platform():
+    assert packages.grains("debian-13") == {"os_family": "Debian", "os": "Debian", "osfinger": "Debian-13"}
+
+
+def test_a_formula_may_name_packages_in_every_way(tmp_path, monkeypatch):
+    core = packages.core()
+    monkeypatch.setattr(packages, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(packages, "formulas", lambda: ["bare", "full"])
+    monkeypatch.setattr(packages, "core", lambda: core)
+    for name in ("bare", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "defaults.yaml").write_text("packages: {roles: {one: [replaced], two: [b]}, extra: [c]}\n")
+    (tmp_path / "full" / "osmap.yaml").write_text(
+        "os_family: {Debian: {packages: {roles: {one: [a]}}}, RedHat: {packages: {extra: [never]}}}\n"
+        "osfinger: {Debian-13: {packages: {extra: [d]}}}\n"
+    )
+    assert packages.of_platform("debian-12") == sorted(["a", "b", "c", *packages.FOR_TESTS])
+    assert packages.of_platform("debian-13") == sorted(["a", "b", "d", *packages.FOR_TESTS])
