@@ -57,6 +57,9 @@ def build(log: Path) -> Path:
         locked("guest", "building the demonstration guest", wait=True),
         tempfile.TemporaryDirectory(dir=CACHE, prefix=".guest-") as scratch,
     ):
+        if (target / INITRAMFS).exists():
+            # Another lab has built it while we waited.
+            return target
         work = Path(scratch)
         depends = run(["apt-cache", "depends", METAPACKAGE]).stdout.split()
         package = next((word for word in depends if word.startswith("linux-image-") and word != METAPACKAGE), None)
