@@ -279,6 +279,7 @@ def command_deps(options: argparse.Namespace, progress: Progress) -> int:
 def command_prune(options: argparse.Namespace, _progress: Progress) -> int:
     """Remove cached images and archives that no lab uses."""
     machine.require_root()
+    # A lab whose state can't be read may use any image: it stands in the way, and the error says how to remove it.
     used = {load.get("image") for name in state.names() if (load := state.load(Paths(name)))}
     removed = [name for name in container.images() if name not in used]
     for name in removed:

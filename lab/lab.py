@@ -363,7 +363,7 @@ class Lab:
         """
         machine.require_root()
         with state.locked(f"lab-{self.paths.name}", "lab down"):
-            if self.exists:
+            if self.state.get("hosts"):
                 with self.progress.step("stop the hosts"):
                     self.virtual.destroy_all()
             if shutil.which("podman"):
@@ -376,7 +376,10 @@ class Lab:
             if self.paths.root.exists():
                 shutil.rmtree(self.paths.root)
             self.state = {}
-            left = leftovers(self.paths, index)
+            # What watches over a container ends a moment after it.
+            deadline = time.monotonic() + 5
+            while (left := leftovers(self.paths, index)) and time.monotonic() < deadline:
+                time.sleep(0.2)
             if before:
                 machine.tidy(before)
                 left += machine.differences(before, machine.snapshot())
