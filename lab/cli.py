@@ -138,7 +138,8 @@ def show_how(result: dict[str, Any]) -> str:
             lines.append(f"{ssh_to} {host} virsh console {guest}        # Ctrl-] leaves it")
             others = [name for name, row in result["hosts"].items() if "hypervisor" in row["roles"] and name != host]
             if others:
-                migrate = f"virsh migrate --live --p2p --tls {guest} qemu+tls://{others[0]}/system"
+                options = "--live --p2p --tls --persistent --undefinesource"
+                migrate = f"virsh migrate {options} {guest} qemu+tls://{others[0]}/system"
                 lines.append(f"{run_on} {host} -- {migrate}")
     lines += [f"{ssh_to} {controller}", f"  .venv/bin/lab down{option}"]
     return "\n".join(lines)

@@ -82,14 +82,25 @@ def test_one_of_ours_for_another_purpose_is_refused(lab, folder):
     assert connect(lab, f"?pkipath={folder}").returncode == 0
 
 
+# libvirt sends one byte, 1, to a client that it lets in. Under TLS 1.3 a refusal arrives after the client's handshake.
+ANONYMOUS = """
+import socket, ssl
+context = ssl.create_default_context(cafile="/srv/salt/hypervisor-pki/libvirt.crt")
+with socket.create_connection(("hv2", 16514), 20) as plain:
+    print("connected", flush=True)
+    try:
+        with context.wrap_socket(plain, server_hostname="hv2") as tls:
+            tls.settimeout(20)
+            print("answer", list(tls.recv(1)))
+    except (ssl.SSLError, ConnectionError) as error:
+        print("refused", error)
+"""
+
+
 def test_nobody_is_let_in_without_a_certificate(lab):
-    probe = "exec 3<>/dev/tcp/hv2/16514 && echo open"
-    # The port must be open for the rest to prove anything.
-    assert "open" in lab.run("controller", ["bash", "-c", probe]).stdout
-    client = ["openssl", "s_client", "-connect", "hv2:16514", "-brief"]
-    done = lab.run("controller", client, check=False, stdin="", timeout=30)
-    printed = done.stdout + done.stderr
-    assert "alert" in printed or done.returncode != 0, printed
+    printed = lab.run("controller", ["python3", "-"], stdin=ANONYMOUS, timeout=60).stdout
+    assert printed.startswith("connected"), "the port must be open for this to prove anything"
+    assert "refused" in printed or "answer []" in printed, printed
 
 
 def test_a_host_that_is_not_listed_is_refused(lab):
