@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 try:
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 
     HAS_CRYPTOGRAPHY = True
@@ -71,7 +72,7 @@ def judge(found: dict[str, Any], now: datetime.datetime) -> tuple[str, str]:
         key = serialization.load_pem_private_key(found["key"], password=None)
         certificate = x509.load_pem_x509_certificate(found["certificate"])
         is_ca = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (ValueError, TypeError, x509.ExtensionNotFound) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
         return f"key or certificate can't be read ({error})", ""
     public = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if key.public_key().public_bytes(*public) != certificate.public_key().public_bytes(*public):
@@ -89,6 +90,20 @@ def judge(found: dict[str, Any], now: datetime.datetime) -> tuple[str, str]:
         early = f"the CA ends in {days} days, before a certificate of today would"
         return "", f"{early}: plan its replacement (docs/operations.rst)"
     return "", f"valid for {days} days"
+
+
+def exposed(found: dict[str, Any], folder: pathlib.Path) -> bool:
+    """Say whether somebody else than root could have the key.
+
+    Args:
+        found: what :func:`look` returns.
+        folder: the CA's folder.
+
+    Returns:
+        True if the key belongs to another user, or its permissions let others at it.
+    """
+    mode, uid, gid = found["modes"].get(str(folder / "ca.key"), (KEY_MODE, 0, 0))
+    return bool(uid or mode & 0o007 or (gid and mode & 0o070))
 
 
 def plan(found: dict[str, Any], folder: pathlib.Path, published: pathlib.Path) -> dict[str, dict[str, str]]:
@@ -124,7 +139,8 @@ def healthy(
         publish: the folder of the file server that has the certificates.
 
     Returns:
-        The state's result; it fails when the CA can't sign, with the reason.
+        The state's result; it fails when the CA can't sign, with the reason. It warns of a key that others than
+        root could read until now.
     """
     home, published = pathlib.Path(folder) / name, pathlib.Path(publish) / f"{name}.crt"
     ret: dict[str, Any] = {"name": name, "changes": {}, "result": True, "comment": ""}
@@ -135,6 +151,12 @@ def healthy(
     changes = plan(found, home, published)
     if not changes:
         return {**ret, "comment": f"CA {home}: {remark}"}
+    if exposed(found, home):
+        warning = (
+            f"{home / 'ca.key'} was open to others than root and may have been copied: "
+            "replace this CA (docs/operations.rst). Closing the file does not undo a copy."
+        )
+        ret["warnings"] = [warning]
     if __opts__["test"]:
         return {**ret, "result": None, "changes": changes, "comment": f"CA {home} would be repaired; {remark}"}
     for path, mode in ((home, FOLDER_MODE), (home / "ca.key", KEY_MODE)):

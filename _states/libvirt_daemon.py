@@ -32,7 +32,9 @@ _LOADED = Path("/run/hypervisor-formula/libvirt-tls-loaded")
 _TIMEOUT = 120  # seconds for one systemctl command; a start waits for the daemon's first answer
 _SURVEY = "libvirt_daemon.survey"
 _RECENT = 5  # seconds
-_PROPERTIES = "Id,LoadState,UnitFileState,ActiveState,ActiveEnterTimestampMonotonic"
+_PROPERTIES = (
+    "Id,LoadState,UnitFileState,ActiveState,ActiveEnterTimestampMonotonic,InactiveEnterTimestampMonotonic"
+)
 _TLS_PORT = 16514
 _MODULAR = (
     "virtqemud",
@@ -68,11 +70,15 @@ class Layout:
 
 @dataclass(frozen=True)
 class Unit:
-    """What systemd says about a unit; ``since`` is the Unix time of its start, 0 when inactive."""
+    """What systemd says about a unit.
+
+    ``since`` is the Unix time of its start, 0 when inactive; ``stopped`` that of its last stop, 0 if there was none.
+    """
 
     enabled: bool = False
     active: bool = False
     since: float = 0.0
+    stopped: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,8 @@ def plan(
 
     Takes the layout, the state of its units, whether the TLS port is wanted, and the time of the
     last change (Unix time) of the configuration that each service reads. A daemon that was started
-    before its configuration changed is restarted, also when an interrupted run left it like that.
+    before its configuration changed is restarted, also when an interrupted run left it like that; so
+    is one that may still hold a port that is to be closed.
     """
 
     def unit(name: str) -> Unit:
@@ -159,10 +166,17 @@ def plan(
     # and its other sockets with it: a client that connects again would bring the service back.
     paused = tuple(name for name in running if any(_owner(socket) == name for socket in closed))
     held = tuple(name for name in wanted if unit(name).active and _owner(name) in paused)
+    # A running service holds its own copy of a socket that was open when it started, so that the port
+    # stays open after the socket's unit is stopped, also where an earlier run got no further than that.
+    holding = {
+        _owner(name)
+        for name in unwanted
+        if unit(name).active or unit(name).stopped > unit(_owner(name)).since
+    }
     stale = tuple(
         name
         for name in running
-        if name not in paused and modified.get(name, 0.0) > unit(name).since
+        if name not in paused and (name in holding or modified.get(name, 0.0) > unit(name).since)
     )
     stop_unwanted = tuple(name for name in unwanted if unit(name).active)
     return Plan(
@@ -196,10 +210,12 @@ def parse(show: str, now: float, monotonic: float) -> dict[str, Unit]:
             continue
         active = fields.get("ActiveState") in ("active", "activating", "reloading")
         entered = int(fields.get("ActiveEnterTimestampMonotonic") or 0) / 1_000_000
+        left = int(fields.get("InactiveEnterTimestampMonotonic") or 0) / 1_000_000
         result[fields["Id"]] = Unit(
             enabled=fields.get("UnitFileState") in ("enabled", "enabled-runtime", "static"),
             active=active,
             since=now - (monotonic - entered) if active else 0.0,
+            stopped=now - (monotonic - left) if left else 0.0,
         )
     return result
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import salt.utils.ctx
 import salt.utils.yaml
@@ -65,7 +65,7 @@ class _NoTraceback(logging.Filter):
         return True
 
 
-def refuse(message: str) -> None:
+def refuse(message: str) -> NoReturn:
     """Ends the compilation of the SLS that asked, with a message and nothing else.
 
     Args:
@@ -123,7 +123,6 @@ def build(
         )
     except ValueError as error:
         refuse(f"the formula {name} is broken: {error}")
-        raise
     return result
 
 

@@ -189,14 +189,18 @@ def sleeper():
     started = []
 
     def start(*words):
-        argv = [sys.executable, "-c", "import time; time.sleep(60)", *words]
-        started.append(subprocess.Popen(argv))
-        return started[-1]
+        argv = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)", *words]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        # Popen returns a moment before the kernel shows the new command line.
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        return process
 
     yield start
     for process in started:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_a_process_id_in_use_by_another_is_not_taken_for_the_machine(tmp_path, sleeper):

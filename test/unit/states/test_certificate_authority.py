@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -167,7 +168,44 @@ def test_an_open_key_is_closed(place, owner):
     assert stat.S_IMODE(place.key.stat().st_mode) == 0o400
     assert stat.S_IMODE(place.home.stat().st_mode) == 0o700
     assert owner == [(str(place.home), 0, 0), (str(place.key), 0, 0)]
-    assert place.healthy()["changes"] == {}
+    (warning,) = result["warnings"]
+    assert str(place.key) in warning
+    assert "may have been copied: replace this CA (docs/operations.rst)" in warning
+    again = place.healthy()
+    assert again["changes"] == {}
+    assert "warnings" not in again
+
+
+def test_an_open_folder_alone_shows_no_key(place):
+    place.home.chmod(0o755)
+    assert "warnings" not in place.healthy()
+
+
+@pytest.mark.parametrize(
+    ("mode", "uid", "gid", "known"),
+    [
+        (0o400, 0, 0, False),
+        (0o600, 0, 0, False),
+        (0o440, 0, 0, False),
+        (0o440, 0, 4, True),
+        (0o404, 0, 0, True),
+        (0o400, 1000, 0, True),
+    ],
+)
+def test_who_could_have_read_the_key(place, mode, uid, gid, known):
+    found = state.look(place.home, place.published)
+    found["modes"][str(place.key)] = (mode, uid, gid)
+    assert state.exposed(found, place.home) is known
+
+
+def test_a_kind_of_key_that_python_does_not_know_is_an_error(place, monkeypatch):
+    def refuse(*_, **__):
+        raise UnsupportedAlgorithm("unknown curve")
+
+    monkeypatch.setattr(serialization, "load_pem_private_key", refuse)
+    result = place.healthy()
+    assert result["result"] is False
+    assert "can't be read (unknown curve)" in result["comment"]
 
 
 def test_a_key_of_somebody_else_is_planned_back_to_root(place):
@@ -201,6 +239,7 @@ def test_a_prediction_touches_nothing(place, owner, monkeypatch):
     monkeypatch.setitem(state.__opts__, "test", True)
     predicted = place.healthy()
     assert predicted["result"] is None
+    assert "may have been copied" in predicted["warnings"][0]
     assert place.content() == before
     assert owner == []
     monkeypatch.setitem(state.__opts__, "test", False)

@@ -135,6 +135,7 @@ class Host:
         self.running.write_text("BOOT_IMAGE=/boot/vmlinuz root=/dev/vda1 ro\n")
         self.calls: list[list[str]] = []
         self.broken = False
+        self.ignored = ""  # a word that the menu does not take over
         self.opts = {"test": False}
         monkeypatch.setattr(kernel_cmdline, "_DROP_IN", self.drop_in)
         monkeypatch.setattr(kernel_cmdline, "_MENUS", (self.menu,))
@@ -153,6 +154,7 @@ class Host:
         lines = self.drop_in.read_text().splitlines() if self.drop_in.exists() else []
         ours = [line for line in lines if line.startswith("GRUB_CMDLINE_LINUX=")]
         words = ours[0].partition(')"')[0].rpartition(")")[2].rstrip('"') if ours else ""
+        words = " ".join(word for word in words.split() if word != self.ignored)
         self.menu.write_text(f"\tlinux /boot/vmlinuz root=/dev/vda1 ro {words}\n")
         return {"retcode": 0, "stdout": "", "stderr": ""}
 
@@ -188,6 +190,20 @@ def test_an_interrupted_run_is_finished(host):
     host.broken = False
     ret = kernel_cmdline.present("x", {"nosmt": None})
     assert ret["changes"] == {"boot": ["update-grub runs"]}
+
+
+def test_a_menu_that_lacks_an_argument_stays_a_failure_until_it_has_it(host):
+    host.ignored = "nosmt"
+    for test in (False, False, True):
+        host.opts["test"] = test
+        ret = kernel_cmdline.present("x", {"nosmt": None})
+        assert (ret["result"], ret["changes"]) == (False, {})
+        assert ret["comment"] == f"the boot menu ({host.menu}) differs by +nosmt."
+    assert host.calls == [["update-grub"]]
+    host.opts["test"] = False
+    host.menu.write_text("linux /boot/vmlinuz nosmt\n")
+    ret = kernel_cmdline.present("x", {"nosmt": None})
+    assert (ret["result"], ret["changes"]) == (True, {})
 
 
 def test_dry_run_predicts_and_touches_nothing(host):

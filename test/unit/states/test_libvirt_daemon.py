@@ -117,7 +117,39 @@ def test_a_daemon_older_than_its_configuration_is_restarted():
 def test_the_tls_port_is_closed_when_it_is_not_wanted():
     units = installed() | {"libvirtd-tls.socket": ON}
     plan = libvirt_daemon.plan(monolithic(), units, False, {})
+    # The running daemon has a copy of the open socket: only its restart closes the port.
+    assert list(plan.changes().items()) == [
+        ("disable", ["libvirtd-tls.socket"]),
+        ("stop", ["libvirtd-tls.socket"]),
+        ("restart", ["libvirtd.service"]),
+    ]
+
+
+def test_an_idle_daemon_holds_no_port():
+    units = installed() | {"libvirtd-tls.socket": ON, "libvirtd.service": Unit(enabled=True)}
+    plan = libvirt_daemon.plan(monolithic(), units, False, {})
     assert plan.changes() == {"disable": ["libvirtd-tls.socket"], "stop": ["libvirtd-tls.socket"]}
+
+
+def test_of_the_modular_daemons_only_the_one_with_the_port_is_restarted():
+    found = libvirt_daemon.layout(MODULAR, set())
+    assert found is not None
+    units = dict.fromkeys((*found.services, *found.sockets, found.tls_socket), ON)
+    assert libvirt_daemon.plan(found, units, False, {}).restart == ("virtproxyd.service",)
+
+
+@pytest.mark.parametrize(("stopped", "restart"), [(999.0, ()), (1001.0, ("libvirtd.service",))])
+def test_a_port_that_an_interrupted_run_left_open_is_closed(stopped, restart):
+    units = installed() | {"libvirtd-tls.socket": Unit(stopped=stopped)}
+    plan = libvirt_daemon.plan(monolithic(), units, False, {})
+    assert plan == Plan(restart=restart)
+
+
+def test_a_daemon_that_is_stopped_for_another_socket_is_not_restarted_too():
+    units = installed() | {"libvirtd-tls.socket": ON, "libvirtd-ro.socket": Unit(enabled=True)}
+    plan = libvirt_daemon.plan(monolithic(), units, False, {})
+    assert "libvirtd.service" in plan.stop
+    assert plan.restart == ()
 
 
 def test_a_switch_to_modular_daemons_retires_the_old_one():
@@ -143,6 +175,7 @@ LoadState=loaded
 UnitFileState=disabled
 ActiveState=inactive
 ActiveEnterTimestampMonotonic=0
+InactiveEnterTimestampMonotonic=50000000
 
 Id=virtqemud.socket
 LoadState=not-found
@@ -153,7 +186,7 @@ ActiveEnterTimestampMonotonic=0
     units = libvirt_daemon.parse(show, now=1_000_000.0, monotonic=100.0)
     assert units == {
         "libvirtd.service": Unit(enabled=True, active=True, since=999_940.0),
-        "libvirtd-tls.socket": Unit(),
+        "libvirtd-tls.socket": Unit(stopped=999_950.0),
     }
 
 
@@ -213,6 +246,18 @@ def test_listening_does_what_it_planned_and_then_nothing(monkeypatch):
     host.calls.clear()
     ret = libvirt_daemon.listening("x")
     assert (ret["result"], ret["changes"], host.calls) == (True, {}, [])
+
+
+def test_closing_the_tls_port_restarts_its_daemon_once(monkeypatch):
+    host = Host(monkeypatch, installed() | {"libvirtd-tls.socket": ON}, test=False)
+    ret = libvirt_daemon.listening("x", tls=False)
+    assert ret["result"] is True
+    assert host.calls == [
+        ["systemctl", "disable", "libvirtd-tls.socket"],
+        ["systemctl", "stop", "libvirtd-tls.socket"],
+        ["systemctl", "try-restart", "libvirtd.service"],
+    ]
+    assert libvirt_daemon.listening("x", tls=False)["changes"] == {}
 
 
 def test_listening_predicts_and_touches_nothing(monkeypatch):
