@@ -1,5 +1,6 @@
 """The bootstrap script: what it refuses, and what it writes. It runs here on a copy whose paths lie in a folder."""
 
+import hashlib
 import os
 import shutil
 import stat
@@ -49,6 +50,45 @@ class Machine:
             env={**os.environ, "PATH": f"{self.programs}:{os.environ['PATH']}", "LC_ALL": "C"},
         )  # fmt: skip
 
+    def systemd(self, *active: str) -> Path:
+        """Let systemd run here with these units active; returns the list of what was asked of it."""
+        (self.root / "run/systemd/system").mkdir(parents=True)
+        asked = self.programs.parent / "systemctl.log"
+        states = "".join(f'    "is-active --quiet {unit}") exit 0 ;;\n' for unit in active)
+        self.program(
+            "systemctl",
+            f'case "$*" in\n{states}    is-*) exit 1 ;;\n    *) echo "$*" >>{asked} ;;\nesac',
+        )
+        asked.touch()
+        return asked
+
+    def apt(self, pip: int) -> Path:
+        """Let there be apt with 'present' and 'old' installed, and a Python whose pip ends with this code.
+
+        Returns the list of what was asked of apt and dpkg.
+        """
+        asked = self.programs.parent / "apt.log"
+        have = self.programs.parent / "installed"
+        have.write_text("old\npresent\n")
+        self.program("apt-cache", "exit 0")
+        self.program(
+            "apt-get",
+            f'echo "apt-get $*" >>{asked}\ncase "$*" in\n'
+            "    *update*) exit 100 ;;\n"
+            f"    *install*) printf 'gcc\\ngcc-12\\nlibc6-dev:amd64\\npython3-dev\\n' >>{have} ;;\nesac",
+        )
+        self.program("dpkg-query", f"case \"$*\" in *binary:Package*) sed 's/^/ii  /' {have} ;; *) exit 1 ;; esac")
+        self.program("dpkg", f'echo "dpkg $*" >>{asked}')
+        # A virtual environment whose pip says what it was asked.
+        self.program(
+            "python3",
+            'case "$*" in "-m venv "*)\n  mkdir -p "$3/bin"\n'
+            f'  printf \'#!/bin/sh\\necho "pip $*" >>{asked}; echo pip says >&2; exit {pip}\\n\' >"$3/bin/pip"\n'
+            '  chmod 755 "$3/bin/pip" ;;\nesac',
+        )
+        (self.root / "usr/local/bin").mkdir(parents=True)
+        return asked
+
     def pki(self, *words: str) -> str:
         done = self.run("pki", "--no-start", *words)
         assert done.returncode == 0, done.stderr
@@ -91,6 +131,11 @@ def test_without_a_command_it_prints_its_use(machine):
         (["minion", "--mastr", "m"], "there is no option '--mastr'; see bootstrap --help"),
         (["minion", "--master"], "--master needs a value"),
         (["minion"], "minion needs --master ADDRESS"),
+        (["minion", "--host", "hv1"], "--host is not an option of 'minion'; see bootstrap --help"),
+        (["master", "--master", "m"], "--master is not an option of 'master'; see bootstrap --help"),
+        (["pki", "--formula", "/x"], "--formula is not an option of 'pki'; see bootstrap --help"),
+        (["install", "--id", "hv1"], "--id is not an option of 'install'; see bootstrap --help"),
+        (["install", "--wheels", "/nowhere"], "--wheels: there is no folder /nowhere"),
         (["minion", "--master", "a b"], "--master 'a b' is neither a name nor an address"),
         (["minion", "--master", "m\nuser: nobody"], "--master 'm\nuser: nobody' is neither a name nor an address"),
         (["minion", "--master", "m", "--finger", "xx"], "--finger is not a fingerprint like 1f:9e:..."),
@@ -250,6 +295,102 @@ def test_a_ca_that_ends_soon_is_said_and_kept(machine):
          "-out", folder / "ca.crt"], check=True, capture_output=True, timeout=30,
     )  # fmt: skip
     old = (folder / "ca.crt").read_bytes()
-    assert "warning: the libvirt CA ends before a certificate of today would" in machine.pki()
+    done = machine.run("pki", "--no-start")
+    assert done.returncode == 0, done.stderr
+    assert "warning: the libvirt CA ends before a certificate of today would" in done.stderr
     assert (folder / "ca.crt").read_bytes() == old
     assert (machine.root / "srv/salt/hypervisor-pki/libvirt.crt").read_bytes() == old
+
+
+def test_a_second_run_keeps_master_pin_and_id(machine):
+    assert machine.run("minion", "--master", "m", "--id", "hv1", "--finger", FINGER, "--no-start").returncode == 0
+    before = machine.files()
+    again = machine.run("minion", "--no-start")
+    assert again.returncode == 0, again.stderr
+    assert machine.files() == before
+    moved = machine.run("minion", "--master", "m2", "--no-start")
+    assert moved.returncode == 0, moved.stderr
+    config = machine.yaml("etc/salt/minion.d/hypervisor.conf")
+    assert (config["master"], config["id"], config["master_finger"]) == ("m2", "hv1", FINGER)
+
+
+@needs_openssl
+def test_a_master_keeps_its_id_and_is_its_own_master(machine):
+    assert machine.run("minion", "--master", "m", "--id", "first", "--finger", FINGER, "--no-start").returncode == 0
+    done = machine.run("master", "--no-start")
+    assert done.returncode == 0, done.stderr
+    config = machine.yaml("etc/salt/minion.d/hypervisor.conf")
+    assert (config["master"], config["id"]) == ("127.0.0.1", "first")
+    assert "master_finger" not in config, "the pin was another master's"
+
+
+@pytest.mark.parametrize("pip", [0, 3])
+def test_exactly_what_the_build_added_is_removed_however_it_ends(machine, pip):
+    asked = machine.apt(pip)
+    done = machine.run("install", "--salt", "pypi", "--no-start")
+    lines = asked.read_text().splitlines()
+    assert "update" in lines[0]
+    assert "gcc libc6-dev python3-dev" in lines[1]
+    assert lines[2].startswith("pip install")
+    assert lines[3:] == ["dpkg --purge gcc gcc-12 libc6-dev:amd64 python3-dev"]
+    assert "warning: apt-get update failed; going on with the package lists that are here" in done.stderr
+    assert "pip says" in done.stderr
+    assert done.returncode == (1 if pip else 0)
+    assert ("error: pip could not install Salt 3008.3" in done.stderr) == bool(pip)
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_dependencies_without_a_lock_are_warned_of(machine, locked):
+    asked = machine.apt(0)
+    if locked:
+        lock = machine.script.parent / "requirements/salt.lock"
+        lock.parent.mkdir()
+        lock.write_text("salt==3008.3\n")
+    done = machine.run("install", "--salt", "pypi")
+    assert done.returncode == 0, done.stderr
+    assert ("copy the folder requirements beside this file" in done.stderr) != locked
+    assert ("--require-hashes" in asked.read_text()) == locked
+
+
+@needs_openssl
+def test_new_policies_are_put_in_force_where_daemons_run(machine):
+    asked = machine.systemd("salt-master", "salt-minion")
+    done = machine.run("pki", "--host", "hv1")
+    assert done.returncode == 0, done.stderr
+    assert asked.read_text().splitlines() == ["restart salt-master", "restart salt-minion"]
+    assert machine.run("pki").stdout == ""
+    assert len(asked.read_text().splitlines()) == 2, "nothing changed, nothing is restarted"
+    waits = machine.pki("--host", "hv2")
+    assert "salt-master needs a restart if it runs: systemctl restart salt-master" in waits
+    assert "salt-minion needs a restart if it runs: systemctl restart salt-minion" in waits
+    assert len(asked.read_text().splitlines()) == 2
+
+
+@needs_openssl
+def test_new_policies_start_nothing(machine):
+    asked = machine.systemd()
+    done = machine.run("pki", "--host", "hv1")
+    assert "salt-master needs a restart if it runs" in done.stdout
+    assert asked.read_text() == ""
+
+
+def test_a_minion_that_runs_is_enabled_and_shows_its_key(machine):
+    asked = machine.systemd("salt-minion")
+    key = machine.root / "etc/salt/pki/minion/minion.pub"
+    key.parent.mkdir(parents=True)
+    key.write_text("-----BEGIN PUBLIC KEY-----\nAAAA\nBBBB\n-----END PUBLIC KEY-----\n")
+    done = machine.run("minion", "--master", "m", "--id", "hv1")
+    assert done.returncode == 0, done.stderr
+    assert asked.read_text().splitlines() == ["enable --quiet salt-minion", "restart salt-minion"]
+    # As salt.utils.crypt.pem_finger: the lines between the markers.
+    finger = hashlib.sha256(b"AAAA\nBBBB\n").digest().hex(":")
+    assert f"on the master: {finger}" in done.stdout
+    assert "salt-key --finger hv1" in done.stdout
+
+
+def test_openssl_errors_are_shown_and_leave_nothing(machine):
+    machine.program("openssl", 'case $1 in ecparam) : >"$6" ;; *) echo no entropy >&2; exit 1 ;; esac')
+    done = machine.run("pki", "--no-start")
+    assert done.returncode == 1
+    assert "error: openssl could not make the libvirt CA: no entropy" in done.stderr
+    assert [path.name for path in (machine.root / "etc/pki/hypervisor").iterdir()] == ["hosts"]
