@@ -245,6 +245,13 @@ def test_what_implementations_get_wrong(schema, value):
 # ---- the formulas' own schemas ----
 
 
+def test_the_root_folder_is_no_folder_of_images():
+    schema = yaml.safe_load((ROOT / "kvm" / "schema.yaml").read_text(encoding="utf-8"))
+    found = errors(schema, {"images": {"path": "/"}}, "kvm", load(schema))
+    assert found == [("kvm:images:path", '"/" is not allowed here')]
+    assert errors(schema, {"images": {"path": "/images"}}, "kvm", load(schema)) == []
+
+
 def real_configuration(formula: str) -> tuple[Any, Any]:
     """The schema of a formula, and a configuration with the example pillar's keys in it."""
     parsed = {
