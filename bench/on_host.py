@@ -19,8 +19,8 @@ LIMIT = 1800  # seconds for one program
 
 
 def time_programs(programs: list[list[str]], repeat: int) -> list[dict[str, Any]]:
-    """Run every program in each round; return seconds, return codes and the last output's end."""
-    results: list[dict[str, Any]] = [{"seconds": [], "codes": [], "output": ""} for _ in programs]
+    """Run every program in each round; return seconds, return codes and the end of each output."""
+    results: list[dict[str, Any]] = [{"seconds": [], "codes": [], "outputs": []} for _ in programs]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for _ in range(repeat):
         for argv, result in zip(programs, results, strict=True):
@@ -36,7 +36,7 @@ def time_programs(programs: list[list[str]], repeat: int) -> list[dict[str, Any]
             )
             result["seconds"].append(time.monotonic() - begun)
             result["codes"].append(done.returncode)
-            result["output"] = done.stdout.decode("utf-8", "replace")[-4000:]
+            result["outputs"].append(done.stdout.decode("utf-8", "replace")[-4000:])
     return results
 
 

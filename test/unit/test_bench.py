@@ -9,6 +9,7 @@ import yaml
 
 from bench import on_host, salt_runs
 from bench.rows import Row, median, spread, table, write
+from lab.proc import LabError
 from lab.state import CHECKOUT
 
 
@@ -73,8 +74,53 @@ def test_programs_are_timed_in_turn_and_their_failures_kept():
     good, bad = on_host.time_programs([["true"], ["sh", "-c", "echo no; exit 3"]], 2)
     assert good["codes"] == [0, 0]
     assert bad["codes"] == [3, 3]
-    assert bad["output"] == "no\n"
+    assert bad["outputs"] == ["no\n", "no\n"]
     assert all(seconds >= 0 for seconds in good["seconds"] + bad["seconds"])
+
+
+SUMMARY = "local:\n\nSummary for local\n-------------\nSucceeded: {}\nFailed:     0\n-------------\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "idle"), [("43", True), ("43 (changed=1)", False), ("43 (unchanged=1, changed=2)", False), ("0", False)]
+)
+def test_a_highstate_that_changed_something_is_told_by_its_summary(said, idle):
+    assert salt_runs.nothing_changed(SUMMARY.format(said)) is idle
+
+
+def test_without_a_summary_nothing_is_known():
+    assert not salt_runs.nothing_changed("Minion did not return\n")
+
+
+def answers(monkeypatch, said):
+    """Let every program on a host take its place in the list as seconds; highstates print a summary."""
+
+    def run(_lab, _host, request):
+        return [
+            {
+                "seconds": [float(place)] * request["repeat"],
+                "codes": [0] * request["repeat"],
+                "outputs": [SUMMARY.format(said)] * request["repeat"] if argv[-1] == "state.highstate" else [""] * 2,
+            }
+            for place, argv in enumerate(request["time"], 1)
+        ]
+
+    monkeypatch.setattr(salt_runs, "on_host", run)
+
+
+def test_a_highstate_again_has_a_row_for_each_way_and_one_goal(monkeypatch):
+    answers(monkeypatch, "43")
+    alone, through = salt_runs.second_rows(Any, "hv1", 2)  # type: ignore[arg-type]  # no lab is asked
+    assert alone.name == "highstate again, without a master / salt-call --local test.ping"
+    assert through.name == "highstate again, through the master / salt-call --local test.ping"
+    assert [alone.value, through.value] == pytest.approx([1 / 3, 2 / 3])
+    assert alone.goal == through.goal == 1.6
+
+
+def test_a_highstate_that_is_measured_again_must_change_nothing(monkeypatch):
+    answers(monkeypatch, "43 (changed=1)")
+    with pytest.raises(LabError, match="was to change nothing, but said"):
+        salt_runs.second_rows(Any, "hv1", 2)  # type: ignore[arg-type]  # no lab is asked
 
 
 def test_a_host_without_a_master_is_measured_as_the_documentation_sets_it_up():
