@@ -97,13 +97,14 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def kinds(words: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Return the kind of all hosts and of those that differ, from ``--kind`` options.
+def kinds(words: Sequence[str]) -> tuple[str | None, dict[str, str]]:
+    """Return the kind of all hosts (None when it wasn't asked for) and of those that differ, from ``--kind`` options.
 
     Raises:
         LabError: a kind isn't ``container`` or ``vm``.
     """
-    every, single = "container", {}
+    every: str | None = None
+    single: dict[str, str] = {}
     for word in words:
         host, _, kind = word.rpartition("=")
         if kind not in ("container", "vm"):
@@ -225,9 +226,10 @@ def command_sync(options: argparse.Namespace, progress: Progress) -> int:
     """Bring the checkout to the master."""
     lab = Lab(options.name, progress)
     hosts = lab.hosts
-    with progress.step("bring formulas and pillar to the master"):
-        salt.sync(hosts)
-    lab.save(sources=salt.sources_digest(), highstate=None)
+    with state.locked(f"lab-{options.name}", "lab sync"):
+        with progress.step("bring formulas and pillar to the master"):
+            salt.sync(hosts)
+        lab.save(sources=salt.sources_digest(), highstate=None)
     return 0
 
 
@@ -245,13 +247,8 @@ def command_kitchen(options: argparse.Namespace, progress: Progress) -> int:
 
 def command_down(options: argparse.Namespace, progress: Progress) -> int:
     """Remove a lab and report whether the machine is as it was."""
-    lab = Lab.__new__(Lab)
-    lab.paths, lab.progress = Paths(state.lab_name(options.name)), progress
-    try:
-        lab.state = state.load(lab.paths)
-    except LabError:
-        # Whatever it was, its name says what belongs to it.
-        lab.state = {}
+    # Whatever state it is in, its name says what belongs to it.
+    lab = Lab(options.name, progress, damaged=True)
     known = lab.exists or lab.paths.root.exists()
     changed = lab.down()
     if options.json:
@@ -262,7 +259,7 @@ def command_down(options: argparse.Namespace, progress: Progress) -> int:
             print("not as before the lab:\n  " + "\n  ".join(changed))
         elif known:
             print("this machine is as it was before")
-    return 0
+    return EXIT_FAILED if changed else 0
 
 
 def command_deps(options: argparse.Namespace, progress: Progress) -> int:

@@ -49,7 +49,7 @@ def capable() -> None:
 
 def image(release: str, packages: Sequence[str]) -> str:
     """Return the name of the image for these inputs."""
-    return f"{REPOSITORY}:{release}-{rootfs.digest(release, 'container', (), packages)}"
+    return f"{REPOSITORY}:{release}-{rootfs.digest(release, packages)}"
 
 
 def image_exists(name: str) -> bool:
@@ -75,7 +75,7 @@ def build_image(release: str, packages: Sequence[str], log: Path) -> str:
             return name
         archive = CACHE / f"{name.rsplit(':', 1)[1]}.tar"
         CACHE.mkdir(parents=True, exist_ok=True)
-        rootfs.build(release, "container", archive, packages=packages, log=log)
+        rootfs.build(release, archive, packages=packages, log=log)
         try:
             podman("import", "--quiet", "--change", f"CMD {INIT}", "--change", "STOPSIGNAL SIGRTMIN+3",
                    archive, name, timeout=600)  # fmt: skip
@@ -96,15 +96,14 @@ def existing(lab: str) -> dict[str, str]:
     return {row["Labels"][f"{LABEL}.host"]: row["State"] for row in rows}
 
 
-def create(lab: str, host: str, image_name: str, namespace: Path, identity: bytes) -> None:
-    """Create a host and give it its identity; it isn't started.
+def create(lab: str, host: str, image_name: str, namespace: Path) -> None:
+    """Create a host; it has no identity yet and isn't started.
 
     Args:
         lab: the lab's name.
         host: the host's name.
         image_name: what :func:`build_image` returned.
         namespace: the file of its network namespace.
-        identity: a tar archive to unpack over its root.
     """
     name = container_name(lab, host)
     podman(
@@ -114,7 +113,11 @@ def create(lab: str, host: str, image_name: str, namespace: Path, identity: byte
         "--ulimit", "nofile=20000:20000", "--ulimit", "nproc=10000:10000",
         "--log-driver", "k8s-file", "--stop-timeout", "15", image_name, INIT,
     )  # fmt: skip
-    podman("cp", "-", f"{name}:/", stdin=identity)
+
+
+def give_identity(lab: str, host: str, archive: bytes) -> None:
+    """Unpack a tar archive over the root of a host that doesn't run; the same again does no harm."""
+    podman("cp", "-", f"{container_name(lab, host)}:/", stdin=archive)
 
 
 def start(lab: str, host: str) -> None:

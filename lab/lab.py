@@ -35,15 +35,25 @@ class Lab:
         state: what is known about it; ``{}`` when it doesn't exist.
     """
 
-    def __init__(self, name: str, progress: Progress | None = None) -> None:
+    def __init__(self, name: str, progress: Progress | None = None, *, damaged: bool = False) -> None:
         """Load what is known about a lab.
+
+        Args:
+            name: the lab's name.
+            progress: where steps are shown; nowhere when None.
+            damaged: take a state that can't be read for an empty one, to remove what is left of the lab.
 
         Raises:
             LabError: the name or its state file is bad.
         """
         self.paths = Paths(state.lab_name(name))
         self.progress = progress or Progress(quiet=True)
-        self.state: dict[str, Any] = state.load(self.paths)
+        try:
+            self.state: dict[str, Any] = state.load(self.paths)
+        except LabError:
+            if not damaged:
+                raise
+            self.state = {}
         self.kitchen: Kitchen = kitchen_file.load(CHECKOUT / "kitchen.yml")
 
     # --- what it is ---------------------------------------------------------------------------------
@@ -97,7 +107,7 @@ class Lab:
         *,
         platform: str = "debian-12",
         kinds: Mapping[str, str] | None = None,
-        kind: str = "container",
+        kind: str | None = None,
         only: list[str] | None = None,
         highstate: bool = True,
         demo: bool = True,
@@ -107,7 +117,7 @@ class Lab:
         Args:
             platform: a platform of ``kitchen.yml``.
             kinds: hosts that are of another kind than ``kind``.
-            kind: ``container`` or ``vm``.
+            kind: ``container`` or ``vm``; None for what the lab has, or containers when it is made.
             only: the hosts wanted, all when None.
             highstate: run ``salt '*' state.highstate``.
             demo: boot the demonstration guest on the first hypervisor (needs ``highstate``).
@@ -126,8 +136,8 @@ class Lab:
         with state.locked(f"lab-{self.paths.name}", "lab up"):
             self.state = state.load(self.paths)
             if not self.exists:
-                self._define(platform, kind, kinds or {}, only)
-            self._same(platform, only)
+                self._define(platform, kind or "container", kinds or {}, only)
+            self._same(platform, only, kind, kinds or {})
             done = [self._network(), self._images(), self._hosts(), self._salt()]
             if highstate:
                 done.append(self._highstate())
@@ -136,16 +146,24 @@ class Lab:
             self.save(checkout=str(CHECKOUT))
         return self.status() | {"did": any(done), "times": self.progress.times}
 
-    def _define(self, platform: str, kind: str, kinds: Mapping[str, str], only: list[str] | None) -> None:
-        """Decide on everything that stays the same for the lab's life and write it down before anything is made."""
+    def _chosen(self, platform: str, kinds: Mapping[str, str], only: list[str] | None) -> list[str]:
+        """Return the names of the hosts that are wanted, or say what ``kitchen.yml`` has instead."""
         if platform not in self.kitchen.platforms:
             raise LabError(f"there is no platform '{platform}'; kitchen.yml has: {', '.join(self.kitchen.platforms)}")
         chosen = only or list(self.kitchen.hosts)
-        for host in [*chosen, *kinds]:
+        for host in chosen:
             if host not in self.kitchen.hosts:
                 raise LabError(f"there is no host '{host}'; kitchen.yml has: {', '.join(self.kitchen.hosts)}")
+        for host in kinds:
+            if host not in chosen:
+                raise LabError(f"--kind {host}={kinds[host]}: {host} is not among the hosts: {', '.join(chosen)}")
         if not any("controller" in self.kitchen.hosts[host].roles for host in chosen):
             raise LabError("a lab needs its controller: name it among --hosts")
+        return chosen
+
+    def _define(self, platform: str, kind: str, kinds: Mapping[str, str], only: list[str] | None) -> None:
+        """Decide on everything that stays the same for the lab's life and write it down before anything is made."""
+        chosen = self._chosen(platform, kinds, only)
         everything = {host: kinds.get(host, kind) for host in chosen}
         if "container" in everything.values():
             container.capable()
@@ -170,8 +188,16 @@ class Lab:
             made = int(time.time())
             self.save(index=index, platform=platform, hosts=rows, before=before, accelerator=accelerator, made=made)
 
-    def _same(self, platform: str, only: list[str] | None) -> None:
+    def _same(self, platform: str, only: list[str] | None, kind: str | None, kinds: Mapping[str, str]) -> None:
         """Refuse to turn a running lab into another one."""
+        asked = {**(dict.fromkeys(self.state["hosts"], kind) if kind else {}), **kinds}
+        for host, wanted in asked.items():
+            has = self.hosts.kinds.get(host, "not there")
+            if has != wanted:
+                raise LabError(
+                    f"in lab '{self.paths.name}' {host} is {has}, not {wanted}, and that can't change; "
+                    f"remove it first (lab down --name {self.paths.name}) or choose another --name"
+                )
         if platform != self.state["platform"]:
             raise LabError(
                 f"lab '{self.paths.name}' runs {self.state['platform']}, not {platform}; "
@@ -199,7 +225,7 @@ class Lab:
         release = self.kitchen.platforms[self.state["platform"]].release
         wanted = packages.of_platform(self.state["platform"])
         did = False
-        if "container" in self.hosts.kinds.values() and "image" not in self.state:
+        if "container" in self.hosts.kinds.values() and not container.image_exists(self.state.get("image", "none")):
             name = container.image(release, wanted)
             if not container.image_exists(name):
                 did = True
@@ -236,9 +262,11 @@ class Lab:
         row = self.state["hosts"][host]
         namespace = network.attach_container(self.paths.name, host, self.state["index"], row["number"])
         if not there:
-            kvm = self.state["accelerator"] == "kvm"
-            own = identity.archive(identity.files(self.paths, host, self.hosts.addresses, kvm=kvm))
-            container.create(self.paths.name, host, self.state["image"], namespace, own)
+            container.create(self.paths.name, host, self.state["image"], namespace)
+        # Also when it is there: an interruption may have come between its making and this.
+        kvm = self.state["accelerator"] == "kvm"
+        own = identity.archive(identity.files(self.paths, host, self.hosts.addresses, kvm=kvm))
+        container.give_identity(self.paths.name, host, own)
         container.start(self.paths.name, host)
         container.wait_booted(self.paths.name, host)
         self.hosts.wait_ssh(host, timeout=20)
@@ -369,7 +397,9 @@ class Lab:
             if shutil.which("podman"):
                 container.remove(self.paths.name)
             for process in processes_in(network.switch(self.paths.name)):
-                os.kill(process, signal.SIGKILL)
+                # It may be on its way out by itself.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
             if shutil.which("ip"):
                 network.destroy(self.paths.name, self.state.get("index"))
             before, index = self.state.get("before"), self.state.get("index")
@@ -382,14 +412,8 @@ class Lab:
                 time.sleep(0.2)
             if before:
                 machine.tidy(before)
-                left += machine.differences(before, machine.snapshot())
+                left += machine.differences(before, machine.snapshot(), shared=bool(state.names()))
             return left
-
-    def restart_container(self, host: str) -> None:
-        """Reboot a container host."""
-        container.podman("restart", "--time", "10", container.container_name(self.paths.name, host))
-        container.wait_booted(self.paths.name, host)
-        self.hosts.wait_ssh(host, timeout=30)
 
 
 def leftovers(paths: Paths, index: int | None) -> list[str]:

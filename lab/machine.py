@@ -22,9 +22,15 @@ COUNTERS = re.compile(r"\[\d+:\d+\]|counter packets \d+ bytes \d+")
 # Where podman mounts its containers.
 STORE = "/var/lib/containers/storage/overlay"
 PER_LINK = re.compile(r"^net\.ipv[46]\.(conf|neigh)\.")
+# What the kernel loads by itself for bridges, namespaces, containers, taps and a look at the firewall.
+LAB_MODULES = {
+    "bridge", "stp", "llc", "br_netfilter", "veth", "tun", "tap", "overlay", "nf_tables", "nfnetlink", "libcrc32c",
+    "ip_tables", "ip6_tables", "iptable_filter", "ip6table_filter", "x_tables",
+    "kvm", "kvm_intel", "kvm_amd", "irqbypass",
+}  # fmt: skip
 PROGRAMS = {
     "podman": "podman", "runc": "runc", "mmdebstrap": "mmdebstrap", "apt-ftparchive": "apt-utils", "ip": "iproute2",
-    "ssh": "openssh-client", "cpio": "cpio", "busybox": "busybox-static", "qemu-system-x86_64": "qemu-system-x86",
+    "ssh": "openssh-client", "cpio": "cpio", "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils", "grub-mkimage": "grub-common", "mke2fs": "e2fsprogs", "nft": "nftables",
     "zstd": "zstd", "openssl": "openssl", "sysctl": "procps",
 }  # fmt: skip
@@ -93,22 +99,28 @@ def _modules() -> list[str]:
     return sorted(line.split()[0] for line in listing.read_text().splitlines()) if listing.exists() else []
 
 
+def mounts() -> list[str]:
+    """Return where something is mounted."""
+    return [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+
+
 def snapshot() -> dict[str, Any]:
     """Return what a lab must leave as it was: sysctls, modules, firewall, interfaces, routes, namespaces, mounts.
 
     What belongs to labs by its name isn't in it: others may come and go in the meantime, and :meth:`lab.lab.Lab.down`
     asks for its own by name.
     """
+    # First of all: to ask for the firewall's rules may load a module.
+    modules = _modules()
     settings = run(["sysctl", "-a"], check=False, timeout=60).stdout.splitlines()
     pairs = (line.split(" = ", 1) for line in settings if " = " in line)
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     links = [link for link in ip_json("addr", "show") if not link["ifname"].startswith(PORT)]
     routes = [route for route in ip_json("route", "show") if not str(route.get("dev")).startswith(PORT)]
     spaces = [path.name for path in NETNS.iterdir()] if NETNS.is_dir() else []
     ours = (f"{NETNS}/lab-", f"{STORE}-containers/", f"{STORE}/")
     return {
         "sysctl": {key: value for key, value in pairs if not VOLATILE.match(key)},
-        "modules": _modules(),
+        "modules": modules,
         "firewall": _firewall(),
         "links": sorted(link["ifname"] for link in links),
         "addresses": sorted(
@@ -116,12 +128,17 @@ def snapshot() -> dict[str, Any]:
         ),
         "routes": sorted(f"{route.get('dst')} {route.get('gateway', '')} {route.get('dev')}" for route in routes),
         "namespaces": sorted(name for name in spaces if not name.startswith("lab-")),
-        "mounts": sorted(mount for mount in mounts if not mount.startswith(ours)),
+        "mounts": sorted(mount for mount in mounts() if not mount.startswith(ours)),
     }
 
 
-def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def differences(before: dict[str, Any], after: dict[str, Any], *, shared: bool = False) -> list[str]:
     """Compare two snapshots.
+
+    Args:
+        before: the earlier one.
+        after: the later one.
+        shared: other labs run, so modules that labs need are not this one's to give back.
 
     Returns:
         One line for each thing that isn't as it was, such as ``sysctl net.ipv4.ip_forward: 0 is now 1``.
@@ -138,22 +155,27 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             ]
         else:
             found += [f"{part}: gone: {item}" for item in sorted(set(old) - set(new))]
-            found += [f"{part}: new: {item}" for item in sorted(set(new) - set(old))]
+            extra = set(new) - set(old) - (LAB_MODULES if shared and part == "modules" else set())
+            found += [f"{part}: new: {item}" for item in sorted(extra)]
     return found
 
 
 def tidy(before: dict[str, Any]) -> None:
-    """Undo what only tools leave behind: mounts that ``ip netns`` and podman make once and keep.
+    """Undo what only tools leave behind: modules that the kernel loaded, mounts that ``ip netns`` and podman keep.
 
     Args:
         before: the snapshot from before the lab; what was mounted then stays.
     """
     if str(NETNS) not in before["mounts"] and NETNS.is_dir() and not any(NETNS.iterdir()):
         # "ip netns" mounts the folder on itself, more than once if it is called at the same time.
-        while str(NETNS) in snapshot()["mounts"]:
+        while str(NETNS) in mounts():
             run(["umount", NETNS])
         NETNS.rmdir()
-    if STORE in before["mounts"] or STORE not in snapshot()["mounts"]:
-        return
-    if not run(["podman", "ps", "-aq"], check=False).stdout.strip():
+    containers = run(["podman", "ps", "-aq"], check=False).stdout.strip()
+    if STORE not in before["mounts"] and STORE in mounts() and not containers:
         run(["umount", STORE], check=False)
+    # Some hold others, so in as many rounds as that takes; one that is in use stays.
+    while (extra := (set(_modules()) - set(before["modules"])) & LAB_MODULES) and any(
+        run(["rmmod", name], check=False).returncode == 0 for name in sorted(extra)
+    ):
+        pass

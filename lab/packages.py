@@ -12,9 +12,6 @@ import yaml
 from .salt import formulas
 from .state import CHECKOUT
 
-# What the tests install besides, to act as somebody else.
-FOR_TESTS = ("gnutls-bin",)
-
 
 def core() -> ModuleType:
     """Return the formulas' own configuration code, which lives with Salt's modules."""
@@ -35,7 +32,7 @@ def grains(platform: str) -> dict[str, str]:
 
 def of_platform(platform: str) -> list[str]:
     """Return the names of all packages that any formula's defaults name for a platform, sorted."""
-    wanted: set[str] = set(FOR_TESTS)
+    wanted: set[str] = set()
     for formula in formulas():
         folder = CHECKOUT / formula
         merged = _yaml(folder / "defaults.yaml")

@@ -1,4 +1,4 @@
-"""Building Debian trees for hosts with mmdebstrap: Salt inside, the formulas' packages at hand, no identity."""
+"""Building Debian trees for container hosts: Salt inside, the formulas' packages at hand, no identity."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "dp
 FILES = Path(__file__).resolve().parent / "files"
 
 
-def digest(release: str, kind: str, include: Sequence[str], packages: Sequence[str]) -> str:
+def digest(release: str, packages: Sequence[str]) -> str:
     """Return 16 hex digits that change with anything that goes into a tree."""
     recipe = hashlib.sha256()
     scripts = [FILES / name for name in ("customize.sh", "install-salt.sh", "lab-init")]
     inputs = [Path(__file__), *scripts, CHECKOUT / "bootstrap", CHECKOUT / "requirements" / "salt.lock"]
     recipe.update(tree_digest(inputs).encode())
-    recipe.update("\0".join([release, kind, *include, "", *sorted(packages)]).encode())
+    recipe.update("\0".join([release, *sorted(packages)]).encode())
     return recipe.hexdigest()[:16]
 
 
@@ -55,24 +55,17 @@ def free_space(folder: Path, need_mib: int) -> None:
 
 def build(
     release: str,
-    kind: str,
     target: Path,
     *,
     packages: Sequence[str],
-    include: Sequence[str] = (),
-    options: Sequence[str] = (),
     log: Path,
 ) -> None:
-    """Build a tree as a tar archive.
+    """Build a container host's tree as a tar archive.
 
     Args:
         release: Debian's name of the release, such as ``bookworm``.
-        kind: ``container`` (packages kept as archives, units that touch the kernel masked) or ``vm``
-            (packages installed).
         target: the archive to write; it appears whole or not at all.
-        packages: what the formulas install.
-        include: packages besides :data:`BASE`.
-        options: further options of mmdebstrap, such as hooks, before ours.
+        packages: what the formulas install; kept as archives in a repository inside.
         log: gets all output.
 
     Raises:
@@ -82,25 +75,22 @@ def build(
     archives = CACHE / "debs" / release
     archives.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    mask = [*TIMERS, *(CONTAINER_MASK if kind == "container" else ())]
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("PIP_")},
         "LAB_CHECKOUT": str(CHECKOUT),
         "LAB_DEBS": str(archives),
-        "LAB_KIND": kind,
         "LAB_PACKAGES": " ".join(sorted(set(packages))),
-        "LAB_MASK": " ".join(mask),
+        "LAB_MASK": " ".join([*TIMERS, *CONTAINER_MASK]),
         "LAB_PIP_INDEX": os.environ.get("PIP_INDEX_URL", ""),
     }
     argv = [
-        "mmdebstrap", "--variant=minbase", "--format=tar", f"--include={','.join([*BASE, *include])}",
+        "mmdebstrap", "--variant=minbase", "--format=tar", f"--include={','.join(BASE)}",
         "--aptopt=Acquire::Languages \"none\"", "--aptopt=Acquire::Retries \"3\"",
         "--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/man/*",
         "--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
         "--dpkgopt=path-include=/usr/share/doc/*/copyright",
         "--skip=essential/unlink", "--skip=cleanup/apt",
         f'--setup-hook=d="$1"/var/cache/apt/archives; mkdir -p "$d"/partial; cp -n {archives}/*.deb "$d" || true',
-        *options,
         f"--customize-hook={FILES / 'customize.sh'}",
         release, str(partial),
     ]  # fmt: skip
@@ -111,5 +101,5 @@ def build(
         run([*contained("--mount-proc"), *argv], timeout=1800, env=environment, log=log)
     except CommandError as error:
         partial.unlink(missing_ok=True)
-        raise LabError(f"the {release} tree for {kind} hosts was not built; the log is {log}\n{error}") from None
+        raise LabError(f"the {release} tree for container hosts was not built; the log is {log}\n{error}") from None
     partial.replace(target)

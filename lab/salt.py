@@ -87,7 +87,7 @@ def pillar_files(hosts: Hosts) -> dict[str, str]:
 
 
 def merge_pillar(hosts: Hosts, files: Mapping[str, str]) -> None:
-    """Replace ``/srv/pillar`` on the controller with these files."""
+    """Write these files into ``/srv/pillar`` on the controller, over those of the same name."""
     hosts.unpack(hosts.controller, {f"/srv/pillar/{name}": (0o600, text.encode()) for name, text in files.items()})
 
 
@@ -198,7 +198,7 @@ def highstate(
     timeout: float = 900,
     extra: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Run ``salt '*' state.highstate`` on the controller.
+    """Run ``salt '*' state.highstate`` on the controller, after one that an interrupted command may have left running.
 
     Args:
         hosts: the lab's hosts.
@@ -215,7 +215,7 @@ def highstate(
     """
     who = ["--list", ",".join(targets)] if targets else ["*"]
     arguments = [*(["test=True"] if test else []), *extra]
-    argv = ["salt", *who, "--timeout=60", "--out=json", "--static", "state.highstate", *arguments]
+    argv = ["salt", *who, "--timeout=60", "--out=json", "--static", "state.highstate", "queue=True", *arguments]
     done = hosts.run(hosts.controller, argv, check=False, timeout=timeout)
     try:
         answers: dict[str, Any] = json.loads(done.stdout)

@@ -94,6 +94,8 @@ def load(paths: Paths) -> dict[str, Any]:
         state = json.loads(paths.state.read_text())
     except FileNotFoundError:
         return {}
+    except PermissionError:
+        raise LabError(f"{paths.state} is open to root alone: run it with sudo") from None
     except (ValueError, OSError) as error:
         remedy = f"remove the lab with: lab down --name {paths.name}"
         raise LabError(f"{paths.state} can't be read ({error}); {remedy}") from None

@@ -158,10 +158,6 @@ class Machine:
         self._forget_process()
         self._unplug()
 
-    def reset(self) -> None:
-        """Press the reset button: the system starts again without being asked."""
-        self.qmp("system_reset")
-
     def destroy(self) -> None:
         """Cut the power and remove everything of this machine: process, taps, files, sockets."""
         self.kill()

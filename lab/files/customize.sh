@@ -1,8 +1,8 @@
 #!/bin/bash
-# Run by mmdebstrap in the end of a build, on the machine, with the tree as first argument: Salt, the
-# formulas' packages (archives in an offline repository, or installed), and no identity.
+# Run by mmdebstrap in the end of a container host's build, on the machine, with the tree as first argument:
+# Salt, the formulas' packages as an offline repository, and no identity.
 # Environment: LAB_CHECKOUT, LAB_DEBS (cache of archives), LAB_PACKAGES (names to keep at hand offline),
-# LAB_KIND (container or vm), LAB_MASK (units that have no business on this kind), and what install-salt.sh reads.
+# LAB_MASK (units that have no business in a container), and what install-salt.sh reads.
 set -euo pipefail
 tree=$1
 
@@ -26,14 +26,7 @@ in_tree "${fetch[@]}" --download-only install "${packages[@]}"
 rm -rf "$repository/partial" "$repository/lock"
 cp -n "$repository"/*.deb "$LAB_DEBS/"
 
-if [ "$LAB_KIND" = container ]; then
-  (cd "$repository" && apt-ftparchive packages . >Packages)
-else
-  # A virtual machine without hardware help would take a quarter of an hour to install them by itself.
-  in_tree "${fetch[@]}" install "${packages[@]}"
-  rm -f "$repository"/*.deb
-  : >"$repository/Packages"
-fi
+(cd "$repository" && apt-ftparchive packages . >Packages)
 rm -f "$tree"/etc/apt/sources.list "$tree"/etc/apt/sources.list.d/*
 # The archives were verified when they were fetched; the index made here has no signature.
 echo 'deb [trusted=yes] file:/var/cache/lab-repo ./' >"$tree/etc/apt/sources.list"
@@ -42,7 +35,7 @@ in_tree apt-get -q update
 
 read -ra masked <<<"$LAB_MASK"
 for unit in "${masked[@]}"; do ln -sf /dev/null "$tree/etc/systemd/system/$unit"; done
-if [ "$LAB_KIND" = container ]; then cp "$LAB_CHECKOUT/lab/files/lab-init" "$tree/usr/local/sbin/"; fi
+cp "$LAB_CHECKOUT/lab/files/lab-init" "$tree/usr/local/sbin/"
 
 # No identity: each host gets its own.
 rm -f "$tree"/etc/ssh/ssh_host_* "$tree/etc/hostname" "$tree/var/lib/dbus/machine-id"

@@ -2,7 +2,7 @@
 
 A verifier of Test Kitchen names its host in the environment (KITCHEN_HOSTNAME and the others); the tests of a
 suite then run against it alone. Without them the tests start a lab. ``LAB_NAME`` names it (default ``test``);
-``LAB_KEEP=1`` leaves it running for a look and for the next run.
+``LAB_KEEP=1`` leaves it running for a look; a run on it again has no first highstate to judge.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ KEEP = os.environ.get("LAB_KEEP") == "1"
 
 def made(name, capsys, **options):
     """Yield a lab that is up without a highstate, and remove it afterwards."""
-    with capsys.disabled():
-        lab = Lab(name, Progress())
-        lab.up(highstate=False, **options)
-    yield lab
-    if not KEEP:
-        differences = lab.down()
-        assert differences == [], "the lab left the machine changed"
+    lab = Lab(name, Progress())
+    try:
+        with capsys.disabled():
+            lab.up(highstate=False, **options)
+        yield lab
+    finally:
+        differences = [] if KEEP else lab.down()
+    assert differences == [], "the lab left the machine changed"
 
 
 class Loud:

@@ -216,7 +216,7 @@ def test_a_highstate_of_all_and_of_some():
     assert hosts.asked[-1][1][1] == "*"
     salt.highstate(hosts, ["hv1"], test=True, extra=["pillar={}"])
     assert hosts.asked[-1][1][1:3] == ["--list", "hv1"]
-    assert hosts.asked[-1][1][-3:] == ["state.highstate", "test=True", "pillar={}"]
+    assert hosts.asked[-1][1][-4:] == ["state.highstate", "queue=True", "test=True", "pillar={}"]
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,21 @@ def test_interrupted_and_run_again(spare, sent, after):
     assert done.returncode == 0, done.stderr
 
 
+def test_interrupted_between_making_a_host_and_its_identity(spare, monkeypatch):
+    """The next run gives the identity to the host that was made without one."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(container, "give_identity", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Lab(spare).up(only=["controller"], highstate=False)
+    assert container.existing(spare) == {"controller": "created"}
+    done = cli("up", "--name", spare, *SMALL)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_lab_of_another_version_says_what_to_do(spare):
     paths = Paths(spare)
     paths.root.mkdir(parents=True)
@@ -200,7 +215,7 @@ def test_image_build_that_is_killed_leaves_nothing(tmp_path):
     target = tmp_path / "tree.tar"
     code = (
         "import sys; from pathlib import Path; from lab import rootfs; "
-        "rootfs.build('bookworm', 'container', Path(sys.argv[1]), packages=['less'], log=Path(sys.argv[2]))"
+        "rootfs.build('bookworm', Path(sys.argv[1]), packages=['less'], log=Path(sys.argv[2]))"
     )
     mounts = len(Path("/proc/self/mountinfo").read_text().splitlines())
     with subprocess.Popen([sys.executable, "-c", code, str(target), str(tmp_path / "log")], cwd=CHECKOUT) as process:
@@ -232,7 +247,7 @@ def test_a_full_disk_is_said_before_anything_is_built(tmp_path):
     run(["mount", "-t", "tmpfs", "-o", "size=20M", "tmpfs", tmp_path])
     try:
         with pytest.raises(LabError, match="MiB free; this step needs"):
-            rootfs.build("bookworm", "container", tmp_path / "tree.tar", packages=["less"], log=tmp_path / "log")
+            rootfs.build("bookworm", tmp_path / "tree.tar", packages=["less"], log=tmp_path / "log")
         assert list(tmp_path.iterdir()) == []
     finally:
         run(["umount", tmp_path])
@@ -280,6 +295,14 @@ def test_wrong_options_say_what_is_allowed(spare, words, said):
     clean_exit(done)
     assert said in done.stderr
     assert not Paths(spare).root.exists()
+
+
+def test_a_running_lab_does_not_change_its_kind(lab):
+    for words, said in ((("--kind", "vm"), "not vm"), (("--kind", "hv1=vm"), "hv1 is container"), (("--platform", "debian-13"), "debian-12")):
+        done = cli("up", "--name", lab.paths.name, *words)
+        clean_exit(done)
+        assert said in done.stderr
+        assert "lab down" in done.stderr
 
 
 def test_down_without_a_lab_is_fine():

@@ -93,7 +93,7 @@ def test_nothing_of_the_guest_is_readable_on_the_wire(lab, guest):
 def test_migration_without_tls_is_refused(lab, guest):
     done = migrate(lab, guest, "hv1", "hv2", "--compressed", check=False)
     assert done.returncode != 0
-    assert "TLS" in done.stderr or "tls" in done.stderr
+    assert "VIR_MIGRATE_TLS" in done.stderr, done.stderr
     assert state_of(lab, "hv1", guest) == "running"
 
 
@@ -105,7 +105,9 @@ def test_without_certificates_migration_is_refused_and_the_guest_runs_on(lab, gu
     finally:
         lab.run("hv1", ["mv", f"{folder}.away", folder])
     assert done.returncode != 0
-    assert "cert" in done.stderr.lower() or "tls" in done.stderr.lower(), done.stderr
+    # Not the URI that every message quotes: libvirt's own words on what is missing.
+    said = done.stderr.replace("qemu+tls://", "").lower()
+    assert "certificate" in said or "credentials" in said or "x509" in said, done.stderr
     assert state_of(lab, "hv1", guest) == "running"
     assert state_of(lab, "hv2", guest) == ""
     last = seconds(lab.console("hv1", guest))[-1]

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support import changed, digest
+from support import changed, digest, end_guest, start_guest, state_of
 
 from lab import salt
 
@@ -103,10 +103,11 @@ def test_nobody_is_let_in_without_a_certificate(lab):
     assert "refused" in printed or "answer []" in printed, printed
 
 
-def test_a_host_that_is_not_listed_is_refused(lab):
-    """tls_allowed_dn_list decides: a good certificate alone doesn't open the port."""
+@pytest.mark.parametrize("listed", [["hv2"], []], ids=["another", "nobody"])
+def test_a_host_that_is_not_listed_is_refused(lab, listed):
+    """tls_allowed_dn_list decides: a good certificate alone doesn't open the port, and an empty list lets nobody in."""
     pillar = salt.pillar_files(lab.hosts)
-    pillar["hv2.sls"] = salt.merged_yaml(pillar["hv2.sls"], {"libvirt": {"tls": {"allowed_hosts": ["hv2"]}}})
+    pillar["hv2.sls"] = salt.merged_yaml(pillar["hv2.sls"], {"libvirt": {"tls": {"allowed_hosts": listed}}})
     salt.merge_pillar(lab.hosts, {"hv2.sls": pillar["hv2.sls"]})
     try:
         salt.check_green(salt.highstate(lab.hosts, ["hv2"]))
@@ -115,6 +116,26 @@ def test_a_host_that_is_not_listed_is_refused(lab):
     finally:
         salt.merge_pillar(lab.hosts, salt.pillar_files(lab.hosts))
         salt.check_green(salt.highstate(lab.hosts, ["hv2"]))
+    assert connect(lab).returncode == 0
+
+
+def test_tls_off_closes_the_port_although_a_guest_runs(lab):
+    """A daemon that is kept up holds the port open by itself; switched off in pillar it is closed all the same."""
+    listening = ["ss", "-Hltn", "sport = :16514"]
+    start_guest(lab, "hv2", "sitter")
+    try:
+        assert connect(lab).returncode == 0
+        text = salt.pillar_files(lab.hosts)["hv2.sls"]
+        salt.merge_pillar(lab.hosts, {"hv2.sls": salt.merged_yaml(text, {"libvirt": {"tls": {"enabled": False}}})})
+        salt.check_green(salt.highstate(lab.hosts, ["hv2"]))
+        assert lab.run("hv2", listening).stdout == ""
+        assert connect(lab).returncode != 0
+        assert state_of(lab, "hv2", "sitter") == "running"
+    finally:
+        salt.merge_pillar(lab.hosts, salt.pillar_files(lab.hosts))
+        salt.check_green(salt.highstate(lab.hosts, ["hv2"]))
+        assert lab.run("hv2", ["cat", "/var/log/libvirt/qemu/sitter-serial.log"]).stdout.count("guest boot") == 1
+        end_guest(lab, "sitter")
     assert connect(lab).returncode == 0
 
 
@@ -161,35 +182,33 @@ def test_private_keys_never_leave_their_host(lab):
         assert lab.run(host, ["sh", "-c", script]).stdout == "", host
 
 
-def repaired(lab, state):
-    """Run hv1's highstate and return the ids of what it changed; everything must be green."""
+def repaired(lab):
+    """Run hv1's highstate, which must be green, and return the ids of what it changed."""
     figures = salt.check_green(salt.highstate(lab.hosts, ["hv1"]))
-    assert state in figures["hv1"]["changed"], figures
     return figures["hv1"]["changed"]
 
 
 def test_a_certificate_that_is_due_is_renewed_alone(lab):
-    """A pillar that asks for more days than are left makes certificates due; afterwards the run is silent again."""
-    serial = ["openssl", "x509", "-noout", "-serial", "-in", "/etc/pki/libvirt/servercert.pem"]
-    before = lab.run("hv1", serial).stdout
-    script = (
-        "cd /run && openssl ecparam -name prime256v1 -genkey -noout -out x.key && "
-        "openssl req -new -key /etc/pki/libvirt/private/serverkey.pem -subj /CN=hv1 -out x.csr"
-    )
-    lab.run("hv1", ["sh", "-ec", script])
-    request = lab.run("hv1", ["cat", "/run/x.csr"]).stdout
+    """One that ends in five days is replaced, its key stays, nothing else changes, and the next run is silent."""
+    cert, key = "/etc/pki/libvirt/servercert.pem", "/etc/pki/libvirt/private/serverkey.pem"
+    serial = ["openssl", "x509", "-noout", "-serial", "-in", cert]
+    before, other = lab.run("hv1", serial).stdout, lab.run("hv1", ["sha256sum", "/etc/pki/qemu/server-cert.pem"]).stdout
+    request = lab.run("hv1", ["openssl", "req", "-new", "-key", key, "-subj", "/CN=hv1"]).stdout
     sign = (
-        "printf '%s\\n' subjectAltName=DNS:hv1 extendedKeyUsage=serverAuth,clientAuth "
-        "basicConstraints=critical,CA:FALSE > /run/x.ext; "
+        "printf 'subjectAltName=DNS:hv1\\nextendedKeyUsage=serverAuth,clientAuth\\n"
+        "basicConstraints=critical,CA:FALSE\\n' > /run/x.ext; "
         "cat > /run/x.csr; openssl x509 -req -in /run/x.csr -CA /etc/pki/hypervisor/libvirt/ca.crt "
         "-CAkey /etc/pki/hypervisor/libvirt/ca.key -set_serial 77 -days 5 -extfile /run/x.ext"
     )
     short = lab.run("controller", ["sh", "-ec", sign], stdin=request).stdout
-    lab.run("hv1", ["tee", "/etc/pki/libvirt/servercert.pem"], stdin=short)
-    assert "libvirt_certificate_libvirt" in repaired(lab, "libvirt_certificate_libvirt")
+    lab.run("hv1", ["tee", cert], stdin=short)
+    # The daemon that serves it is told; nothing else has a reason.
+    assert set(repaired(lab)) <= {"libvirt_certificate_libvirt", "libvirt_certificate_loaded"}
     after = lab.run("hv1", serial).stdout
-    assert after not in (before, "serial=4D\n")
+    assert after not in {before, "serial=4D\n"}
+    assert lab.run("hv1", ["sha256sum", "/etc/pki/qemu/server-cert.pem"]).stdout == other
     assert connect(lab).returncode == 0
+    assert repaired(lab) == []
 
 
 @pytest.mark.parametrize(
@@ -204,7 +223,7 @@ def test_private_keys_are_closed_and_repaired(lab, key, mode, group):
     expected = f"{mode:o} root {group}\n"
     assert lab.run("hv1", stat).stdout == expected
     lab.run("hv1", ["chmod", "0644", key])
-    repaired(lab, "libvirt_certificate_libvirt" if "libvirt/" in key else "libvirt_certificate_qemu")
+    assert ("libvirt_certificate_libvirt" if "libvirt/" in key else "libvirt_certificate_qemu") in repaired(lab)
     assert lab.run("hv1", stat).stdout == expected
 
 
