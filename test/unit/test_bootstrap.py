@@ -394,3 +394,13 @@ def test_openssl_errors_are_shown_and_leave_nothing(machine):
     assert done.returncode == 1
     assert "error: openssl could not make the libvirt CA: no entropy" in done.stderr
     assert [path.name for path in (machine.root / "etc/pki/hypervisor").iterdir()] == ["hosts"]
+
+
+def test_a_package_that_starts_its_daemon_finds_the_configuration(machine):
+    seen = machine.programs.parent / "seen"
+    machine.program("apt-cache", "echo '  Candidate: 3008.3'")
+    config = machine.root / "etc/salt/minion.d/hypervisor.conf"
+    machine.program("apt-get", f'case "$*" in *"install"*salt-minion*) cp {config} {seen} ;; esac')
+    done = machine.run("minion", "--master", "m", "--finger", FINGER, "--salt", "packages", "--no-start")
+    assert done.returncode == 0, done.stderr
+    assert f"master_finger: '{FINGER}'" in seen.read_text()
