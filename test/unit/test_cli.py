@@ -191,7 +191,8 @@ def test_status_exits_with_1_when_a_host_is_stopped(made, monkeypatch, capsys):
 def test_what_to_look_at_names_this_lab():
     text = cli.show_how(status())
     assert "lab run controller -- salt '*' test.ping\n" in text
-    assert "lab run hv1 -- virsh migrate --live --p2p --tls --persistent --undefinesource demo qemu+tls://hv2/system" in text
+    options = "--live --p2p --tls --persistent --undefinesource"
+    assert f"lab run hv1 -- virsh migrate {options} demo qemu+tls://hv2/system" in text
     assert "--name" not in text
     lines = cli.show_how(status(name="other")).splitlines()
     assert all(" --name other" in line for line in lines if ".venv/bin/lab" in line)

@@ -5,7 +5,6 @@ import subprocess
 import pytest
 
 from lab import guest
-from lab.proc import LabError
 
 
 def option(argv, name):

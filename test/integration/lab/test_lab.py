@@ -298,8 +298,9 @@ def test_wrong_options_say_what_is_allowed(spare, words, said):
 
 
 def test_a_running_lab_does_not_change_its_kind(lab):
-    for words, said in ((("--kind", "vm"), "not vm"), (("--kind", "hv1=vm"), "hv1 is container"), (("--platform", "debian-13"), "debian-12")):
-        done = cli("up", "--name", lab.paths.name, *words)
+    asked = {"--kind vm": "not vm", "--kind hv1=vm": "hv1 is container", "--platform debian-13": "debian-12"}
+    for words, said in asked.items():
+        done = cli("up", "--name", lab.paths.name, *words.split())
         clean_exit(done)
         assert said in done.stderr
         assert "lab down" in done.stderr
