@@ -153,7 +153,7 @@ def test_an_end_within_the_life_of_a_leaf_is_a_remark(days, soon):
 
 def test_the_limit_is_how_long_bootstrap_lets_a_leaf_live():
     script = (Path(__file__).parents[3] / "bootstrap").read_text()
-    assert f"\nreadonly LEAF_DAYS={state.DAYS_ENOUGH}\n" in script
+    assert f" LEAF_DAYS={state.DAYS_ENOUGH}\n" in script
 
 
 def test_an_open_key_is_closed(place, owner):
