@@ -31,14 +31,11 @@ LAB_MODULES = {
 PROGRAMS = {
     "podman": "podman", "runc": "runc", "mmdebstrap": "mmdebstrap", "apt-ftparchive": "apt-utils", "ip": "iproute2",
     "ssh": "openssh-client", "cpio": "cpio", "qemu-system-x86_64": "qemu-system-x86",
-    "qemu-img": "qemu-utils", "grub-mkimage": "grub-common", "mke2fs": "e2fsprogs", "nft": "nftables",
-    "zstd": "zstd", "openssl": "openssl", "sysctl": "procps",
+    "qemu-img": "qemu-utils", "mke2fs": "e2fsprogs", "unshare": "util-linux", "openssl": "openssl",
+    "sysctl": "procps",
 }  # fmt: skip
 # What they need besides, when nothing that is only recommended gets installed.
-COMPANIONS = (
-    "netavark", "conmon", "ca-certificates", "seabios", "ipxe-qemu", "grub-pc-bin", "debian-archive-keyring",
-    "dpkg-dev",
-)  # fmt: skip
+COMPANIONS = ("netavark", "conmon", "ca-certificates", "seabios", "ipxe-qemu", "debian-archive-keyring")
 
 
 def require_root() -> None:
