@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -248,9 +249,9 @@ class Lab:
         for host, kind in self.hosts.kinds.items():
             if kind == "vm":
                 if not self.virtual.running(host):
-                    wanted[host] = lambda host=host: self.virtual.start(host)  # type: ignore[misc]
+                    wanted[host] = partial(self.virtual.start, host)
             elif existing.get(host) != "running":
-                wanted[host] = lambda host=host, there=host in existing: self._start_container(host, there)  # type: ignore[misc]
+                wanted[host] = partial(self._start_container, host, host in existing)
         if wanted:
             kinds = sorted({self.hosts.kind(host) for host in wanted})
             with self.progress.step(f"start {', '.join(wanted)} ({' and '.join(kinds)})"):
@@ -286,7 +287,7 @@ class Lab:
                 salt.bootstrap_master(hosts)
                 finger = salt.master_finger(hosts)
                 others = [host for host in hosts.specs if host != hosts.controller]
-                parallel({host: lambda host=host: salt.bootstrap_minion(hosts, host, finger) for host in others})  # type: ignore[misc]
+                parallel({host: partial(salt.bootstrap_minion, hosts, host, finger) for host in others})
                 salt.accept_keys(hosts)
                 self.save(salt=True)
         if did or not salt.answering(hosts):
