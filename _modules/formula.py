@@ -54,6 +54,34 @@ def config(name: str, saltenv: str | None = None) -> dict[str, Any]:
     return found
 
 
+def judge(
+    name: str, definition: str, value: Any, where: str, saltenv: str | None = None
+) -> list[str]:
+    """Judges by a formula's schema what did not come through its pillar: the arguments of a state.
+
+    CLI example: ``salt hv1 formula.judge libvirt guest '{"mem": 512}' srv01``
+
+    Args:
+        name: the formula.
+        definition: a name below ``$defs`` of its schema, such as "guest".
+        value: what is judged.
+        where: what the errors' paths begin with, such as the state's name.
+        saltenv: the file server's environment; by default the minion's own, else "base".
+
+    Returns:
+        One line for each error, "path: what is wrong"; an empty list when all is well.
+    """
+    env = saltenv or __opts__.get("saltenv") or "base"
+    tools = {
+        "fetch": __salt__["cp.cache_file"],
+        "plain": __utils__["formula_config.plain"],
+        "judge": __utils__["formula_schema.errors"],
+        "load": __utils__["formula_vocabulary.load"],
+    }
+    errors = __utils__["formula_salt.judge"](name, definition, value, where, env, tools)
+    return [f"{path}: {text}" for path, text in errors]
+
+
 def validate(name: str | None = None, saltenv: str | None = None) -> list[str]:
     """Says what is wrong with this host's pillar; the exit code is 1 when anything is.
 

@@ -126,6 +126,36 @@ def build(
     return result
 
 
+def judge(
+    name: str, definition: str, value: Any, where: str, saltenv: str, tools: Tools
+) -> list[tuple[str, str]]:
+    """Judges a value that did not come through the pillar by a definition of a formula's schema.
+
+    Args:
+        name: the formula.
+        definition: a name below ``$defs`` of its schema.
+        value: the arguments of a state or of a function.
+        where: what the errors' paths begin with, such as the state's name.
+        saltenv: the file server's environment.
+        tools: as :func:`build` takes them, with ``plain`` of formula_config.
+
+    Returns:
+        Every error in it as pairs of a path and a text; an empty list when all is well.
+
+    Raises:
+        ConfigurationError: there is no such formula, or its schema is wrong.
+    """
+    schema = _read(name, saltenv, tools["fetch"])["schema.yaml"]
+    unfit: list[tuple[tuple[str, ...], str]] = []
+    copy = tools["plain"](value, (where,), unfit)
+    part = {"$defs": schema.get("$defs", {}), "$ref": f"#/$defs/{definition}"}
+    try:
+        found: list[tuple[str, str]] = tools["judge"](part, copy, where, tools["load"](part), unfit)
+    except ValueError as error:
+        refuse(f"the formula {name} is broken: {error}")
+    return found
+
+
 def config(
     name: str,
     saltenv: str,

@@ -136,3 +136,19 @@ def test_validate_lists_what_is_wrong(make_host, tree):
 
 def test_validate_finds_nothing_wrong_with_a_good_pillar(make_host, tree):
     assert make_host(DEBIAN, {"sample": {"size": 3}}, tree).functions["formula.validate"]() == []
+
+
+def test_arguments_of_a_state_are_judged_by_a_definition(make_host, tree):
+    schema = tree / "sample" / "schema.yaml"
+    schema.write_text(
+        schema.read_text() + "$defs:\n  part:\n    type: object\n    additionalProperties: false\n"
+        "    required: [size]\n    properties: {size: {type: integer, minimum: 1}}\n"
+    )
+    judge = make_host(DEBIAN, {}, tree).functions["formula.judge"]
+    assert judge("sample", "part", {"size": 4}, "web") == []
+    assert judge("sample", "part", {"size": 0, "siz": 1}, "web") == [
+        "web:size: 0 is too small; must be a whole number of at least 1",
+        'web:siz: unknown key; did you mean "size"?',
+    ]
+    with pytest.raises(salt.exceptions.CommandExecutionError, match="the formula sample is broken"):
+        judge("sample", "nothing", {}, "web")
