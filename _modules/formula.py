@@ -7,6 +7,7 @@ states. A pillar that the schema refuses ends the compilation, before anything h
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 __salt__: dict[str, Any]
@@ -20,18 +21,16 @@ __context__: dict[Any, Any]
 GRAINS = ("os_family", "os", "osfinger")
 
 
-def _arguments(name: str, saltenv: str | None) -> tuple[Any, ...]:
-    """Collects what the shared code needs, as values."""
-    tools = {
-        "fetch": __salt__["cp.cache_file"],
-        "assemble": __utils__["formula_config.assemble"],
-        "refusal": __utils__["formula_config.refusal"],
-        "judge": __utils__["formula_schema.errors"],
-        "load": __utils__["formula_vocabulary.load"],
-    }
-    grains = {grain: __grains__.get(grain) for grain in GRAINS}
+def _utilities() -> Any:
+    """Returns Salt's loader itself: the dunder means something else while another module runs."""
+    return getattr(__utils__, "value", lambda: __utils__)()
+
+
+def _subject(name: str, saltenv: str | None) -> tuple[Any, ...]:
+    """Collects what a configuration is made of."""
     env = saltenv or __opts__.get("saltenv") or "base"
-    return name, env, grains, __pillar__.get(name), tools
+    grains = {grain: __grains__.get(grain) for grain in GRAINS}
+    return (name, env, grains, __pillar__.get(name)), __salt__["cp.cache_file"], _utilities()
 
 
 def config(name: str, saltenv: str | None = None) -> dict[str, Any]:
@@ -50,7 +49,9 @@ def config(name: str, saltenv: str | None = None) -> dict[str, Any]:
         CommandExecutionError: the pillar is refused; the message names every error.
     """
     cache = __context__.setdefault("formula_config", {})
-    found: dict[str, Any] = __utils__["formula_salt.config"](*_arguments(name, saltenv), cache)
+    folder = str(Path(__opts__["cachedir"]) / "formula")
+    subject = _subject(name, saltenv)
+    found: dict[str, Any] = __utils__["formula_salt.config"](*subject, cache, folder)
     return found
 
 
@@ -72,13 +73,8 @@ def judge(
         One line for each error, "path: what is wrong"; an empty list when all is well.
     """
     env = saltenv or __opts__.get("saltenv") or "base"
-    tools = {
-        "fetch": __salt__["cp.cache_file"],
-        "plain": __utils__["formula_config.plain"],
-        "judge": __utils__["formula_schema.errors"],
-        "load": __utils__["formula_vocabulary.load"],
-    }
-    errors = __utils__["formula_salt.judge"](name, definition, value, where, env, tools)
+    fetch, utils = __salt__["cp.cache_file"], _utilities()
+    errors = utils["formula_salt.judge"](name, definition, value, where, env, fetch, utils)
     return [f"{path}: {text}" for path, text in errors]
 
 
@@ -98,7 +94,7 @@ def validate(name: str | None = None, saltenv: str | None = None) -> list[str]:
     names = [name] if name else _formulas(env)
     lines = []
     for one in names:
-        _, errors = __utils__["formula_salt.build"](*_arguments(one, env))
+        errors = __utils__["formula_salt.validate"](*_subject(one, env))
         lines += [f"{path}: {text}" for path, text in errors]
     if lines:
         __context__["retcode"] = 1

@@ -122,6 +122,21 @@ def _key_text(key: Any) -> str:
     return str(key)
 
 
+def combine(name: str, base: Any, pillar: Any) -> tuple[Any, Unfit]:
+    """Merges a pillar over what the formula's own files say.
+
+    Args:
+        name: the formula, which is also the pillar's key.
+        base: defaults and osmap, merged.
+        pillar: what the pillar says below the formula's name; None is the same as nothing.
+
+    Returns:
+        The configuration, of plain types and shared with nobody, and what had no place in them.
+    """
+    unfit: Unfit = []
+    return plain(base if pillar is None else merge(base, pillar), (name,), unfit), unfit
+
+
 def assemble(
     name: str,
     contents: Mapping[str, Any],
@@ -153,10 +168,7 @@ def assemble(
     merged: Any = contents["defaults.yaml"]
     for part in select(contents["osmap.yaml"], grains):
         merged = merge(merged, part)
-    if pillar is not None:
-        merged = merge(merged, pillar)
-    unfit: Unfit = []
-    configuration = plain(merged, (name,), unfit)
+    configuration, unfit = combine(name, merged, pillar)
     # What had no place in plain types was replaced: an error about the substitute would mislead.
     schema = contents["schema.yaml"]
     return configuration, judge(schema, configuration, name, load(schema), unfit)

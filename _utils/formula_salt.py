@@ -1,9 +1,16 @@
-"""What ``formula.config`` of the minion and of salt-ssh have in common: all but the fetching."""
+"""What ``formula.config`` of the minion and of salt-ssh have in common: all but the fetching.
+
+To parse and to judge are most of the work, and a host asks the same again and again. So a minion
+remembers, in a file of its cache that root alone reads, what the formula's own files came to and which
+pillars were accepted with them: of a pillar its digest, never a value. Whatever differs is judged anew.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +25,19 @@ TEMPLATE_LOGGER = "salt.utils.templates"
 # Every formula has all three; an osmap may be empty.
 FILES = ("defaults.yaml", "osmap.yaml", "schema.yaml")
 CACHED = 100
+REMEMBERED = 10
+# What the verdict depends on besides a formula's files: a newer evaluator judges again.
+EVALUATOR = ("formula_config.py", "formula_schema.py", "formula_vocabulary.py")
 
-Tools = Mapping[str, Callable[..., Any]]
+Fetch = Callable[[str, str], Any]
+# Salt's loader of utilities by itself: its dunder means something else inside this module.
+Utils = Mapping[str, Callable[..., Any]]
+Errors = list[tuple[str, str]]
+# A formula's name, the file server's environment, the grains that an osmap selects by, and what the pillar
+# says below the formula's name.
+Subject = tuple[str, str, Mapping[str, Any], Any]
+
+_parsed: dict[str, Any] = {}
 
 
 class ConfigurationError(CommandExecutionError):  # type: ignore[misc]  # Salt has no types
@@ -80,55 +98,76 @@ def refuse(message: str) -> NoReturn:
     raise ConfigurationError(message)
 
 
-def _read(name: str, saltenv: str, fetch: Callable[[str, str], Any]) -> dict[str, Any]:
-    """Fetches and parses the files of a formula."""
-    files = {}
-    for file in FILES:
+def _texts(name: str, saltenv: str, fetch: Fetch, files: tuple[str, ...] = FILES) -> dict[str, bytes]:
+    """Fetches files of a formula."""
+    texts = {}
+    for file in files:
         path = fetch(f"salt://{name}/{file}", saltenv)
         if not path:
             refuse(f"{name} is not a formula here: there is no salt://{name}/{file}")
+        texts[file] = Path(path).read_bytes()
+    return texts
+
+
+def _parse(name: str, file: str, text: bytes) -> Any:
+    """Parses a file of a formula, once in a process; the result must not be changed."""
+    stamp = hashlib.sha256(text).hexdigest()
+    if stamp not in _parsed:
         try:
-            text = Path(path).read_text(encoding="utf-8")
-            files[file] = salt.utils.yaml.safe_load(text) or {}
+            content = salt.utils.yaml.safe_load(text.decode("utf-8")) or {}
         except (salt.utils.yaml.YAMLError, UnicodeDecodeError) as error:
             refuse(f"salt://{name}/{file} cannot be read: {error}")
-    return files
+        if len(_parsed) > CACHED:
+            _parsed.clear()
+        _parsed[stamp] = content
+    return _parsed[stamp]
 
 
 def build(
-    name: str, saltenv: str, grains: Mapping[str, Any], pillar: Any, tools: Tools
-) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    name: str, texts: Mapping[str, bytes], grains: Mapping[str, Any], pillar: Any, utils: Utils
+) -> tuple[dict[str, Any], Errors]:
     """Builds and judges the configuration of a formula from its files.
 
     Args:
         name: the formula.
-        saltenv: the file server's environment.
+        texts: the content of its FILES, by their names.
         grains: the host's grains that an osmap selects by.
         pillar: what the pillar says below the formula's name.
-        tools: ``fetch``, which takes a salt:// address and an environment and returns the path of a
-            local copy or nothing; ``assemble`` and ``refusal`` of formula_config, ``load`` of
-            formula_vocabulary, ``judge`` (formula_schema.errors). All as values: Salt's dunders
-            mean something else inside this module.
+        utils: Salt's loader of utilities.
 
     Returns:
         The configuration, and every error in it as pairs of a pillar path and a text.
 
     Raises:
-        ConfigurationError: there is no such formula, or one of its own files is wrong.
+        ConfigurationError: one of the formula's own files is wrong.
     """
-    files = _read(name, saltenv, tools["fetch"])
+    files = {file: _parse(name, file, text) for file, text in texts.items()}
+    load, judge = utils["formula_vocabulary.load"], utils["formula_schema.errors"]
     try:
-        result: tuple[dict[str, Any], list[tuple[str, str]]] = tools["assemble"](
-            name, files, grains, pillar, tools["load"], tools["judge"]
+        result: tuple[dict[str, Any], Errors] = utils["formula_config.assemble"](
+            name, files, grains, pillar, load, judge
         )
     except ValueError as error:
         refuse(f"the formula {name} is broken: {error}")
     return result
 
 
+def validate(subject: Subject, fetch: Fetch, utils: Utils) -> Errors:
+    """Judges what the pillar says for a formula; arguments as :func:`config` takes them.
+
+    Returns:
+        Every error as pairs of a pillar path and a text; an empty list when all is well.
+
+    Raises:
+        ConfigurationError: there is no such formula, or one of its own files is wrong.
+    """
+    name, saltenv, grains, pillar = subject
+    return build(name, _texts(name, saltenv, fetch), grains, pillar, utils)[1]
+
+
 def judge(
-    name: str, definition: str, value: Any, where: str, saltenv: str, tools: Tools
-) -> list[tuple[str, str]]:
+    name: str, definition: str, value: Any, where: str, saltenv: str, fetch: Fetch, utils: Utils
+) -> Errors:
     """Judges a value that did not come through the pillar by a definition of a formula's schema.
 
     Args:
@@ -137,7 +176,8 @@ def judge(
         value: the arguments of a state or of a function.
         where: what the errors' paths begin with, such as the state's name.
         saltenv: the file server's environment.
-        tools: as :func:`build` takes them, with ``plain`` of formula_config.
+        fetch: as :func:`config` takes it.
+        utils: Salt's loader of utilities.
 
     Returns:
         Every error in it as pairs of a path and a text; an empty list when all is well.
@@ -145,34 +185,98 @@ def judge(
     Raises:
         ConfigurationError: there is no such formula, or its schema is wrong.
     """
-    schema = _read(name, saltenv, tools["fetch"])["schema.yaml"]
+    (text,) = _texts(name, saltenv, fetch, ("schema.yaml",)).values()
+    definitions = _parse(name, "schema.yaml", text).get("$defs", {})
     unfit: list[tuple[tuple[str, ...], str]] = []
-    copy = tools["plain"](value, (where,), unfit)
-    part = {"$defs": schema.get("$defs", {}), "$ref": f"#/$defs/{definition}"}
+    copy = utils["formula_config.plain"](value, (where,), unfit)
+    part = {"$defs": definitions, "$ref": f"#/$defs/{definition}"}
     try:
-        found: list[tuple[str, str]] = tools["judge"](part, copy, where, tools["load"](part), unfit)
+        vocabulary = utils["formula_vocabulary.load"](part)
     except ValueError as error:
         refuse(f"the formula {name} is broken: {error}")
+    found: Errors = utils["formula_schema.errors"](part, copy, where, vocabulary, unfit)
     return found
 
 
+class _Memory:
+    """What earlier runs on this host have found out about a formula.
+
+    Args:
+        path: the file that holds it; None where nothing is remembered.
+        texts: the content of the formula's files.
+        grains: the host's grains that an osmap selects by.
+    """
+
+    def __init__(self, path: Path | None, texts: Mapping[str, bytes], grains: Mapping[str, Any]) -> None:
+        self._path = path
+        digest = hashlib.sha256(json.dumps(grains, default=repr).encode())
+        for part in (*[Path(__file__).with_name(one).read_bytes() for one in EVALUATOR], *texts.values()):
+            digest.update(hashlib.sha256(part).digest())
+        self._stamp = digest.hexdigest()
+        self._known: dict[str, Any] = {}
+        try:
+            found = json.loads(path.read_bytes()) if path else {}
+            if found["stamp"] == self._stamp and isinstance(found["accepted"], list):
+                self._known = found
+        except (OSError, ValueError, TypeError, KeyError):
+            # Nothing yet, or not ours: it is written anew.
+            self._known = {}
+
+    def _verdict(self, pillar: Any) -> str:
+        """The digest that stands for a pillar."""
+        return hashlib.sha256(f"{self._stamp}{json.dumps(pillar, default=repr)}".encode()).hexdigest()
+
+    def base(self, pillar: Any) -> Any:
+        """Returns the configuration without pillar if this pillar was accepted with it; else None."""
+        return self._known.get("base") if self._verdict(pillar) in self._known.get("accepted", ()) else None
+
+    def accept(self, base: Any, pillar: Any) -> None:
+        """Remembers that a pillar was accepted, and the last few before it."""
+        if self._path is None:
+            return
+        accepted = [*self._known.get("accepted", ()), self._verdict(pillar)][-REMEMBERED:]
+        text = json.dumps({"stamp": self._stamp, "base": base, "accepted": accepted})
+        new = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
+                handle.write(text)
+            new.replace(self._path)
+        except OSError as error:
+            logging.getLogger(__name__).debug("%s is not remembered: %s", self._path, error)
+
+
+def _fresh(
+    name: str, texts: Mapping[str, bytes], grains: Mapping[str, Any], pillar: Any, utils: Utils, memory: _Memory
+) -> dict[str, Any]:
+    """Returns a configuration as it is remembered, or else builds, judges and remembers it."""
+    base = memory.base(pillar)
+    if base is not None:
+        combined: dict[str, Any] = utils["formula_config.combine"](name, base, pillar)[0]
+        return combined
+    configuration, errors = build(name, texts, grains, pillar, utils)
+    if errors:
+        refuse(utils["formula_config.refusal"](name, errors))
+    memory.accept(build(name, texts, grains, None, utils)[0], pillar)
+    return configuration
+
+
 def config(
-    name: str,
-    saltenv: str,
-    grains: Mapping[str, Any],
-    pillar: Any,
-    tools: Tools,
+    subject: Subject,
+    fetch: Fetch,
+    utils: Utils,
     cache: MutableMapping[str, str],
+    folder: str | None = None,
 ) -> dict[str, Any]:
     """Returns a formula's configuration, built once in a run.
 
     Args:
-        name: the formula.
-        saltenv: the file server's environment.
-        grains: the host's grains that an osmap selects by.
-        pillar: what the pillar says below the formula's name.
-        tools: as :func:`build` takes them.
+        subject: what is asked for.
+        fetch: takes a salt:// address and an environment and returns the path of a local copy or
+            nothing.
+        utils: Salt's loader of utilities.
         cache: a mapping that lives as long as the run, or longer.
+        folder: a folder that only root reads, where findings outlive the run; None for nowhere.
 
     Returns:
         A configuration that the caller may change without harm to others.
@@ -180,16 +284,17 @@ def config(
     Raises:
         ConfigurationError: the pillar is refused, or the formula is broken.
     """
+    name, saltenv, grains, pillar = subject
     # A cache can outlive a job (multiprocessing: false) and a job can override its pillar.
     job = salt.utils.ctx.get_request_context().get("data", {}).get("jid")
-    key = json.dumps([name, saltenv, job, grains, pillar], sort_keys=True, default=repr)
+    key = json.dumps([name, saltenv, job, grains, pillar], default=repr)
     if key not in cache:
-        configuration, errors = build(name, saltenv, grains, pillar, tools)
+        texts = _texts(name, saltenv, fetch)
+        memory = _Memory(Path(folder) / f"{saltenv}-{name}.json" if folder else None, texts, grains)
         if len(cache) > CACHED:
             cache.clear()
-        cache[key] = "" if errors else json.dumps(configuration)
-        if errors:
-            refuse(tools["refusal"](name, errors))
+        cache[key] = ""
+        cache[key] = json.dumps(_fresh(name, texts, grains, pillar, utils, memory))
     if not cache[key]:
         # Every SLS of the formula asks, also those that another formula includes: the errors are said once.
         refuse(f"the pillar of {name} is refused, see above")

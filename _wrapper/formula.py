@@ -37,17 +37,10 @@ def config(name: str, saltenv: str | None = None) -> dict[str, Any]:
         # Salt gives a wrapper no __utils__.
         __context__["formula_utils"] = salt.loader.utils(__opts__)
     utils = __context__["formula_utils"]
-    tools = {
-        "fetch": __context__["fileclient"].cache_file,
-        "assemble": utils["formula_config.assemble"],
-        "refusal": utils["formula_config.refusal"],
-        "judge": utils["formula_schema.errors"],
-        "load": utils["formula_vocabulary.load"],
-    }
     grains = {grain: __grains__.get(grain) for grain in GRAINS}
     env = saltenv or __opts__.get("saltenv") or "base"
     cache = __context__.setdefault("formula_config", {})
-    found: dict[str, Any] = utils["formula_salt.config"](
-        name, env, grains, __pillar__.get(name), tools, cache
-    )
+    fetch = __context__["fileclient"].cache_file
+    subject = (name, env, grains, __pillar__.get(name))
+    found: dict[str, Any] = utils["formula_salt.config"](subject, fetch, utils, cache)
     return found

@@ -73,7 +73,7 @@ class Host:
 
     Args:
         root: the folder of the formulas.
-        work: a folder for Salt's caches.
+        work: a folder for Salt's caches; a host in the folder of an earlier one is the same host later.
         host_grains: the host's grains.
         pillar: the host's pillar.
     """
@@ -83,9 +83,10 @@ class Host:
     ) -> None:
         # Links to the formulas alone: Salt lists the whole of its file_roots, and .venv is large.
         shared = work / "formulas"
-        shared.mkdir(parents=True)
+        shared.mkdir(parents=True, exist_ok=True)
         for formula in formulas(root):
-            (shared / formula).symlink_to(root / formula)
+            if not (shared / formula).exists():
+                (shared / formula).symlink_to(root / formula)
         opts = salt.config.minion_config(None)
         opts.update(
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import salt.exceptions
 import salt.fileclient
 import salt.loader
-from render_harness import grains
+from render_harness import Host, grains
 
 DEBIAN = grains()["debian-12"]
 SLS = "# Guarantees nothing.\n{% set sample = salt['formula.config']('sample') %}\n"
@@ -152,3 +153,93 @@ def test_arguments_of_a_state_are_judged_by_a_definition(make_host, tree):
     ]
     with pytest.raises(salt.exceptions.CommandExecutionError, match="the formula sample is broken"):
         judge("sample", "nothing", {}, "web")
+
+
+class TestMemory:
+    """What a host remembers of earlier runs."""
+
+    @pytest.fixture(name="run")
+    def one_run(self, tree, tmp_path):
+        """Ask for the configuration as a new run of the same host would."""
+
+        def run(pillar: Any) -> Any:
+            host = Host(tree, tmp_path / "host", DEBIAN, {"sample": pillar})
+            try:
+                return host.functions["formula.config"]("sample")
+            finally:
+                host.close()
+
+        return run
+
+    @pytest.fixture(name="remembered")
+    def remembered_file(self, tmp_path):
+        return tmp_path / "host" / "cache" / "formula" / "base-sample.json"
+
+    def test_nothing_is_judged_twice(self, run, remembered):
+        pillar = {"text": "b", "size": 4}
+        first = run(pillar)
+        content = json.loads(remembered.read_text())
+        # A value that the schema would refuse, so that one sees where it comes from.
+        remembered.write_text(json.dumps(content | {"base": content["base"] | {"extra": 1}}))
+        assert run(pillar) == {**first, "extra": 1}
+
+    def test_another_pillar_is_judged(self, run, remembered):
+        run({"size": 4})
+        with pytest.raises(salt.exceptions.CommandExecutionError, match="50 is too large"):
+            run({"size": 50})
+        assert len(json.loads(remembered.read_text())["accepted"]) == 1
+
+    def test_only_so_many_are_remembered(self, run, remembered):
+        for number in range(12):
+            run({"text": str(number)})
+        assert len(json.loads(remembered.read_text())["accepted"]) == 10
+
+    @pytest.mark.parametrize("file", ["schema.yaml", "defaults.yaml", "osmap.yaml"])
+    def test_another_formula_is_judged(self, run, tree, file):
+        run({"size": 4})
+        path = tree / "sample" / file
+        path.write_text(path.read_text().replace("maximum: 10", "maximum: 3") + "\n")
+        path.write_text(path.read_text().replace("text: a", "text: [c]").replace("size: 2", "text: 2"))
+        with pytest.raises(salt.exceptions.CommandExecutionError, match="the pillar of sample has 1 error"):
+            run({"size": 4})
+
+    def test_other_grains_are_judged(self, run, tree, tmp_path):
+        run({})
+        host = Host(tree, tmp_path / "host", grains()["debian-13"], {})
+        assert host.functions["formula.config"]("sample")["size"] == 1
+        host.close()
+
+    def test_another_evaluator_judges(self, run, remembered, monkeypatch):
+        run({})
+        before = json.loads(remembered.read_text())["stamp"]
+        read = Path.read_bytes
+        change = b"# newer"
+        monkeypatch.setattr(Path, "read_bytes", lambda self: read(self) + change * (self.name == "formula_schema.py"))
+        run({})
+        assert json.loads(remembered.read_text())["stamp"] != before
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '{"stamp": 1, "accepted": 2}'])
+    def test_what_is_damaged_is_written_anew(self, run, remembered, text):
+        expected = run({"size": 4})
+        whole = remembered.read_text()
+        remembered.write_text(text)
+        assert run({"size": 4}) == expected
+        assert remembered.read_text() == whole
+
+    def test_no_value_of_a_pillar_is_in_it_and_root_alone_reads_it(self, run, remembered):
+        run({"password": "correct horse battery"})
+        assert "horse" not in remembered.read_text()
+        assert remembered.stat().st_mode & 0o777 == 0o600
+        assert remembered.parent.stat().st_mode & 0o777 == 0o700
+        assert [path.name for path in remembered.parent.iterdir()] == [remembered.name]
+
+    def test_a_cache_that_cannot_be_written_stops_nothing(self, run, tmp_path):
+        (tmp_path / "host" / "cache").mkdir(parents=True)
+        (tmp_path / "host" / "cache" / "formula").write_text("")
+        assert run({"size": 4})["size"] == 4
+
+
+def test_keys_that_are_not_text_are_refused_and_no_crash(make_host, tree):
+    config = make_host(DEBIAN, {"sample": {1: "a", "b": 2}}, tree).functions["formula.config"]
+    with pytest.raises(salt.exceptions.CommandExecutionError, match="the key is not text"):
+        config("sample")
