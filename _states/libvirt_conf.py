@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # Salt's loader fills these in.
+    __context__: dict[str, Any] = {}
+    __opts__: dict[str, Any] = {}
     __states__: dict[str, Any] = {}
 
+_PENDING = "libvirt_conf.pending"  # the daemons' state foretells from it what would be restarted
 Value = bool | int | str | list[str]
 
 _KEY = re.compile(r"[a-z][a-z0-9_]*\Z")
@@ -100,6 +103,15 @@ def difference(before: str, after: str) -> dict[str, dict[str, str | None]]:
     }
 
 
+def written_here(name: str) -> bool:
+    """Say whether a file was written by this state: its first line says so."""
+    try:
+        with Path(name).open(encoding="utf-8", errors="replace") as file:
+            return file.readline().rstrip("\n") == HEADER
+    except OSError:
+        return False
+
+
 def managed(
     name: str,
     settings: dict[str, Value] | None = None,
@@ -135,6 +147,8 @@ def managed(
     result: dict[str, Any] = __states__["file.managed"](
         name, contents=text, user=user, group=group, mode=mode, show_changes=False
     )
+    if __opts__["test"] and {"diff", "newfile"} & set(result["changes"]):
+        __context__.setdefault(_PENDING, set()).add(name)
     if "diff" in result["changes"]:
         del result["changes"]["diff"]
         result["changes"]["settings"] = difference(before, text) or "comments only"

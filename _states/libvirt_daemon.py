@@ -31,9 +31,11 @@ _CONF = Path("/etc/libvirt")
 _LOADED = Path("/run/hypervisor-formula/libvirt-tls-loaded")
 _TIMEOUT = 120  # seconds for one systemctl command; a start waits for the daemon's first answer
 _SURVEY = "libvirt_daemon.survey"
+_PENDING = "libvirt_conf.pending"  # what libvirt_conf.managed would write in this dry run
 _RECENT = 5  # seconds
 _PROPERTIES = (
-    "Id,LoadState,UnitFileState,ActiveState,ActiveEnterTimestampMonotonic,InactiveEnterTimestampMonotonic"
+    "Id,LoadState,UnitFileState,ActiveState,ActiveEnterTimestampMonotonic,InactiveEnterTimestampMonotonic,"
+    "StateChangeTimestampMonotonic"
 )
 _TLS_PORT = 16514
 _MODULAR = (
@@ -46,6 +48,14 @@ _MODULAR = (
     "virtsecretd",
     "virtinterfaced",
 )
+# What a daemon reads besides its own file; libvirtd reads all of it.
+_READS = {"virtqemud": ("qemu.conf", "qemu-lockd.conf"), "virtnetworkd": ("network.conf",)}
+# Settings of whoever answers other hosts; the other daemons don't know them.
+_REMOTE = frozenset({"auth_tls", "sasl_allowed_username_list", "tls_allowed_dn_list", "tls_priority"})
+# They hold what running guests need, their consoles' logs and their disks' locks: stopping one would end
+# these, so they are never stopped or restarted. Told to reload they start anew and keep what they hold.
+_KEEPERS = ("virtlogd", "virtlockd")
+_GUESTS = "libvirt-guests.service"
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class Layout:
     sockets: tuple[str, ...]
     front: str
     retired: tuple[str, ...] = ()
+    keepers: tuple[str, ...] = ()
 
     @property
     def tls_socket(self) -> str:
@@ -63,22 +74,30 @@ class Layout:
         return f"{self.front}-tls.socket"
 
     @property
-    def conf(self) -> Path:
-        """Path of the file that holds the TLS settings."""
-        return _CONF / f"{self.front}.conf"
+    def daemons(self) -> tuple[str, ...]:
+        """Names of the daemons, as their files in /etc/libvirt are called."""
+        return tuple(service.removesuffix(".service") for service in self.services)
+
+    def reads(self, service: str) -> tuple[Path, ...]:
+        """Return the files that a service reads when it starts."""
+        daemon = service.removesuffix(".service")
+        more = sum(_READS.values(), ()) if daemon == "libvirtd" else _READS.get(daemon, ())
+        return tuple(_CONF / name for name in (f"{daemon}.conf", *more))
 
 
 @dataclass(frozen=True)
 class Unit:
     """What systemd says about a unit.
 
-    ``since`` is the Unix time of its start, 0 when inactive; ``stopped`` that of its last stop, 0 if there was none.
+    ``since`` is the Unix time of its start, 0 when inactive; ``stopped`` that of its last stop, 0 if there was none;
+    ``told`` that of its start or last reload.
     """
 
     enabled: bool = False
     active: bool = False
     since: float = 0.0
     stopped: float = 0.0
+    told: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +109,7 @@ class Plan:
     enable: tuple[str, ...] = ()
     start: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
+    reload: tuple[str, ...] = ()
 
     def changes(self) -> dict[str, list[str]]:
         """Return the plan as a state's changes, without what is empty."""
@@ -107,6 +127,12 @@ def layout(units: set[str], enabled: set[str]) -> Layout | None:
     new = {"virtqemud.socket", "virtproxyd.socket"} <= units
     if not old and not new:
         return None
+    keepers = tuple(
+        unit
+        for daemon in _KEEPERS
+        for unit in (f"{daemon}.service", f"{daemon}.socket", f"{daemon}-admin.socket")
+        if unit in units
+    )
     old_enabled = bool({"libvirtd.socket", "libvirtd.service"} & enabled)
     new_enabled = bool({"virtqemud.socket", "virtqemud.service"} & enabled)
     if old and (not new or (old_enabled and not new_enabled)):
@@ -118,6 +144,7 @@ def layout(units: set[str], enabled: set[str]) -> Layout | None:
                 if unit in units
             ),
             front="libvirtd",
+            keepers=keepers,
         )
     daemons = [daemon for daemon in _MODULAR if f"{daemon}.socket" in units]
     return Layout(
@@ -141,16 +168,22 @@ def layout(units: set[str], enabled: set[str]) -> Layout | None:
             )
             if f"libvirtd{kind}" in units
         ),
+        keepers=keepers,
     )
 
 
 def plan(
-    found: Layout, units: Mapping[str, Unit], tls: bool, modified: Mapping[str, float]
+    found: Layout,
+    units: Mapping[str, Unit],
+    tls: bool,
+    modified: Mapping[str, float],
+    guests: bool = False,
 ) -> Plan:
     """Compare what runs with what should.
 
-    Takes the layout, the state of its units, whether the TLS port is wanted, and the time of the
-    last change (Unix time) of the configuration that each service reads. A daemon that was started
+    Takes the layout, the state of its units, whether the TLS port is wanted, the time of the
+    last change (Unix time) of the configuration that each service reads, and whether the service that
+    ends guests at the host's shutdown is wanted. A daemon that was started
     before its configuration changed is restarted, also when an interrupted run left it like that; so
     is one that may still hold a port that is to be closed.
     """
@@ -179,13 +212,25 @@ def plan(
         if name not in paused and (name in holding or modified.get(name, 0.0) > unit(name).since)
     )
     stop_unwanted = tuple(name for name in unwanted if unit(name).active)
+    kept = tuple(name for name in found.keepers if name.endswith(".socket"))
+    # systemd cannot open a socket of a keeper that runs; the keeper opens it when the host boots again.
+    opened = tuple(name for name in kept if not unit(name).active and not unit(_owner(name)).active)
+    end = (_GUESTS,) if guests else ()
     return Plan(
         disable=tuple(name for name in unwanted if unit(name).enabled),
         stop=stop_unwanted + paused + held,
         # A service is enabled too: it starts the guests that are marked for it when the host boots.
-        enable=tuple(name for name in found.services + wanted if not unit(name).enabled),
-        start=tuple(name for name in wanted if name in closed + held) + paused,
+        enable=tuple(name for name in found.services + wanted + kept + end if not unit(name).enabled),
+        start=opened
+        + tuple(name for name in wanted if name in closed + held)
+        + paused
+        + tuple(name for name in end if not unit(name).active),
         restart=stale,
+        reload=tuple(
+            name
+            for name in found.keepers
+            if name.endswith(".service") and unit(name).active and modified.get(name, 0.0) > unit(name).told
+        ),
     )
 
 
@@ -210,12 +255,14 @@ def parse(show: str, now: float, monotonic: float) -> dict[str, Unit]:
             continue
         active = fields.get("ActiveState") in ("active", "activating", "reloading")
         entered = int(fields.get("ActiveEnterTimestampMonotonic") or 0) / 1_000_000
+        told = int(fields.get("StateChangeTimestampMonotonic") or 0) / 1_000_000
         left = int(fields.get("InactiveEnterTimestampMonotonic") or 0) / 1_000_000
         result[fields["Id"]] = Unit(
             enabled=fields.get("UnitFileState") in ("enabled", "enabled-runtime", "static"),
             active=active,
             since=now - (monotonic - entered) if active else 0.0,
             stopped=now - (monotonic - left) if left else 0.0,
+            told=now - (monotonic - told) if active else 0.0,
         )
     return result
 
@@ -224,7 +271,7 @@ def _installed() -> set[str]:
     """Return the names of all unit files of libvirt's daemons."""
     names: set[str] = set()
     for folder in (*_UNIT_FOLDERS, _OLD_UNIT_FOLDER):
-        for pattern in ("libvirtd*", "virt*d.*", "virt*d-*.socket"):
+        for pattern in ("libvirtd*", "virt*d.*", "virt*d-*.socket", _GUESTS):
             names.update(path.name for path in Path(folder).glob(pattern))
     return {name for name in names if name.endswith((".service", ".socket"))}
 
@@ -322,15 +369,23 @@ def _missing(ret: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def configured(name: str, settings: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Make sure that the daemon that answers remote clients has exactly these settings.
+def configured(
+    name: str,
+    settings: dict[str, Any] | None = None,
+    own: dict[str, dict[str, Any]] | None = None,
+    files: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Make sure that the daemons that are installed have exactly these settings.
 
     Args:
-        name: Any label; the file is ``libvirtd.conf`` or ``virtproxyd.conf``, by what is
-            installed.
-        settings: Keys and values of that file.
+        name: Any label; the files are those of the daemons that are found, below ``/etc/libvirt``.
+        settings: Keys and values for every daemon. What only concerns remote clients goes to the
+            one that answers them.
+        own: Further keys and values by daemon, such as ``virtqemud``; one that is not here is left out.
+        files: Keys and values of other files by their name without ``.conf``, such as ``virtlogd``.
+            One without any is left as it is, unless an earlier run has written it.
 
-    Returns a state result.
+    Returns a state result with the changes of each file.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
@@ -339,21 +394,47 @@ def configured(name: str, settings: dict[str, Any] | None = None) -> dict[str, A
         return ret | {"result": False, "comment": str(error)}
     if found is None:
         return _missing(ret)
-    written = __states__["libvirt_conf.managed"](str(found.conf), settings=settings)
-    return {**written, "name": name}
+    wanted = {}
+    for daemon in found.daemons:
+        known = {
+            key: value
+            for key, value in (settings or {}).items()
+            if daemon == found.front or key not in _REMOTE
+        }
+        wanted[_CONF / f"{daemon}.conf"] = known | (own or {}).get(daemon, {})
+    for label, content in (files or {}).items():
+        path = _CONF / f"{label}.conf"
+        if content or __states__["libvirt_conf.written_here"](str(path)):
+            wanted[path] = content
+    results = {str(path): __states__["libvirt_conf.managed"](str(path), settings=content)
+               for path, content in wanted.items()}  # fmt: skip
+    verdicts = {result["result"] for result in results.values()}
+    ret["result"] = False if False in verdicts else None if None in verdicts else True
+    ret["changes"] = {path: one["changes"] for path, one in results.items() if one["changes"]}
+    told = [one["comment"] for one in results.values() if one["changes"] or one["result"] is False]
+    return ret | {"comment": " ".join(told) or f"{', '.join(found.daemons)} have the settings of the pillar."}
 
 
-def listening(
-    name: str, tls: bool = True, config: list[str] | None = None
-) -> dict[str, Any]:
+def _modified(found: Layout) -> dict[str, float]:
+    """Return when what each service reads was changed last (Unix time), endless for what this dry run would change."""
+    pending = __context__.get(_PENDING, ())
+    keepers = [unit for unit in found.keepers if unit.endswith(".service")]
+    return {
+        service: max(math.inf if str(path) in pending else _mtime(path) for path in found.reads(service))
+        for service in (*found.services, *keepers)
+    }
+
+
+def listening(name: str, tls: bool = True, guests_service: bool = False) -> dict[str, Any]:
     """Make sure that systemd listens for libvirt and no daemon runs with an old configuration.
 
     Args:
         name: Any label.
         tls: Whether the TLS port (16514) is open; its certificates must be there already.
-        config: Further files whose change calls for a restart of the daemons.
+        guests_service: Whether libvirt-guests.service, which ends guests before the host goes down,
+            is enabled; where it is not installed this has no effect.
 
-    Returns a state result that lists which units were enabled, stopped, started or restarted.
+    Returns a state result that lists which units were enabled, stopped, started, restarted or reloaded.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
@@ -363,8 +444,8 @@ def listening(
         if tls and found.tls_socket not in units:
             comment = f"{found.tls_socket} is not installed, so the TLS port cannot be opened."
             return ret | {"result": False, "comment": comment}
-        changed = max(_mtime(path) for path in (str(found.conf), *(config or [])))
-        todo = plan(found, units, tls, dict.fromkeys(found.services, changed))
+        guests = guests_service and _GUESTS in units
+        todo = plan(found, units, tls, _modified(found), guests)
         if not todo.changes():
             return ret | {"comment": f"systemd listens for {found.front}."}
         if __opts__["test"]:
@@ -373,7 +454,7 @@ def listening(
         for verb, names in todo.changes().items():
             _systemctl("try-restart" if verb == "restart" else verb, *names)
             ret["changes"][verb] = names
-        left = plan(found, _survey()[1], tls, {}).changes()
+        left = plan(found, _survey()[1], tls, {}, guests).changes()
     except RuntimeError as error:
         return ret | {"result": False, "comment": f"{error}{_port_taken() if tls else ''}"}
     if left:
@@ -427,21 +508,17 @@ def tls_loaded(name: str, files: list[str]) -> dict[str, Any]:
 def mod_watch(name: str, sfun: str = "listening", **_: Any) -> dict[str, Any]:
     """Answer a change of a watched file.
 
-    The functions above compare times and have acted already when this is called; in a dry run,
-    where the file has not changed yet, this predicts what they will do.
+    The functions above compare times and have acted already when this is called, or foretold it from
+    what this dry run would write. Certificates are the exception: who would write them does not say which.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
-    if not __opts__["test"]:
+    if not __opts__["test"] or sfun != "tls_loaded":
         return ret | {"comment": "No daemon runs that would have to be told."}
     try:
         found, units = _survey()
     except RuntimeError as error:
         return ret | {"result": False, "comment": str(error)}
-    services = [unit for unit in found.services if units[unit].active] if found else []
-    if not services:
+    if not found or not units.get(f"{found.front}.service", Unit()).active:
         return ret | {"comment": "No daemon runs that would have to be told."}
-    if sfun == "tls_loaded":
-        changes: dict[str, Any] = {"tls": "would read its certificates again"}
-    else:
-        changes = {"restart": services}
+    changes = {"tls": "would read its certificates again"}
     return ret | {"result": None, "changes": changes, "comment": "A file that it reads changes."}

@@ -224,17 +224,18 @@ class Lab:
     def _images(self) -> bool:
         """Build what isn't in the cache."""
         release = self.kitchen.platforms[self.state["platform"]].release
-        platform, did = self.state["platform"], False
+        wanted = packages.of_platform(self.state["platform"])
+        did = False
         if "container" in self.hosts.kinds.values() and not container.image_exists(self.state.get("image", "none")):
-            wanted = packages.of_platform(platform, "container")
-            name = container.image(release, wanted)
+            at_hand = packages.at_hand(self.state["platform"])
+            name = container.image(release, at_hand)
             if not container.image_exists(name):
                 did = True
                 with self.progress.step(f"build the {release} image for container hosts"):
-                    container.build_image(release, wanted, self.paths.logs / "image.log")
+                    container.build_image(release, at_hand, self.paths.logs / "image.log")
             self.save(image=name)
         if "vm" in self.hosts.kinds.values():
-            did |= self.virtual.build_image(release, packages.of_platform(platform, "vm"), self.progress)
+            did |= self.virtual.build_image(release, wanted, self.progress)
             self.save()
         if not (CACHE / f"guest-{guest.digest()}").exists():
             did = True

@@ -1,6 +1,7 @@
 # Guarantees that systemd listens for libvirt, on the TLS port too, and that daemons use what is on disk.
 #
 # A restart of a daemon leaves guests running. No guest, network or pool is started or stopped here.
+# virtlogd and virtlockd hold what running guests need: they are told to reload, never restarted.
 {% set libvirt = salt['formula.config']('libvirt') %}
 
 include:
@@ -12,12 +13,13 @@ include:
 libvirt_daemon:
   libvirt_daemon.listening:
     - tls: {{ libvirt.tls.enabled | json }}
-    - config:
-      - /etc/libvirt/qemu.conf
+    - guests_service: true
     - require:
       - pkg: kvm_packages
       # The daemon would not start with an open TLS port and no certificate.
       - host_certificate: libvirt_certificate_libvirt
+      # Read anew at every shutdown of the host, so nothing has to be restarted for it.
+      - file: libvirt_host_shutdown
     - watch:
       - libvirt_conf: kvm_qemu_conf
       - libvirt_daemon: libvirt_daemon_conf

@@ -19,6 +19,8 @@ def recorded_calls(monkeypatch) -> list[dict[str, Any]]:
         return {"name": name, "result": True, "changes": {"diff": "…"}, "comment": "File updated"}
 
     monkeypatch.setattr(libvirt_conf, "__states__", {"file.managed": managed}, raising=False)
+    monkeypatch.setattr(libvirt_conf, "__opts__", {"test": False}, raising=False)
+    monkeypatch.setattr(libvirt_conf, "__context__", {}, raising=False)
     return calls
 
 
@@ -106,3 +108,22 @@ def test_secrets_are_not_shown(calls, tmp_path):
     assert ret["changes"]["settings"]["vnc_password"] == {"old": "(hidden)", "new": "(hidden)"}
     assert "new-one" not in str(ret)
     assert "new-one" in calls[0]["contents"]
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_dry_run_tells_the_daemons_state_what_would_be_written(monkeypatch, calls, tmp_path, test):
+    context: dict[str, Any] = {}
+    monkeypatch.setattr(libvirt_conf, "__opts__", {"test": test}, raising=False)
+    monkeypatch.setattr(libvirt_conf, "__context__", context, raising=False)
+    libvirt_conf.managed(str(tmp_path / "x.conf"), {"a": 1})
+    assert calls
+    assert context == ({"libvirt_conf.pending": {str(tmp_path / "x.conf")}} if test else {})
+
+
+def test_only_what_the_state_wrote_counts_as_its_own(tmp_path):
+    path = tmp_path / "x.conf"
+    assert not libvirt_conf.written_here(str(path))
+    path.write_text("# from the package\n")
+    assert not libvirt_conf.written_here(str(path))
+    path.write_text(libvirt_conf.render({"a": 1}))
+    assert libvirt_conf.written_here(str(path))

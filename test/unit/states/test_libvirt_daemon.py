@@ -17,14 +17,18 @@ MONOLITHIC = {
     "libvirtd-admin.socket",
     "libvirtd-tls.socket",
     "libvirtd-tcp.socket",
+    "virtlogd.service",
     "virtlogd.socket",
+    "virtlogd-admin.socket",
+    "libvirt-guests.service",
 }
 MODULAR = {
     f"{daemon}{kind}"
     for daemon in ("virtqemud", "virtproxyd", "virtnetworkd")
     for kind in (".service", ".socket", "-ro.socket", "-admin.socket")
 } | {"virtproxyd-tls.socket", "virtproxyd-tcp.socket"}
-ON = Unit(enabled=True, active=True, since=1000.0)
+ON = Unit(enabled=True, active=True, since=1000.0, told=1000.0)
+KEPT = ("virtlogd.service", "virtlogd.socket", "virtlogd-admin.socket")
 SOCKETS = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket")
 
 
@@ -36,7 +40,9 @@ def monolithic() -> libvirt_daemon.Layout:
 
 def installed() -> dict[str, Unit]:
     """What Debian's package leaves: everything runs but the TLS socket."""
-    return dict.fromkeys(("libvirtd.service", *SOCKETS), ON) | {"libvirtd-tls.socket": Unit()}
+    return dict.fromkeys(("libvirtd.service", "libvirt-guests.service", *SOCKETS, *KEPT), ON) | {
+        "libvirtd-tls.socket": Unit()
+    }
 
 
 # ---- which kind ----
@@ -52,8 +58,11 @@ def test_monolithic_is_found_by_its_units():
     assert found.services == ("libvirtd.service",)
     assert found.sockets == SOCKETS
     assert found.tls_socket == "libvirtd-tls.socket"
-    assert str(found.conf) == "/etc/libvirt/libvirtd.conf"
+    assert found.daemons == ("libvirtd",)
+    assert found.keepers == KEPT
     assert found.retired == ()
+    read = {path.name for path in found.reads("libvirtd.service")}
+    assert read == {"libvirtd.conf", "qemu.conf", "qemu-lockd.conf", "network.conf"}
 
 
 def test_modular_is_found_by_its_units():
@@ -62,7 +71,10 @@ def test_modular_is_found_by_its_units():
     assert found.front == "virtproxyd"
     assert found.services == ("virtqemud.service", "virtproxyd.service", "virtnetworkd.service")
     assert "virtnetworkd-ro.socket" in found.sockets
-    assert str(found.conf) == "/etc/libvirt/virtproxyd.conf"
+    assert found.daemons == ("virtqemud", "virtproxyd", "virtnetworkd")
+    read = {path.name for path in found.reads("virtqemud.service")}
+    assert read == {"virtqemud.conf", "qemu.conf", "qemu-lockd.conf"}
+    assert [path.name for path in found.reads("virtproxyd.service")] == ["virtproxyd.conf"]
 
 
 @pytest.mark.parametrize(
@@ -169,6 +181,7 @@ LoadState=loaded
 UnitFileState=enabled
 ActiveState=active
 ActiveEnterTimestampMonotonic=40000000
+StateChangeTimestampMonotonic=60000000
 
 Id=libvirtd-tls.socket
 LoadState=loaded
@@ -185,7 +198,7 @@ ActiveEnterTimestampMonotonic=0
 """
     units = libvirt_daemon.parse(show, now=1_000_000.0, monotonic=100.0)
     assert units == {
-        "libvirtd.service": Unit(enabled=True, active=True, since=999_940.0),
+        "libvirtd.service": Unit(enabled=True, active=True, since=999_940.0, told=999_960.0),
         "libvirtd-tls.socket": Unit(stopped=999_950.0),
     }
 
@@ -233,7 +246,7 @@ class Host:
             since = int(time.monotonic() * 1e6)
             blocks.append(
                 f"Id={name}\nLoadState=loaded\nUnitFileState={state}\nActiveState={active}\n"
-                f"ActiveEnterTimestampMonotonic={since}\n"
+                f"ActiveEnterTimestampMonotonic={since}\nStateChangeTimestampMonotonic={since}\n"
             )
         return "\n".join(blocks)
 
@@ -286,17 +299,108 @@ def test_without_a_daemon(monkeypatch, test, result):
         assert bool(ret["changes"]) is test
 
 
-def test_configured_writes_the_file_of_the_front_daemon(monkeypatch):
-    Host(monkeypatch, dict.fromkeys(MODULAR, Unit()), test=False)
-    states = {"libvirt_conf.managed": lambda name, settings: {"name": name, "got": settings}}
+def written(monkeypatch, tmp_path, units, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run `configured` and return its result and the settings of each file."""
+    Host(monkeypatch, dict.fromkeys(units, Unit()), test=False)
+    got: dict[str, Any] = {}
+
+    def managed(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+        got[name.removeprefix("/etc/libvirt/")] = settings
+        changes = {"settings": "changed"} if settings else {}
+        return {"name": name, "result": True, "changes": changes, "comment": "File updated."}
+
+    states = {
+        "libvirt_conf.managed": managed,
+        "libvirt_conf.written_here": lambda name: name.endswith("virtlockd.conf"),
+    }
     monkeypatch.setattr(libvirt_daemon, "__states__", states, raising=False)
-    ret = libvirt_daemon.configured("x", {"max_clients": 5})
-    assert ret == {"name": "x", "got": {"max_clients": 5}}
+    return libvirt_daemon.configured("x", **kwargs), got
+
+
+def test_every_modular_daemon_gets_what_concerns_it(monkeypatch, tmp_path):
+    settings = {"host_uuid_source": "machine-id", "tls_allowed_dn_list": ["CN=hv1"]}
+    own = {"virtqemud": {"log_level": 1}, "libvirtd": {"log_level": 2}}
+    ret, got = written(monkeypatch, tmp_path, MODULAR, settings=settings, own=own)
+    assert got == {
+        "virtqemud.conf": {"host_uuid_source": "machine-id", "log_level": 1},
+        "virtnetworkd.conf": {"host_uuid_source": "machine-id"},
+        "virtproxyd.conf": settings,
+    }
+    assert (ret["result"], len(ret["changes"])) == (True, 3)
+
+
+def test_libvirtd_gets_all_settings(monkeypatch, tmp_path):
+    settings = {"max_clients": 5, "tls_allowed_dn_list": []}
+    _, got = written(monkeypatch, tmp_path, MONOLITHIC, settings=settings, own={"libvirtd": {"max_clients": 6}})
+    assert got == {"libvirtd.conf": {"max_clients": 6, "tls_allowed_dn_list": []}}
+
+
+def test_another_file_is_left_alone_unless_it_has_keys_or_had_some(monkeypatch, tmp_path):
+    files: dict[str, Any] = {"virtlogd": {"max_size": 1}, "virtlockd": {}, "network": {}}
+    _, got = written(monkeypatch, tmp_path, MONOLITHIC, files=files)
+    assert got == {"libvirtd.conf": {}, "virtlogd.conf": {"max_size": 1}, "virtlockd.conf": {}}
+
+
+@pytest.mark.parametrize(("verdicts", "result"), [([True, None], None), ([None, False], False), ([True, True], True)])
+def test_the_worst_of_several_files_is_told(monkeypatch, verdicts, result):
+    Host(monkeypatch, dict.fromkeys(MONOLITHIC, Unit()), test=False)
+    left = list(verdicts)
+    states = {
+        "libvirt_conf.managed": lambda name, settings: {
+            "result": left.pop(), "changes": {}, "comment": f"{name} is bad"
+        },
+        "libvirt_conf.written_here": lambda name: False,
+    }  # fmt: skip
+    monkeypatch.setattr(libvirt_daemon, "__states__", states, raising=False)
+    ret = libvirt_daemon.configured("x", files={"virtlogd": {"a": 1}})
+    assert ret["result"] is result
+    assert ("is bad" in ret["comment"]) is (result is False)
+
+
+# ---- what holds something for running guests ----
+
+
+def test_virtlogd_is_told_to_reload_and_never_restarted():
+    units = installed() | {"libvirtd-tls.socket": ON}
+    modified = {"virtlogd.service": 1001.0}
+    plan = libvirt_daemon.plan(monolithic(), units, True, modified, guests=True)
+    assert plan.changes() == {"reload": ["virtlogd.service"]}
+    told = Unit(enabled=True, active=True, since=1000.0, told=1002.0)
+    units["virtlogd.service"] = told
+    assert libvirt_daemon.plan(monolithic(), units, True, modified, guests=True) == Plan()
+
+
+def test_a_closed_socket_of_virtlogd_opens_only_if_it_does_not_run():
+    units = installed() | {"libvirtd-tls.socket": ON, "virtlogd-admin.socket": Unit()}
+    plan = libvirt_daemon.plan(monolithic(), units, True, {})
+    assert plan.changes() == {"enable": ["virtlogd-admin.socket"]}
+    units |= {"virtlogd.service": Unit(), "virtlogd.socket": Unit(enabled=True)}
+    plan = libvirt_daemon.plan(monolithic(), units, True, {})
+    assert plan.changes() == {
+        "enable": ["virtlogd-admin.socket"],
+        "start": ["virtlogd.socket", "virtlogd-admin.socket"],
+    }
+
+
+def test_the_service_for_a_shutdown_is_started_where_wanted_and_never_stopped():
+    units = installed() | {"libvirtd-tls.socket": ON, "libvirt-guests.service": Unit()}
+    assert libvirt_daemon.plan(monolithic(), units, True, {}) == Plan()
+    plan = libvirt_daemon.plan(monolithic(), units, True, {}, guests=True)
+    name = "libvirt-guests.service"
+    assert plan.changes() == {"enable": [name], "start": [name]}
+
+
+def test_a_file_of_one_modular_daemon_restarts_that_one_alone(monkeypatch):
+    units = dict.fromkeys((*MODULAR,), ON)
+    host = Host(monkeypatch, units, test=True)
+    libvirt_daemon.__context__["libvirt_conf.pending"] = {"/etc/libvirt/qemu.conf"}
+    assert libvirt_daemon.listening("x")["changes"] == {"restart": ["virtqemud.service"]}
+    assert host.calls == []
 
 
 def test_systemd_is_asked_once_when_nothing_is_to_do(monkeypatch):
     host = Host(monkeypatch, installed() | {"libvirtd-tls.socket": ON}, test=False)
-    states = {"libvirt_conf.managed": lambda name, **_: {"name": name}}
+    states = {"libvirt_conf.managed": lambda name, **_: {"result": True, "changes": {}, "comment": ""}}
     monkeypatch.setattr(libvirt_daemon, "__states__", states, raising=False)
     libvirt_daemon.configured("x", {})
     assert libvirt_daemon.listening("x")["changes"] == {}
@@ -337,11 +441,11 @@ def test_an_old_survey_is_not_believed(monkeypatch):
     assert host.asked == 2
 
 
-@pytest.mark.parametrize("test", [True, False])
-def test_a_watched_change_is_predicted_for_a_running_daemon_only(monkeypatch, test):
-    host = Host(monkeypatch, installed() | {"libvirtd-tls.socket": ON}, test=test)
-    expected = {"restart": ["libvirtd.service"]} if test else {}
-    assert libvirt_daemon.mod_watch("x", sfun="listening", tls=True)["changes"] == expected
-    host.units["libvirtd.service"] = Unit(enabled=True)
+def test_a_watched_certificate_is_predicted_for_a_running_daemon_only(monkeypatch):
+    host = Host(monkeypatch, installed() | {"libvirtd-tls.socket": ON}, test=True)
+    assert libvirt_daemon.mod_watch("x", sfun="tls_loaded")["changes"] == {"tls": "would read its certificates again"}
+    # It has foretold its restarts already.
     assert libvirt_daemon.mod_watch("x", sfun="listening", tls=True)["changes"] == {}
+    host.units["libvirtd.service"] = Unit(enabled=True)
+    assert libvirt_daemon.mod_watch("x", sfun="tls_loaded")["changes"] == {}
     assert host.calls == []
