@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat requirements/dev.lock tools/make-venv | sha256sum | cut -c1-16)
 PYTEST := $(BIN)/python -m pytest
+OLDEST := .venv-oldest
+OLDEST_STAMP := $(OLDEST)/.installed-$(shell cat requirements/oldest.lock tools/make-venv | sha256sum | cut -c1-16)
 # Folders of Salt's loader may hold modules of the same name, so that each is checked by itself.
 MYPY_FOLDERS := $(wildcard lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden test/integration)
 SHELL_SCRIPTS := bootstrap .ci/run tools/make-venv tools/lint-shell tools/lock
@@ -40,7 +42,7 @@ kitchen: venv ## write .kitchen.local.yml, so that Test Kitchen works on the run
 # ---- checks ----
 
 .PHONY: test
-test: venv lint ## everything: installs what it needs, all checks, the hosts' tests (root)
+test: venv lint oldest ## everything: installs what it needs, all checks, the hosts' tests (root)
 	$(BIN)/lab deps
 	$(PYTEST) test/unit test/render test/golden test/integration
 
@@ -58,6 +60,13 @@ unit: venv ## unit tests alone
 .PHONY: render
 render: venv ## render matrix alone: every SLS for every operating system
 	$(PYTEST) -q -n $(PYTEST_WORKERS) test/render test/golden
+
+.PHONY: oldest
+oldest: $(OLDEST_STAMP) ## render matrix with the oldest Salt that is supported
+	$(OLDEST)/bin/python -m pytest -q -n $(PYTEST_WORKERS) -W ignore -o filterwarnings=default test/render test/golden
+
+$(OLDEST_STAMP):
+	@tools/make-venv $@ $(OLDEST) requirements/oldest.lock
 
 .PHONY: bench
 bench: venv ## measure, and write build/bench.json and a table (root)
@@ -110,5 +119,5 @@ $(STAMP):
 
 .PHONY: clean
 clean: ## remove .venv, build and caches; a running lab is left alone
-	rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv $(OLDEST) build .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -286,7 +286,9 @@ def config(
     """
     name, saltenv, grains, pillar = subject
     # A cache can outlive a job (multiprocessing: false) and a job can override its pillar.
-    job = salt.utils.ctx.get_request_context().get("data", {}).get("jid")
+    # Salt 3006 has a request of another kind, and does not say.
+    request: dict[str, Any] = getattr(salt.utils.ctx, "get_request_context", dict)()
+    job = request.get("data", {}).get("jid")
     key = json.dumps([name, saltenv, job, grains, pillar], default=repr)
     if key not in cache:
         texts = _texts(name, saltenv, fetch)

@@ -224,10 +224,9 @@ class Lab:
     def _images(self) -> bool:
         """Build what isn't in the cache."""
         release = self.kitchen.platforms[self.state["platform"]].release
-        wanted = packages.of_platform(self.state["platform"])
-        did = False
+        platform, did = self.state["platform"], False
         if "container" in self.hosts.kinds.values() and not container.image_exists(self.state.get("image", "none")):
-            at_hand = packages.at_hand(self.state["platform"])
+            at_hand = packages.at_hand(platform)
             name = container.image(release, at_hand)
             if not container.image_exists(name):
                 did = True
@@ -235,7 +234,7 @@ class Lab:
                     container.build_image(release, at_hand, self.paths.logs / "image.log")
             self.save(image=name)
         if "vm" in self.hosts.kinds.values():
-            did |= self.virtual.build_image(release, wanted, self.progress)
+            did |= self.virtual.build_image(release, packages.of_platform(platform, "vm"), self.progress)
             self.save()
         if not (CACHE / f"guest-{guest.digest()}").exists():
             did = True

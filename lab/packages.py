@@ -12,6 +12,9 @@ import yaml
 from .salt import formulas
 from .state import CHECKOUT
 
+# Roles that tests enable, besides those that the formulas' defaults enable. A container host has the archives
+# of both at hand. In a virtual machine all is installed beforehand, so it gets what its kernel is needed for.
+ROLES = {"container": ("storage", "monitoring"), "vm": ("storage",)}
 # Not installed by a formula: the three ways to filter packets, for the tests of libvirt's firewall.
 TESTED_WITH = ("firewalld", "iptables", "nftables")
 
@@ -33,8 +36,16 @@ def grains(platform: str) -> dict[str, str]:
     return {"os_family": title, "os": title, "osfinger": f"{title}-{version}"}
 
 
-def of_platform(platform: str) -> list[str]:
-    """Return the names of all packages that any formula's defaults name for a platform, sorted."""
+def of_platform(platform: str, kind: str = "container") -> list[str]:
+    """Return what images of a platform hold: packages of enabled roles, and of those that tests enable.
+
+    Args:
+        platform: a platform of `kitchen.yml`.
+        kind: of the host, ``container`` or ``vm``.
+
+    Returns:
+        Names of packages, sorted.
+    """
     wanted: set[str] = set()
     for formula in formulas():
         folder = CHECKOUT / formula
@@ -42,8 +53,9 @@ def of_platform(platform: str) -> list[str]:
         for part in core().select(_yaml(folder / "osmap.yaml"), grains(platform)):
             merged = core().merge(merged, part)
         listed = merged.get("packages") or {}
-        for names in (listed.get("roles") or {}).values():
-            wanted.update(names)
+        roles = listed.get("roles") or {}
+        for role in {*(listed.get("enabled") or roles), *ROLES[kind]}:
+            wanted.update(roles.get(role) or [])
         wanted.update(listed.get("extra") or [])
     return sorted(wanted)
 

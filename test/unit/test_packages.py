@@ -15,16 +15,19 @@ def golden(formula, platform):
     return yaml.safe_load((CHECKOUT / "test" / "golden" / formula / f"{name}.yaml").read_text())
 
 
+@pytest.mark.parametrize("kind", ["container", "vm"])
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_images_hold_what_the_formulas_install(platform):
+def test_images_hold_what_the_formulas_and_the_tests_install(platform, kind):
     wanted = set()
     for formula in salt.formulas():
         config = golden(formula, platform).get("packages", {})
-        for names in config.get("roles", {}).values():
-            wanted.update(names)
+        for role in {*config.get("enabled", []), *packages.ROLES[kind]}:
+            wanted.update(config.get("roles", {}).get(role, []))
         wanted.update(config.get("extra", []))
-    assert packages.of_platform(platform) == sorted(wanted)
-    assert wanted
+    assert packages.of_platform(platform, kind) == sorted(wanted)
+    assert {"qemu-system-x86", "lvm2"} <= wanted
+    # Gigabytes that no test needs.
+    assert not {"virt-manager", "libguestfs-tools"} & wanted
 
 
 def test_grains_of_a_platform():
@@ -45,6 +48,19 @@ def test_a_formula_may_name_packages_in_every_way(tmp_path, monkeypatch):
     )
     assert packages.of_platform("debian-12") == sorted(["a", "b", "c"])
     assert packages.of_platform("debian-13") == sorted(["a", "b", "d"])
+
+
+def test_roles_that_nothing_enables_stay_out(tmp_path, monkeypatch):
+    core = packages.core()
+    monkeypatch.setattr(packages, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(packages, "formulas", lambda: ["full"])
+    monkeypatch.setattr(packages, "core", lambda: core)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "defaults.yaml").write_text(
+        "packages: {enabled: [one], roles: {one: [a], gui: [b], storage: [c], monitoring: [d]}}\n"
+    )
+    assert packages.of_platform("debian-12") == ["a", "c", "d"]
+    assert packages.of_platform("debian-12", "vm") == ["a", "c"]
 
 
 def test_container_hosts_have_the_firewalls_at_hand_that_tests_install():
