@@ -10,6 +10,10 @@ include:
   - libvirt.config
   # sockets, the TLS port, and every restart
   - libvirt.service
+{% if libvirt.pools %}
+  # storage pools
+  - libvirt.pools
+{% endif %}
 
 # Everything that was written is on disk when the run reports success.
 libvirt_durable:
