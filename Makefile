@@ -94,12 +94,14 @@ shell-lint:
 
 docs-check: venv
 	@$(BIN)/python -m tools.pillar_reference --check
+	@$(BIN)/python -m tools.uyuni_form --check
 
 # ---- generated files ----
 
 .PHONY: docs
-docs: venv ## write docs/pillar.rst from the formulas' schemas and defaults
+docs: venv ## write docs/pillar.rst and metadata/ from the formulas' schemas and defaults
 	$(BIN)/python -m tools.pillar_reference
+	$(BIN)/python -m tools.uyuni_form
 
 .PHONY: golden
 golden: venv ## rewrite test/golden from the formulas' defaults and osmaps

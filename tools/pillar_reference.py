@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,12 +30,20 @@ before anything changes. "By OS" means that ``osmap.yaml`` has other defaults fo
 ``test/golden/`` shows them all.
 """
 ABSENT = object()
+# A line with a key, or one that would have it without its comment mark.
+KEY_LINE = re.compile(
+    r"(?P<indent> *)(?:# ?)?(?P<more> *)(?P<dash>(?:- )*)"
+    r"(?P<key>[A-Za-z0-9_./<>-]+|'[^']+'|\"[^\"]+\"):(?: +(?P<rest>.*))?"
+)
 
 
 class Key(NamedTuple):
     """One row of the reference: a pillar path, what is allowed, the default, a description."""
 
     path: str
+    parts: tuple[str, ...]
+    # Where the schema has it; the same for keys of a shape that stands in several places.
+    origin: tuple[str, ...]
     allowed: str
     default: str
     description: str
@@ -72,9 +81,9 @@ class Reference:
     def rows(self) -> list[Key]:
         """Lists every key that the schema knows, in the schema's order."""
         overridden = [part for grain in self.osmap.values() for part in (grain or {}).values()]
-        return list(self._walk(self.schema, (self.formula,), self.defaults, overridden))
+        return list(self._walk(self.schema, (self.formula,), self.defaults, overridden, ()))
 
-    def _resolved(self, schema: Any) -> dict[str, Any]:
+    def resolved(self, schema: Any) -> dict[str, Any]:
         """Replaces a reference by what it means; keys beside it win."""
         if not isinstance(schema, dict):
             return {}
@@ -82,19 +91,23 @@ class Reference:
             return dict(schema)
         name = schema["$ref"].rpartition("/")[2]
         rest = {key: value for key, value in schema.items() if key != "$ref"}
-        return {**self._resolved(self.schema["$defs"][name]), **rest}
+        return {**self.resolved(self.schema["$defs"][name]), **rest}
 
     def _walk(
-        self, schema: Any, path: tuple[str, ...], default: Any, overridden: list[Any]
+        self, schema: Any, path: tuple[str, ...], default: Any, overridden: list[Any], origin: tuple[str, ...]
     ) -> Iterator[Key]:
         """Yields the keys below a schema."""
-        for name, shown, below in self._children(self._resolved(schema)):
-            resolved = self._resolved(below)
+        for name, shown, below in self._children(self.resolved(schema)):
+            own = (*origin, shown)
+            inside = (below["$ref"],) if isinstance(below, Mapping) and "$ref" in below else own
+            resolved = self.resolved(below)
             value = default.get(name, ABSENT) if isinstance(default, Mapping) else ABSENT
             other = [part[name] for part in overridden if isinstance(part, Mapping) and name in part]
-            children = list(self._walk(resolved, (*path, shown), value, other))
+            children = list(self._walk(resolved, (*path, shown), value, other, inside))
             yield Key(
                 path=formula_schema.render_path((*path, shown)),
+                parts=(*path, shown),
+                origin=own,
                 allowed=self._allowed(resolved),
                 default=self._default(resolved, value, bool(other), bool(children)),
                 description=" ".join(resolved.get("description", "").split()),
@@ -110,14 +123,14 @@ class Reference:
         rest = schema.get("additionalProperties")
         if isinstance(rest, dict):
             yield "", "<name>", rest
-        items = self._resolved(schema.get("items"))
+        items = self.resolved(schema.get("items"))
         if "properties" in items:
             yield "", "<number>", items
 
     def _allowed(self, schema: dict[str, Any]) -> str:
         """Says what a value may be, and what a list's entries may be."""
         words = self._validator.describe(schema)
-        items = self._resolved(schema.get("items"))
+        items = self.resolved(schema.get("items"))
         if items and "list" in words:
             words += f"; each {self._validator.describe(items)}"
         return words
@@ -163,6 +176,68 @@ def page(root: Path) -> str:
     return "".join(parts)
 
 
+def shown_keys(text: str) -> set[tuple[str, ...]]:
+    """Lists the paths of all keys in a YAML file, those of lines that are commented out too.
+
+    A commented line counts where it would stand if its mark and one space were taken away.
+
+    Args:
+        text: the file.
+
+    Returns:
+        Paths without the numbers of list entries.
+    """
+    found = set(_paths(yaml.safe_load(text) or {}, ()))
+    above: list[tuple[int, str]] = []
+    for line in text.splitlines():
+        match = KEY_LINE.fullmatch(line)
+        if match:
+            indent = len(match["indent"] + match["more"] + match["dash"])
+            while above and above[-1][0] >= indent:
+                above.pop()
+            above.append((indent, match["key"].strip("'\"")))
+            path = tuple(key for _, key in above)
+            found.add(path)
+            if (match["rest"] or "").startswith(("{", "[")):
+                try:
+                    found.update(_paths(yaml.safe_load(match["rest"]), path))
+                except yaml.YAMLError:
+                    continue  # the first of several lines
+    return found
+
+
+def _paths(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yields the paths of all keys inside a value."""
+    items = value.items() if isinstance(value, Mapping) else ()
+    for key, below in items:
+        yield (*path, str(key))
+        yield from _paths(below, (*path, str(key)))
+    for below in value if isinstance(value, list) else ():
+        yield from _paths(below, path)
+
+
+def not_shown(reference: Reference, shown: set[tuple[str, ...]]) -> list[str]:
+    """Lists the keys of a formula that pillar.example does not show.
+
+    Args:
+        reference: the formula.
+        shown: what :func:`shown_keys` returns.
+
+    Returns:
+        Pillar paths. Of keys without a fixed name one is enough, and of a shape that several keys have one place.
+    """
+
+    def stands(key: Key) -> bool:
+        # Entries of lists have no key of their own; a free key may have any name.
+        wanted = [part for part in key.parts if part != "<number>"]
+        fitting = (path for path in shown if len(path) == len(wanted))
+        return any(all(part in (name, "<name>") for part, name in zip(wanted, path, strict=True)) for path in fitting)
+
+    rows = reference.rows()
+    here = {key.origin for key in rows if stands(key)}
+    return [key.path for key in rows if key.origin not in here]
+
+
 def complaints(root: Path) -> list[str]:
     """Says what is wrong with the formulas' public interface, apart from a stale page.
 
@@ -173,7 +248,8 @@ def complaints(root: Path) -> list[str]:
         One line for each problem.
     """
     found = []
-    example = load(root / "pillar.example") if (root / "pillar.example").exists() else {}
+    text = (root / "pillar.example").read_text(encoding="utf-8") if (root / "pillar.example").exists() else ""
+    example, shown = yaml.safe_load(text) or {}, shown_keys(text)
     for formula in formulas(root):
         reference = Reference(root, formula)
         found += [f"{key.path}: has no description" for key in reference.rows() if not key.description]
@@ -189,6 +265,8 @@ def complaints(root: Path) -> list[str]:
             found += [f"{what}: {path}: {text}" for path, text in errors]
         if not example.get(formula):
             found.append(f"pillar.example: shows nothing of {formula}")
+        else:
+            found += [f"pillar.example: does not show {path}" for path in not_shown(reference, shown)]
     return found
 
 
