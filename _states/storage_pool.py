@@ -135,7 +135,7 @@ def _judge(name: str, spec: Mapping[str, Any]) -> list[str]:
         return [f"{name!r} cannot be the name of a pool: letters, digits and _.+:@- are allowed."]
     errors: list[str] = __salt__["formula.judge"]("libvirt", "pool", dict(spec), name)
     if not errors:
-        errors = [f"{name}:{key}: {text}" for key, text in __utils__["libvirt_pool.refusals"](name, spec)]
+        errors = [f"{name}:{key}: {text}" for key, text in __utils__["libvirt_rules.pool"](name, spec)]
     return errors
 
 

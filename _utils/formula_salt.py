@@ -29,6 +29,9 @@ REMEMBERED = 10
 # What the verdict depends on besides a formula's files: a newer evaluator judges again.
 EVALUATOR = ("formula_config.py", "formula_schema.py", "formula_vocabulary.py")
 
+# A utility named by a formula and this has a function "errors", which judges what the schema has accepted.
+RULES = "_rules.py"
+
 Fetch = Callable[[str, str], Any]
 # Salt's loader of utilities by itself: its dunder means something else inside this module.
 Utils = Mapping[str, Callable[..., Any]]
@@ -149,7 +152,15 @@ def build(
         )
     except ValueError as error:
         refuse(f"the formula {name} is broken: {error}")
+    # What no schema can say, such as networks that overlap. Salt's loader would look for a missing one everywhere.
+    if not result[1] and _beside(f"{name}{RULES}").exists():
+        result = result[0], utils[f"{name}_rules.errors"](result[0])
     return result
+
+
+def _beside(file: str) -> Path:
+    """Returns the path of another utility."""
+    return Path(__file__).with_name(file)
 
 
 def validate(subject: Subject, fetch: Fetch, utils: Utils) -> Errors:
@@ -210,7 +221,8 @@ class _Memory:
     def __init__(self, path: Path | None, texts: Mapping[str, bytes], grains: Mapping[str, Any]) -> None:
         self._path = path
         digest = hashlib.sha256(json.dumps(grains, default=repr).encode())
-        for part in (*[Path(__file__).with_name(one).read_bytes() for one in EVALUATOR], *texts.values()):
+        judges = [*map(_beside, EVALUATOR), *sorted(Path(__file__).parent.glob(f"*{RULES}"))]
+        for part in (*[one.read_bytes() for one in judges], *texts.values()):
             digest.update(hashlib.sha256(part).digest())
         self._stamp = digest.hexdigest()
         self._known: dict[str, Any] = {}

@@ -151,24 +151,6 @@ def definition(name: str, spec: Mapping[str, Any], existing: str | None = None) 
     return ET.tostring(root, encoding="unicode")
 
 
-def refusals(name: str, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Finds what the schema cannot: values that do not go together.
-
-    Args:
-        name: the pool.
-        spec: its pillar, judged by the schema.
-
-    Returns:
-        Pairs of a key and what is wrong with it.
-    """
-    if spec.get("ptype") != "logical" or "target" not in spec:
-        return []
-    must = f"/dev/{(spec.get('source') or {}).get('name', name)}"
-    if spec["target"] == must:
-        return []
-    return [("target", f'"{spec["target"]}" is not allowed; the target of this volume group is {must}')]
-
-
 def outdated(name: str, spec: Mapping[str, Any], facts: Facts) -> bool:
     """Says whether the pool has to be started anew: it runs by another definition, or is unmounted."""
     if facts.live is None:

@@ -14,6 +14,10 @@ include:
   # storage pools
   - libvirt.pools
 {% endif %}
+{% if libvirt.networks %}
+  # virtual networks
+  - libvirt.networks
+{% endif %}
 
 # Everything that was written is on disk when the run reports success.
 libvirt_durable:

@@ -15,7 +15,15 @@ import yaml
 from salt.exceptions import CommandExecutionError
 
 from _states import storage_pool
-from _utils import formula_config, formula_schema, formula_vocabulary, libvirt_lvm, libvirt_pool, libvirt_tools
+from _utils import (
+    formula_config,
+    formula_schema,
+    formula_vocabulary,
+    libvirt_lvm,
+    libvirt_pool,
+    libvirt_rules,
+    libvirt_tools,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 DIR = {"ensure": "running", "ptype": "dir", "target": "/srv/images"}
@@ -262,8 +270,8 @@ def test_who_uses_a_volume_group(device, used):
 
 
 def test_a_volume_group_has_one_target():
-    assert libvirt_pool.refusals("fast", {**LOGICAL, "target": "/dev/fast"}) == []
-    ((key, text),) = libvirt_pool.refusals("fast", {**LOGICAL, "target": "/srv/fast"})
+    assert libvirt_rules.pool("fast", {**LOGICAL, "target": "/dev/fast"}) == []
+    ((key, text),) = libvirt_rules.pool("fast", {**LOGICAL, "target": "/srv/fast"})
     assert key == "target"
     assert "/dev/fast" in text
 
@@ -400,7 +408,7 @@ def fake_libvirt(monkeypatch):
     libvirt = Libvirt()
     utils = {
         f"{module.__name__.rpartition('.')[2]}.{name}": value
-        for module in (libvirt_pool, libvirt_lvm, libvirt_tools)
+        for module in (libvirt_pool, libvirt_lvm, libvirt_rules, libvirt_tools)
         for name, value in vars(module).items()
         if callable(value)
     }

@@ -1,0 +1,36 @@
+"""A pillar whose pools and networks do not fit together ends the compilation like one that the schema refuses."""
+
+from __future__ import annotations
+
+from render_harness import ROOT, grains
+
+DEBIAN = grains()["debian-12"]
+NETWORK = {"forward": "nat", "ipv4_config": {"cidr": "192.168.44.0/24"}}
+
+
+def test_networks_that_overlap_end_the_compilation(make_host):
+    pillar = {"libvirt": {"networks": {"one": NETWORK, "two": NETWORK}}}
+    low, errors = make_host(DEBIAN, pillar, ROOT).compile("libvirt")
+    assert low == []
+    (error,) = errors
+    assert "the pillar of libvirt has 1 error, so nothing was changed:" in error
+    assert "libvirt:networks:two:ipv4_config:cidr: 192.168.44.0/24 overlaps 192.168.44.0/24 of the network one" in error
+
+
+def test_each_state_waits_for_the_daemon_and_absent_names_nothing_else(make_host):
+    pillar = {
+        "libvirt": {
+            "networks": {"one": NETWORK, "gone": {"ensure": "absent", "forward": "nat"}},
+            "pools": {"images": {"ptype": "dir", "target": "/srv/images", "ensure": "defined"}},
+        }
+    }
+    low, errors = make_host(DEBIAN, pillar, ROOT).compile("libvirt")
+    assert errors == []
+    states = {chunk["__id__"]: chunk for chunk in low}
+    assert states["libvirt_network_one"]["fun"] == "running"
+    assert states["libvirt_network_one"]["ipv4_config"] == {"cidr": "192.168.44.0/24"}
+    assert states["libvirt_pool_images"]["fun"] == "defined"
+    assert states["libvirt_network_gone"]["fun"] == "absent"
+    assert "forward" not in states["libvirt_network_gone"]
+    for ident in ("libvirt_network_one", "libvirt_network_gone", "libvirt_pool_images"):
+        assert {"libvirt_daemon": "libvirt_daemon"} in states[ident]["require"]
