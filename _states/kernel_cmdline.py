@@ -4,9 +4,10 @@ Only the named arguments are touched: what an installer, an image or an administ
 stays. Where the boot loader reads drop-in files (Debian, Ubuntu) there is one of our own that is
 read last; where there is ``grubby`` (EL) it edits every boot entry; elsewhere the one line in
 ``/etc/default/grub`` is edited. A running kernel keeps its arguments, so the result says what waits
-for a reboot. Nothing here reboots a host.
+for a reboot. ``booted`` reboots where that is allowed, no guest runs, and it has not been tried before.
 """
 
+import json
 import os
 import re
 import shlex
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import salt.utils.path
+from salt.exceptions import CommandExecutionError
 
 if TYPE_CHECKING:
     # Salt's loader fills these in.
     __opts__: dict[str, Any] = {}
     __salt__: dict[str, Any] = {}
+    __utils__: dict[str, Any] = {}
 
 Value = bool | int | str | list[str] | None
 
@@ -31,7 +34,16 @@ _MENUS = (Path("/boot/grub/grub.cfg"), Path("/boot/grub2/grub.cfg"))
 _TIMEOUT = 300  # seconds; update-grub looks for other systems on every disk
 _NAME = re.compile(r"[A-Za-z0-9_.-]+\Z")
 _VALUE = re.compile(r"[A-Za-z0-9_.,:=/+@%~^-]*\Z")
-_LINE = re.compile(r"^GRUB_CMDLINE_LINUX=(.*)$", re.MULTILINE)
+_BOTH = ("GRUB_CMDLINE_LINUX", "GRUB_CMDLINE_LINUX_DEFAULT")
+_LINE = re.compile(r"^(GRUB_CMDLINE_LINUX(?:_DEFAULT)?)=(.*)$", re.MULTILINE)
+# The same settings in whatever form; only plain ones are edited.
+_ANY_LINE = re.compile(r"^[ \t]*(?:export[ \t]+)?(GRUB_CMDLINE_LINUX(?:_DEFAULT)?)\+?=", re.MULTILINE)
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# Which kernel was rebooted for what, so that a host whose boot loader does not obey is rebooted once only.
+_REBOOT = Path("/var/lib/hypervisor-formula/reboot.json")
+_REBOOT_UNIT = "hypervisor-formula-reboot.service"
+_GRACE = 10  # seconds from the end of a run to the reboot, for its result to reach the master
+_LONGEST_RUN = 7200  # seconds that a reboot waits for the end of the run
 
 
 @dataclass(frozen=True)
@@ -113,23 +125,30 @@ GRUB_CMDLINE_LINUX_DEFAULT="$(hypervisor_kept "$GRUB_CMDLINE_LINUX_DEFAULT")"
 
 
 def edited(defaults: str, wanted: Change) -> str:
-    """Return ``/etc/default/grub`` with the change made in its one GRUB_CMDLINE_LINUX line.
+    """Return ``/etc/default/grub`` with the change made in its lines of arguments.
 
-    Takes the file's text. Raises ValueError if there are several such lines or one cannot be read.
+    The wanted arguments stand in the one line GRUB_CMDLINE_LINUX; the line GRUB_CMDLINE_LINUX_DEFAULT,
+    which is read after it, loses those that the change decides about. Takes the file's text. Raises
+    ValueError if there are several lines of a kind or one cannot be read.
     """
-    lines = _LINE.findall(defaults)
-    if len(lines) > 1:
-        raise ValueError("/etc/default/grub sets GRUB_CMDLINE_LINUX more than once")
-    try:
-        words = " ".join(shlex.split(lines[0])) if lines else ""
-    except ValueError as error:
-        raise ValueError(f"the line in /etc/default/grub cannot be read: {error}") from error
-    if any(char in words for char in '"`$\\'):
-        raise ValueError("the line in /etc/default/grub holds shell syntax; edit it by hand")
-    line = f'GRUB_CMDLINE_LINUX="{applied(words, wanted)}"'
-    if lines:
-        return _LINE.sub(lambda _: line, defaults)
-    return defaults + ("" if defaults.endswith("\n") or not defaults else "\n") + line + "\n"
+    lines = dict(_LINE.findall(defaults))
+    if len(_ANY_LINE.findall(defaults)) > len(lines):
+        raise ValueError("/etc/default/grub sets GRUB_CMDLINE_LINUX or its _DEFAULT more than once, or not plainly")
+    text = defaults
+    for key in _BOTH:
+        change = wanted if key == _BOTH[0] else Change((), tuple(sorted(wanted.owned)))
+        try:
+            words = " ".join(shlex.split(lines[key])) if key in lines else ""
+        except ValueError as error:
+            raise ValueError(f"the line {key} in /etc/default/grub cannot be read: {error}") from error
+        if any(char in words for char in '"`$\\'):
+            raise ValueError(f"the line {key} in /etc/default/grub holds shell syntax; edit it by hand")
+        line = f'{key}="{applied(words, change)}"'
+        if key not in lines:
+            text += (("" if text.endswith("\n") or not text else "\n") + line + "\n") if change.words else ""
+        elif applied(words, change).split() != words.split():
+            text = re.sub(rf"^{key}=.*$", lambda _, line=line: line, text, flags=re.MULTILINE)  # type: ignore[misc]
+    return text
 
 
 def _run(*argv: str) -> str:
@@ -253,3 +272,101 @@ def present(
     else:
         comment = "No kernel argument is asked for."
     return ret | {"result": None if test and differences else True, "comment": comment}
+
+
+def _guests() -> list[str]:
+    """Return the names of the guests that run here; raises RuntimeError if libvirt cannot be asked."""
+    if not salt.utils.path.which("virsh"):
+        return []
+    try:
+        listed = __utils__["libvirt_tools.virsh"]("list", "--name")
+    except CommandExecutionError as error:
+        raise RuntimeError(f"libvirt cannot be asked which guests run: {error}") from error
+    return sorted(line.strip() for line in listed.splitlines() if line.strip())
+
+
+def _tried() -> tuple[str, list[str]]:
+    """Return the kernel's start that the latest reboot ended, and for which arguments it was."""
+    try:
+        noted = json.loads(_REBOOT.read_text(encoding="utf-8"))
+        return str(noted["boot_id"]), list(noted["arguments"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", []
+
+
+def refusal(waiting: list[str], boot_id: str, tried: tuple[str, list[str]], guests: list[str]) -> str:
+    """Return why a host that may be rebooted is not, as a sentence; empty when nothing is against it.
+
+    Args:
+        waiting: what the running kernel lacks or has too much.
+        boot_id: the running kernel's own identifier.
+        tried: that of the kernel which the latest reboot ended, and what it was for.
+        guests: the guests that run.
+    """
+    if tried[0] and tried[0] != boot_id and sorted(tried[1]) == sorted(waiting):
+        return (
+            "This host was rebooted for them already, and its kernel has not got them: the boot loader takes its "
+            f"arguments from elsewhere. It is not rebooted again; remove {_REBOOT} to try once more"
+        )
+    if guests:
+        return f"It waits for the guests that run here: {', '.join(guests)}. Migrate them or shut them down"
+    return ""
+
+
+def booted(
+    name: str, args: dict[str, Value] | None = None, absent: list[str] | None = None, allow_reboot: bool = False
+) -> dict[str, Any]:
+    """Make sure that the running kernel has these arguments, by a reboot where that is allowed.
+
+    The reboot begins when the run has ended and its result has had time to reach the master. It is
+    tried once for the same arguments, and never while guests run.
+
+    Args:
+        name: Any label.
+        args: see ``present``, which must have succeeded before.
+        absent: see ``present``.
+        allow_reboot: Whether the host may be rebooted (pillar ``kvm:kernel:allow_reboot``).
+
+    Returns a state result, with a warning while a reboot is pending.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    try:
+        waiting = pending(_RUNNING.read_text(encoding="utf-8"), change(args or {}, absent or []))
+        if not waiting:
+            if not __opts__["test"]:
+                _REBOOT.unlink(missing_ok=True)
+            return ret | {"comment": "The running kernel has these arguments."}
+        differs = f"A reboot is pending: the running kernel differs by {' '.join(waiting)}."
+        if not allow_reboot:
+            comment = f"{differs} It is yours to do, or set kvm:kernel:allow_reboot to true in pillar."
+            return ret | {"comment": comment, "warnings": [comment]}
+        boot_id = _BOOT_ID.read_text(encoding="ascii").strip()
+        if why := refusal(waiting, boot_id, _tried(), _guests()):
+            failed = why.startswith("This host was rebooted")
+            return ret | {"result": not failed, "comment": f"{differs} {why}.", "warnings": [f"{differs} {why}."]}
+        ret["changes"] = {"reboot": {"for": waiting}}
+        if __opts__["test"]:
+            return ret | {"result": None, "comment": "The host would be rebooted when the run has ended."}
+        _REBOOT.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _write(_REBOOT, json.dumps({"boot_id": boot_id, "arguments": waiting}) + "\n")
+        _schedule(os.getpid())
+    except (OSError, RuntimeError, ValueError) as error:
+        return ret | {"result": False, "changes": {}, "comment": f"{error}."}
+    comment = (
+        f"The host is rebooted {_GRACE} s after this run has ended; to prevent that: systemctl stop {_REBOOT_UNIT}."
+    )
+    return ret | {"comment": comment, "warnings": [comment]}
+
+
+def _schedule(process: int) -> None:
+    """Let systemd reboot the host when a process has ended, unless that is arranged already."""
+    active = __salt__["cmd.run_all"](
+        ["systemctl", "is-active", _REBOOT_UNIT], python_shell=False, timeout=60, ignore_retcode=True
+    )
+    if active["stdout"].strip() in {"active", "activating"}:
+        return
+    wait = f"-/usr/bin/timeout {_LONGEST_RUN} /usr/bin/tail --pid={process} --follow /dev/null"
+    argv = ["systemd-run", "--no-block", "--collect", "--quiet", f"--unit={_REBOOT_UNIT}"]
+    argv += ["--description=Reboot for new kernel arguments", "--property=TimeoutStartSec=infinity"]
+    argv += [f"--property=ExecStartPre={wait}", f"--property=ExecStartPre=/usr/bin/sleep {_GRACE}"]
+    _run(*argv, "systemctl", "reboot")

@@ -10,8 +10,14 @@ include:
   - kvm.packages
   # how guests are run: /etc/libvirt/qemu.conf
   - kvm.config
-  # sysctls, huge pages and arguments of the kernel
+  # sysctls and arguments of the kernel
   - kvm.kernel
+  # huge pages, and where guests find them
+  - kvm.hugepages
+{% if kvm.mounts %}
+  # file systems of other hosts, and others
+  - kvm.mounts
+{% endif %}
 
 # Everything that was written is on disk when the run reports success.
 kvm_durable:
@@ -23,3 +29,16 @@ kvm_durable:
       - /var
       - {{ kvm.images.path | yaml_dquote }}
     - order: last
+
+{% if kvm.kernel.manage and (kvm.kernel.args or kvm.kernel.absent_args) %}
+# The last step, since it may end in a reboot; that begins when this run has ended.
+kvm_kernel_booted:
+  kernel_cmdline.booted:
+    - args: {{ kvm.kernel.args | json(sort_keys=False) }}
+    - absent: {{ kvm.kernel.absent_args | json }}
+    - allow_reboot: {{ kvm.kernel.allow_reboot | json }}
+    - order: last
+    - require:
+      - kernel_cmdline: kvm_kernel_cmdline
+      - durable: kvm_durable
+{% endif %}

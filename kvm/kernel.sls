@@ -1,4 +1,4 @@
-# Guarantees sysctls and huge pages, now and after a reboot, and kernel arguments from the next boot.
+# Guarantees sysctls, now and after a reboot, and kernel arguments from the next boot.
 #
 # A container shares its kernel with the machine below it: set kvm:kernel:manage to false there.
 {% set kvm = salt['formula.config']('kvm') %}
@@ -31,35 +31,8 @@ kvm_sysctl_{{ key }}:
       - file: kvm_sysctl_file
 {% endfor %}
 
-# systemd writes the same figures early at every boot, when memory is not fragmented yet.
-{% if kvm.hugepages %}
-kvm_hugepages_file:
-  file.managed:
-    - name: /etc/tmpfiles.d/hypervisor-hugepages.conf
-    - source: salt://kvm/files/etc/tmpfiles.d/hypervisor-hugepages.conf.j2
-    - template: jinja
-    - context:
-        hugepages: {{ kvm.hugepages | json }}
-    - user: root
-    - group: root
-    - mode: '0644'
-{% else %}
-kvm_hugepages_file:
-  file.absent:
-    - name: /etc/tmpfiles.d/hypervisor-hugepages.conf
-{% endif %}
-
-{% for size, count in kvm.hugepages.items() %}
-kvm_hugepages_{{ size }}:
-  hugepages.present:
-    - name: {{ size }}
-    - count: {{ count }}
-    - require:
-      - file: kvm_hugepages_file
-{% endfor %}
-
 kvm_kernel_cmdline:
   kernel_cmdline.present:
-    - args: {{ kvm.kernel.args | json }}
+    - args: {{ kvm.kernel.args | json(sort_keys=False) }}
     - absent: {{ kvm.kernel.absent_args | json }}
 {% endif %}

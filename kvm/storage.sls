@@ -3,9 +3,21 @@
 {% set images = kvm.images %}
 
 {% set own_group = images.user != 'root' or images.group != 'root' %}
-{% if own_group %}
+{# The mounts that the folder lies in. #}
+{% set mounts = [] %}
+{% for path, mount in kvm.mounts.items() %}
+{% if mount.get('ensure', 'mounted') == 'mounted' and (images.path ~ '/').startswith(path ~ '/') %}
+{% do mounts.append(path) %}
+{% endif %}
+{% endfor %}
+{% if own_group or mounts %}
 include:
+{% if own_group %}
   - kvm.packages
+{% endif %}
+{% if mounts %}
+  - kvm.mounts
+{% endif %}
 {% endif %}
 
 kvm_images:
@@ -15,8 +27,14 @@ kvm_images:
     - group: {{ images.group | yaml_dquote }}
     - mode: {{ images.mode | yaml_dquote }}
     - makedirs: true
-{% if own_group %}
-    # The packages make QEMU's user and group.
+{% if own_group or mounts %}
     - require:
+{% if own_group %}
+      # The packages make QEMU's user and group.
       - pkg: kvm_packages
+{% endif %}
+{% for path in mounts %}
+      # Without its server the folder would be made below the mount, or the run would hang.
+      - host_mount: kvm_mount_{{ path }}
+{% endfor %}
 {% endif %}

@@ -26,11 +26,13 @@ from .vmspec import Say, silent
 INSTALL_SALT = CHECKOUT / "lab/files/install-salt.sh"
 # The tree, the image of it and the archives of a large package list, with room to spare.
 SPACE_NEEDED_MIB = 6000
+# With it one machine can be a file server for the tests of another; it only runs where a test starts it.
+NFS_SERVER = ("nfs-kernel-server",)
 # What a machine has besides what every host has. The cloud kernel lacks dlm and many drivers.
-PACKAGES = ("linux-image-amd64", "initramfs-tools", "zstd", "grub-pc", "ifupdown")
+PACKAGES = ("linux-image-amd64", "initramfs-tools", "zstd", "grub-pc", "ifupdown", *NFS_SERVER)
 INITRAMFS_MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ext4")
 # Work of a machine that lives for months; here it only delays the start.
-UNWANTED_UNITS = (*rootfs.TIMERS, "e2scrub_reap.service", "man-db.timer")
+UNWANTED_UNITS = (*rootfs.TIMERS, "e2scrub_reap.service", "man-db.timer", "nfs-server.service")
 # By these a host could be taken for another, or the build is still to be seen.
 FORGOTTEN = (
     *("var/lib/dbus/machine-id", "etc/ssh/ssh_host_*", "etc/salt/minion_id", "etc/salt/pki/*/*"),

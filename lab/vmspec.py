@@ -71,7 +71,7 @@ class MachineSpec:
         prefix: length of the network's prefix in bits.
         gateway: default route; none when empty.
         memory_mib: memory in MiB.
-        cpus: virtual processors.
+        cpus: virtual processors, each of a NUMA node of its own.
         nics: its cards; the address belongs to the first.
         disks: further disks.
         watchdog: an i6300esb watchdog that resets the machine.
@@ -135,6 +135,7 @@ def qemu_argv(spec: MachineSpec, folder: Path, accelerator: str) -> list[str]:
         # Five-level page tables bring nothing here and make every miss of the emulated TLB dearer.
         *["-cpu", "host" if kvm else "max,la57=off"],
         *["-m", f"{spec.memory_mib}M", "-smp", str(spec.cpus), "-rtc", "base=utc,clock=host"],
+        *_numa(spec),
         *["-device", "virtio-rng-pci", "-serial", f"file:{folder / 'console.log'}"],
         *["-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off"],
         *["-fw_cfg", f"name={SEED_NAME},file={_escaped(folder / 'seed.tar')}"],
@@ -156,6 +157,18 @@ def qemu_argv(spec: MachineSpec, folder: Path, accelerator: str) -> list[str]:
     if spec.watchdog:
         argv += ["-device", "i6300esb", "-action", "watchdog=reset"]
     return [*argv, "-pidfile", str(folder / "qemu.pid"), "-daemonize"]
+
+
+def _numa(spec: MachineSpec) -> list[str]:
+    """Return the options that give each processor a memory of its own, as in a server with several sockets."""
+    if spec.cpus < 2:
+        return []
+    words = []
+    for node in range(spec.cpus):
+        size = spec.memory_mib // spec.cpus + (spec.memory_mib % spec.cpus if node == 0 else 0)
+        words += ["-object", f"memory-backend-ram,id=memory{node},size={size}M"]
+        words += ["-numa", f"node,nodeid={node},cpus={node},memdev=memory{node}"]
+    return words
 
 
 def accelerator(say: Say = silent) -> str:

@@ -3,10 +3,21 @@
 # A restart of a daemon leaves guests running. No guest, network or pool is started or stopped here.
 # virtlogd and virtlockd hold what running guests need: they are told to reload, never restarted.
 {% set libvirt = salt['formula.config']('libvirt') %}
+{% set kvm = salt['formula.config']('kvm') %}
+{# The page sizes that have a mount of their own: a daemon looks for mounts when it starts. #}
+{% set sizes = [] %}
+{% for size, wanted in kvm.hugepages.items() if kvm.kernel.manage %}
+{% if (wanted if wanted is mapping else {}).get('mount', size == '1G') %}
+{% do sizes.append(size) %}
+{% endif %}
+{% endfor %}
 
 include:
   - kvm.packages
   - kvm.config
+{% if sizes %}
+  - kvm.hugepages
+{% endif %}
   - libvirt.pki
   - libvirt.config
 
@@ -23,6 +34,9 @@ libvirt_daemon:
     - watch:
       - libvirt_conf: kvm_qemu_conf
       - libvirt_daemon: libvirt_daemon_conf
+{% for size in sizes %}
+      - host_mount: kvm_hugepages_mount_{{ size }}
+{% endfor %}
 
 # No restart: a running daemon is told to read its certificates again. QEMU reads its own each time.
 libvirt_certificate_loaded:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from _states import durable, hugepages
+from _utils import mount_table
 
 
 class Kernel:
@@ -18,7 +19,10 @@ class Kernel:
         self.file.parent.mkdir()
         self.file.write_text(f"{pages}\n")
         self.opts = {"test": False}
+        self.nodes = folder / "nodes"
         monkeypatch.setattr(hugepages, "_POOLS", folder)
+        monkeypatch.setattr(hugepages, "_NODES", self.nodes)
+        monkeypatch.setattr(hugepages, "_COMPACT", folder / "compact_memory")
         monkeypatch.setattr(hugepages, "__opts__", self.opts, raising=False)
         plain = Path.write_text
 
@@ -29,6 +33,13 @@ class Kernel:
 
     def pages(self) -> int:
         return int(self.file.read_text())
+
+    def node(self, number: int, pages: int) -> Path:
+        """Give the host a NUMA node with pages of its own."""
+        file = self.nodes / f"node{number}" / "hugepages" / "hugepages-2048kB" / "nr_hugepages"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"{pages}\n")
+        return file
 
 
 def test_pages_are_set_and_then_left_alone(monkeypatch, tmp_path):
@@ -55,6 +66,70 @@ def test_dry_run_predicts_and_touches_nothing(monkeypatch, tmp_path):
     ret = hugepages.present("2M", 0)
     assert (ret["result"], ret["changes"]) == (None, {"pages": {"old": 4, "new": 0}})
     assert kernel.pages() == 4
+
+
+def test_a_shortfall_of_the_total_shows_the_nodes(monkeypatch, tmp_path):
+    kernel = Kernel(monkeypatch, tmp_path, 10, 300)
+    kernel.node(0, 200)
+    kernel.node(1, 100)
+    ret = hugepages.present("2M", 512)
+    assert "512 huge pages of 2M were asked for and the kernel gave 300 (node0: 200, node1: 100)" in ret["comment"]
+
+
+def test_pages_of_each_node(monkeypatch, tmp_path):
+    kernel = Kernel(monkeypatch, tmp_path, 0, 999)
+    nodes = [kernel.node(0, 8), kernel.node(1, 0), kernel.node(10, 4)]
+    wanted = {"node0": 16, "node1": 32}
+    kernel.opts["test"] = True
+    foreseen = hugepages.present("2M", nodes=wanted)
+    assert [int(node.read_text()) for node in nodes] == [8, 0, 4]
+    kernel.opts["test"] = False
+    ret = hugepages.present("2M", nodes=wanted)
+    assert (foreseen["result"], ret["result"]) == (None, True)
+    changed = {"node0": {"old": 8, "new": 16}, "node1": {"old": 0, "new": 32}, "node10": {"old": 4, "new": 0}}
+    assert foreseen["changes"] == ret["changes"] == {"pages": changed}
+    assert [int(node.read_text()) for node in nodes] == [16, 32, 0]
+    again = hugepages.present("2M", nodes=wanted)
+    assert (again["result"], again["changes"]) == (True, {})
+
+
+def test_a_shortfall_of_a_node_fails_although_the_total_is_right(monkeypatch, tmp_path):
+    kernel = Kernel(monkeypatch, tmp_path, 0, 20)
+    kernel.node(0, 0)
+    kernel.node(1, 0)
+    ret = hugepages.present("2M", nodes={"node0": 64, "node1": 10})
+    assert ret["result"] is False
+    assert "asked for node0: 64, node1: 10; given node0: 20, node1: 10): 88 MiB" in ret["comment"]
+
+
+def test_memory_is_compacted_before_a_shortfall_is_reported(monkeypatch, tmp_path):
+    kernel = Kernel(monkeypatch, tmp_path, 0, 5)
+    compact = tmp_path / "compact_memory"
+    compact.touch()
+    hugepages.present("2M", 8)
+    assert compact.read_text() == "1"
+    assert kernel.pages() == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "either count"),
+        ({"count": 1, "nodes": {"node0": 1}}, "either count"),
+        ({"count": -1}, "not a number of pages"),
+        ({"count": "8"}, "not a number of pages"),
+        ({"nodes": {"node0": True}}, "not a number of pages"),
+        ({"nodes": {"0": 1}}, "such as node0"),
+        ({"nodes": {"node7": 1}}, "this host has no node7; it has node0, node1"),
+    ],
+)
+def test_wrong_arguments_change_nothing(monkeypatch, tmp_path, arguments, words):
+    kernel = Kernel(monkeypatch, tmp_path, 3, 9)
+    kernel.node(0, 3)
+    kernel.node(1, 0)
+    ret = hugepages.present("2M", **arguments)
+    assert (ret["result"], ret["changes"], kernel.pages()) == (False, {}, 3)
+    assert words in ret["comment"]
 
 
 @pytest.mark.parametrize(
@@ -104,9 +179,19 @@ def recorded_calls(monkeypatch) -> list[list[str]]:
 
     monkeypatch.setattr(durable, "__salt__", {"cmd.run_all": run}, raising=False)
     monkeypatch.setattr(durable, "__opts__", {"test": False}, raising=False)
+    utils = {"mount_table.remote": mount_table.remote}
+    monkeypatch.setattr(durable, "__utils__", utils, raising=False)
     running = {"file_|-a": result(0, changed=True)}
     monkeypatch.setattr(durable, "__running__", running, raising=False)
     return calls
+
+
+def test_what_another_host_serves_is_left_alone(calls, monkeypatch, tmp_path):
+    table = tmp_path / "mountinfo"
+    table.write_text("22 1 254:1 / / rw - ext4 /dev/vda1 rw\n44 30 0:50 / /vm rw - nfs4 10.0.0.1:/vm rw,vers=4.2\n")
+    monkeypatch.setattr(durable, "_TABLE", table)
+    durable.synced("x", ["/vm/images", str(tmp_path), "/vm"])
+    assert calls == [["sync", "-f", str(tmp_path)]]
 
 
 def test_a_change_is_flushed_and_is_no_change_itself(calls, tmp_path):

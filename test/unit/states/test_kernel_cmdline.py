@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from salt.exceptions import CommandExecutionError
 
 from _states import kernel_cmdline
 from _states.kernel_cmdline import Change
@@ -103,6 +105,22 @@ def test_edited_keeps_the_rest_of_the_file():
     assert kernel_cmdline.edited(once, WANTED) == once
 
 
+def test_edited_takes_arguments_off_the_second_line_too():
+    text = 'GRUB_CMDLINE_LINUX_DEFAULT="splash=silent  loglevel=3 hugepages=9"\nGRUB_CMDLINE_LINUX=\'a\'\n# quiet\n'
+    once = kernel_cmdline.edited(text, WANTED)
+    assert once == (
+        'GRUB_CMDLINE_LINUX_DEFAULT="loglevel=3"\n'
+        'GRUB_CMDLINE_LINUX="a hugepagesz=1G hugepages=4 nosmt"\n'
+        "# quiet\n"
+    )
+    assert kernel_cmdline.edited(once, WANTED) == once
+
+
+def test_edited_leaves_lines_alone_that_are_right():
+    text = "GRUB_CMDLINE_LINUX='  nosmt  a'\nGRUB_CMDLINE_LINUX_DEFAULT=\"x  y\"\n"
+    assert kernel_cmdline.edited(text, Change((), ("quiet",))) == text
+
+
 def test_edited_adds_a_missing_line_once():
     once = kernel_cmdline.edited("GRUB_DEFAULT=0", Change(("nosmt",), ()))
     assert once == 'GRUB_DEFAULT=0\nGRUB_CMDLINE_LINUX="nosmt"\n'
@@ -114,6 +132,9 @@ def test_edited_adds_a_missing_line_once():
         'GRUB_CMDLINE_LINUX="a"\nGRUB_CMDLINE_LINUX="b"\n',
         'GRUB_CMDLINE_LINUX="a\n',
         'GRUB_CMDLINE_LINUX="$OTHER a"\n',
+        'GRUB_CMDLINE_LINUX="a"\nGRUB_CMDLINE_LINUX+=" b"\n',
+        'GRUB_CMDLINE_LINUX="a"\n  export GRUB_CMDLINE_LINUX="b"\n',
+        'GRUB_CMDLINE_LINUX_DEFAULT="`a`"\n',
     ],
 )
 def test_edited_refuses_what_it_would_break(text):
@@ -252,3 +273,106 @@ def test_grubby_replaces_a_value(monkeypatch, tmp_path):
         ["grubby", "--update-kernel=ALL", "--remove-args=hugepages quiet"],
         ["grubby", "--update-kernel=ALL", "--args=hugepages=4"],
     ]
+
+
+# ---- the reboot ----
+
+
+class Reboot:
+    """A host whose kernel lacks an argument, with guests and systemd played."""
+
+    def __init__(self, monkeypatch, folder: Path) -> None:
+        self.running, self.note, self.boot_id = folder / "cmdline", folder / "lib" / "reboot.json", folder / "boot_id"
+        self.running.write_text("root=/dev/vda1 ro quiet\n")
+        self.boot_id.write_text("first\n")
+        self.guests = ""
+        self.unit = "inactive"
+        self.calls: list[list[str]] = []
+        self.opts = {"test": False}
+        monkeypatch.setattr(kernel_cmdline, "_RUNNING", self.running)
+        monkeypatch.setattr(kernel_cmdline, "_REBOOT", self.note)
+        monkeypatch.setattr(kernel_cmdline, "_BOOT_ID", self.boot_id)
+        monkeypatch.setattr(kernel_cmdline, "__opts__", self.opts, raising=False)
+        monkeypatch.setattr(kernel_cmdline, "__salt__", {"cmd.run_all": self.run}, raising=False)
+        monkeypatch.setattr(kernel_cmdline, "__utils__", {"libvirt_tools.virsh": self.virsh}, raising=False)
+        monkeypatch.setattr("salt.utils.path.which", lambda name: f"/usr/bin/{name}")
+
+    def virsh(self, *argv: str) -> str:
+        assert argv == ("list", "--name")
+        if self.guests == "no answer":
+            raise CommandExecutionError("virsh list: failed to connect")
+        return self.guests
+
+    def run(self, argv: list[str], **kwargs: Any) -> dict[str, Any]:
+        assert kwargs["python_shell"] is False
+        if argv[1] == "is-active":
+            return {"retcode": 3, "stdout": self.unit, "stderr": ""}
+        self.calls.append(argv)
+        self.unit = "activating"
+        return {"retcode": 0, "stdout": "", "stderr": ""}
+
+    def state(self, *, allow: bool = True, test: bool = False) -> dict[str, Any]:
+        self.opts["test"] = test
+        return kernel_cmdline.booted("x", {"nosmt": None}, ["quiet"], allow_reboot=allow)
+
+
+@pytest.fixture(name="pending")
+def host_with_a_pending_reboot(monkeypatch, tmp_path) -> Reboot:
+    return Reboot(monkeypatch, tmp_path)
+
+
+def test_without_consent_the_pillar_key_is_named(pending):
+    ret = pending.state(allow=False)
+    assert (ret["result"], ret["changes"], pending.calls) == (True, {}, [])
+    assert "differs by +nosmt -quiet" in ret["comment"]
+    assert "set kvm:kernel:allow_reboot to true" in ret["comment"]
+    assert ret["warnings"] == [ret["comment"]]
+
+
+def test_with_consent_the_reboot_waits_for_the_end_of_the_run(pending):
+    foreseen = pending.state(test=True)
+    assert (foreseen["result"], pending.calls, pending.note.exists()) == (None, [], False)
+    ret = pending.state()
+    assert (ret["result"], ret["changes"]) == (True, {"reboot": {"for": ["+nosmt", "-quiet"]}})
+    assert foreseen["changes"] == ret["changes"]
+    (argv,) = pending.calls
+    assert argv[:2] == ["systemd-run", "--no-block"]
+    assert argv[-2:] == ["systemctl", "reboot"]
+    assert any(f"--pid={os.getpid()}" in word for word in argv)
+    pending.state()
+    assert len(pending.calls) == 1
+
+
+def test_a_kernel_that_did_not_get_them_is_not_rebooted_again(pending):
+    pending.state()
+    pending.boot_id.write_text("second\n")
+    pending.unit = "inactive"
+    for _ in range(2):
+        ret = pending.state()
+        assert (ret["result"], ret["changes"]) == (False, {})
+        assert "rebooted for them already" in ret["comment"]
+    assert len(pending.calls) == 1
+    # Other arguments are another matter.
+    pending.running.write_text("quiet nosmt\n")
+    assert pending.state()["changes"] == {"reboot": {"for": ["-quiet"]}}
+
+
+def test_nothing_is_left_after_the_reboot(pending):
+    pending.state()
+    pending.boot_id.write_text("second\n")
+    pending.running.write_text("root=/dev/vda1 ro nosmt\n")
+    assert pending.state(test=True)["result"] is True
+    assert pending.note.exists()
+    ret = pending.state()
+    assert (ret["result"], ret["changes"], pending.note.exists()) == (True, {}, False)
+
+
+def test_guests_are_not_stopped(pending):
+    pending.guests = "srv02\nsrv01\n\n"
+    ret = pending.state()
+    assert (ret["result"], ret["changes"], pending.calls) == (True, {}, [])
+    assert "guests that run here: srv01, srv02" in ret["comment"]
+    pending.guests = "no answer"
+    ret = pending.state()
+    assert (ret["result"], ret["changes"], pending.calls) == (False, {}, [])
+    assert "libvirt cannot be asked which guests run" in ret["comment"]

@@ -1,0 +1,557 @@
+"""Mounts that a dead file server turns neither into a hanging run nor into a hanging boot.
+
+The entry stands in ``/etc/fstab``. systemd mounts a network file system at the first access, so that
+no boot waits for its server and every access tries again: the mount heals when the server is back.
+
+A process that touches a file system whose server is dead hangs and cannot be killed. So nothing here
+touches a mount point itself: what is mounted is read from the kernel's table, and an access is the
+business of a child process with a time limit. Nothing is ever unmounted by force: what guests use is
+busy, and the kernel refuses.
+"""
+
+import os
+import posixpath
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # Salt's loader fills these in.
+    __opts__: dict[str, Any] = {}
+    __salt__: dict[str, Any] = {}
+    __utils__: dict[str, Any] = {}
+    __context__: dict[str, Any] = {}
+
+_FSTAB = Path("/etc/fstab")
+_TABLE = Path("/proc/self/mountinfo")
+_UNITS = Path("/etc/systemd/system")
+_PROC = Path("/proc")
+_CONNECT = 5  # seconds that a server has to accept a connection
+_PROBE = 10  # seconds that a mounted file system has to answer
+_BUDGET = 60  # seconds that all dead servers of a run may cost together
+_FORGET = 120  # seconds after which a server gets another chance
+_HELPERS = "/sbin:/usr/sbin:/bin:/usr/bin"
+_DROP_IN = """\
+# Written by Salt. Without a limit, access after access tries to mount until the server is back.
+[Unit]
+StartLimitIntervalSec=0
+"""
+_LEFT: list[subprocess.Popen[bytes]] = []
+_SOURCES = {"UUID": "by-uuid", "LABEL": "by-label", "PARTUUID": "by-partuuid", "PARTLABEL": "by-partlabel"}
+
+
+class MountError(Exception):
+    """Why a mount is not as wanted, as a sentence for a person."""
+
+
+def _run(*argv: str, timeout: float) -> tuple[int | None, str]:
+    """Run a child that may hang beyond any signal; it is never waited for longer than that.
+
+    Returns its return code, None if it had not ended by then, and what it wrote.
+    """
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            env={"PATH": _HELPERS, "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+        )
+        try:
+            code: int | None = child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            code = None
+            child.kill()
+            try:
+                child.wait(1)
+            except subprocess.TimeoutExpired:
+                # It sleeps in the kernel until its server is back, and is reaped some day.
+                _LEFT.append(child)
+        output.seek(0)
+        return code, output.read(100_000).decode(errors="replace").strip()
+
+
+def _systemctl(*words: str, timeout: float = 60) -> None:
+    """Run systemctl; raises MountError with its words."""
+    code, said = _run("systemctl", *words, timeout=timeout)
+    if code != 0:
+        raise MountError(said or f"systemctl {' '.join(words)} did not end within {timeout:.0f} s")
+
+
+def _experience() -> dict[str, Any]:
+    """Return what this run has found out: seconds spent in vain, and which servers answer."""
+    found: dict[str, Any] = __context__.get("host_mount", {})
+    # Some minions keep their context from run to run; a dead server may be back by then.
+    if time.monotonic() - found.get("at", -_FORGET) >= _FORGET:
+        found = __context__["host_mount"] = {"spent": 0.0, "servers": {}, "at": time.monotonic()}
+    return found
+
+
+def _budget(most: float) -> float:
+    """Return how many seconds may still be spent on waiting for what is dead, at most so many."""
+    return float(max(1.0, min(most, _BUDGET - _experience()["spent"])))
+
+
+def _waited(begun: float) -> None:
+    """Note that the seconds since then were spent in vain."""
+    _experience()["spent"] += time.monotonic() - begun
+
+
+def _connects(host: str, port: int, seconds: float) -> bool:
+    """Say whether a server accepts a connection; looking up its name counts too."""
+    answer: list[bool] = []
+
+    def attempt() -> None:
+        try:
+            with socket.create_connection((host, port), timeout=seconds):
+                answer.append(True)
+        except OSError:
+            answer.append(False)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answer == [True]
+
+
+def _dead(entry: Any) -> str:
+    """Return the sentence that says an NFS server does not answer; empty when it does or is none."""
+    host = __utils__["mount_table.server"](entry.device) if entry.fstype in {"nfs", "nfs4"} else ""
+    port = __utils__["mount_table.port"](entry.options)
+    if not host or port is None:
+        return ""
+    known = _experience()["servers"]
+    if (host, port) not in known:
+        begun = time.monotonic()
+        known[host, port] = _connects(host, port, _budget(_CONNECT))
+        if not known[host, port]:
+            _waited(begun)
+    return "" if known[host, port] else f"the server {host} does not answer on port {port}"
+
+
+def _table(name: str) -> Any:
+    """Return what is mounted on a path and whether systemd waits there, from the kernel's table."""
+    return __utils__["mount_table.at"](_TABLE.read_text(encoding="utf-8", errors="replace"), name)
+
+
+def _device(text: str) -> str:
+    """Return the path of a local device whichever way it is named."""
+    kind, equals, value = text.partition("=")
+    if equals and kind in _SOURCES:
+        text = f"/dev/disk/{_SOURCES[kind]}/{value}"
+    return os.path.realpath(text) if text.startswith("/dev/") else text
+
+
+def _same(mount: Any, entry: Any) -> bool:
+    """Say whether a mounted file system is of the wanted device."""
+    one, other = (_device(text).rstrip("/") or "/" for text in (mount.source, entry.device))
+    return one == other
+
+
+def _differences(mount: Any, entry: Any) -> tuple[list[str], list[str]]:
+    """Return what a remount would change of a mount, and what only a new mount can change."""
+    flags = __utils__["mount_table.flags_to_change"](mount, entry.options)
+    others = __utils__["mount_table.other_differences"](mount, entry, _same(mount, entry))
+    return flags, others
+
+
+def _folder(name: str) -> bool:
+    """Say whether the folder of a mount point exists; raises MountError if it cannot be one."""
+    code, said = _run("find", name, "-maxdepth", "1", "-printf", "%y %f\\n", timeout=_PROBE)
+    if code is None:
+        raise MountError(f"{name} lies in a file system that does not answer")
+    if code != 0:
+        if "No such file" in said:
+            return False
+        raise MountError(f"{name} cannot be read: {said}")
+    first, *inside = said.splitlines()
+    if not first.startswith("d "):
+        what = "a symbolic link; name the folder that it leads to" if first.startswith("l ") else "no folder"
+        raise MountError(f"{name} is {what}")
+    if inside:
+        names = ", ".join(sorted(line[2:] for line in inside)[:3])
+        raise MountError(
+            f"{name} holds {len(inside)} entries ({names}), which the mount would hide. Move them, or mount elsewhere"
+        )
+    return True
+
+
+def users(name: str) -> list[str]:
+    """Name the programs that have files open below a path, a guest by its name."""
+    found = set()
+    for process in _PROC.glob("[0-9]*"):
+        links = [process / "cwd", process / "root", *process.glob("fd/*")]
+        try:
+            targets = [str(link.readlink()) for link in links if link.is_symlink()]
+            if any(target == name or target.startswith(f"{name.rstrip('/')}/") for target in targets):
+                command = (process / "cmdline").read_bytes().split(b"\0")
+                guest = [word for word in command if word.startswith(b"guest=")]
+                label = (process / "comm").read_text(encoding="utf-8").strip()
+                if guest:
+                    label = f"guest {guest[0].decode().removeprefix('guest=').partition(',')[0]}"
+                found.add(label)
+        except OSError:
+            continue  # it ended meanwhile
+    return sorted(found)
+
+
+def _unmount(name: str) -> None:
+    """Unmount what is not in use; raises MountError otherwise."""
+    try:
+        _systemctl("stop", __utils__["mount_table.unit"](name, "mount"))
+    except MountError as problem:
+        # systemd's own words only point to its journal.
+        failure = str(problem)
+    else:
+        failure = "it is mounted still"
+    if _table(name)[0] is not None:
+        by = users(name)
+        reason = f"in use by {', '.join(by)}" if by else f"busy: {failure.splitlines()[0]}"
+        raise MountError(f"{name} cannot be unmounted, {reason}. Nothing is unmounted by force")
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file by a new one that is on disk, with the old one's permissions."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
+    staged = path.with_name(f".{path.name}.hypervisor-formula")
+    with staged.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fchmod(handle.fileno(), mode)
+        os.fsync(handle.fileno())
+    staged.replace(path)
+
+
+def _drop_in(name: str) -> Path:
+    """Return the file that takes systemd's limit of attempts off a mount."""
+    return _UNITS / f"{__utils__['mount_table.unit'](name, 'mount')}.d" / "hypervisor.conf"
+
+
+def _read(path: Path) -> str:
+    """Return a file's text, empty for none."""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _files(name: str, entry: Any | None) -> dict[Path, str | None]:
+    """Return the files that have to change for an entry (None: no entry), by path; None removes one."""
+    before = _read(_FSTAB)
+    after = __utils__["mount_table.with_entry"](before, name, entry)
+    automatic = entry is not None and "x-systemd.automount" in entry.options
+    wanted: dict[Path, str | None] = {}
+    if after != before:
+        wanted[_FSTAB] = after
+    drop_in = _drop_in(name)
+    if automatic and _read(drop_in) != _DROP_IN:
+        wanted[drop_in] = _DROP_IN
+    if not automatic and drop_in.exists():
+        wanted[drop_in] = None
+    return wanted
+
+
+def _store(files: dict[Path, str | None]) -> None:
+    """Write or remove files, and tell systemd."""
+    for path, text in files.items():
+        if text is None:
+            path.unlink()
+        else:
+            _write(path, text)
+    if files:
+        _systemctl("daemon-reload")
+
+
+def _line(name: str) -> str | None:
+    """Return the entry of a mount point as it stands in fstab."""
+    found = [entry for entry in __utils__["mount_table.entries"](_read(_FSTAB)) if entry.point == name]
+    return found[0].line() if found else None
+
+
+def _arguments(name: str, timeout: int, **arguments: Any) -> None:
+    """Raise MountError for arguments that the schema refuses."""
+    wrong = __salt__["formula.judge"]("kvm", "mount", {**arguments, "timeout": timeout}, name)
+    if not name.startswith("/") or posixpath.normpath(name) != name or name == "/":
+        wrong.insert(0, f"{name}: a mount point is an absolute path such as /srv/vm, without .. or a slash at its end")
+    if wrong:
+        raise MountError("; ".join(wrong))
+
+
+def _missing(fstype: str) -> str:
+    """Return the program that mounts a network file system where it is not installed."""
+    helper = f"mount.{fstype}"
+    known = fstype in {"nfs", "nfs4", "cifs", "ceph", "glusterfs"}
+    return helper if known and shutil.which(helper, path=_HELPERS) is None else ""
+
+
+def _automatic(entry: Any) -> bool:
+    """Say whether an entry is mounted at the first access."""
+    return "x-systemd.automount" in entry.options
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A mount as it is wanted and as it is.
+
+    Attributes:
+        entry: what is wanted.
+        live: what is mounted; None for nothing.
+        waiting: whether systemd waits for the first access.
+        files: files to write (None: to remove), by path.
+        folder: whether the mount point has to be made.
+        flags: what a remount has to change.
+        others: what only a new mount can change.
+    """
+
+    entry: Any
+    live: Any
+    waiting: bool
+    files: dict[Path, str | None]
+    folder: bool
+    flags: list[str]
+    others: list[str]
+
+
+def _plan(entry: Any) -> Plan:
+    """Look at a host and compare; raises MountError where nothing can be mounted."""
+    live, waiting = _table(entry.point)
+    folder = live is None and not waiting and not _folder(entry.point)
+    flags, others = _differences(live, entry) if live is not None else ([], [])
+    return Plan(entry, live, waiting, _files(entry.point, entry), folder, flags, others)
+
+
+def _changes(plan: Plan) -> dict[str, Any]:
+    """Return what a plan changes."""
+    entry, name = plan.entry, plan.entry.point
+    steps: dict[str, Any] = {
+        "fstab": _FSTAB in plan.files and {"old": _line(name), "new": entry.line()},
+        "unit": _drop_in(name) in plan.files and {"new": str(_drop_in(name))},
+        "folder": plan.folder and {"new": name},
+    }
+    if plan.live is None and _automatic(entry):
+        steps["automount"] = not plan.waiting and {"old": "inactive", "new": "active"}
+    elif plan.live is None:
+        steps["mount"] = {"old": None, "new": f"{entry.device} ({entry.fstype})"}
+    elif plan.others:
+        steps["mount"] = {"old": plan.others, "new": "mounted anew"}
+    elif plan.flags:
+        steps["remount"] = plan.flags
+    return {step: change for step, change in steps.items() if change}
+
+
+def mounted(
+    name: str, device: str, fstype: str, opts: Sequence[str] | None = None, timeout: int = 30
+) -> dict[str, Any]:
+    """Make sure that a file system is mounted, now and after a boot.
+
+    Args:
+        name: The mount point; its folder is made.
+        device: What is mounted, such as ``10.0.0.1:/vm``, ``/dev/vg/lv`` or ``UUID=…``.
+        fstype: Its type.
+        opts: Mount options, one in each entry of the list.
+        timeout: Seconds after which an attempt to mount is given up.
+
+    Returns a state result. A network file system is mounted at the first access, which this state
+    makes. It fails, within ``timeout`` and a few seconds, if the server does not answer.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    try:
+        _arguments(name, timeout, device=device, fstype=fstype, opts=list(opts or []))
+        entry = __utils__["mount_table.wanted_entry"](name, device, fstype, list(opts or []), timeout, now=True)
+        plan = _plan(entry)
+        missing = _missing(fstype)
+        if missing and not __opts__["test"]:
+            raise MountError(f"{missing} is not installed; the role storage of kvm:packages brings it")
+        ret["changes"] = _changes(plan)
+        if __opts__["test"]:
+            return _foreseen(ret, entry, missing)
+        _apply(plan, timeout)
+    except (OSError, MountError) as error:
+        for step in ("mount", "remount"):
+            ret["changes"].pop(step, None)
+        return ret | {"result": False, "comment": f"{name} ({device}): {error}."}
+    return ret | {"comment": _comment(entry)}
+
+
+def _foreseen(ret: dict[str, Any], entry: Any, missing: str) -> dict[str, Any]:
+    """Complete the result of a dry run."""
+    if missing:
+        comment = f"{ret['name']} is to be set up once {missing} is installed."
+        return ret | {"result": None, "comment": comment}
+    dead = _dead(entry)
+    if ret["changes"]:
+        suffix = f" But {dead}." if dead else ""
+        return ret | {"result": None, "comment": f"{ret['name']} would be mounted as asked.{suffix}"}
+    if dead:
+        return ret | {"result": False, "comment": f"{ret['name']} ({entry.device}): {dead}."}
+    return ret | {"comment": f"{ret['name']} is mounted as asked."}
+
+
+def _comment(entry: Any) -> str:
+    """Return what a person may want to know about a mount that is there."""
+    live, waiting = _table(entry.point)
+    if _automatic(entry) and live is not None and not waiting:
+        return f"{entry.point} is mounted. From the next boot on it is mounted at the first access."
+    return f"{entry.point} is mounted."
+
+
+def _apply(plan: Plan, timeout: int) -> None:
+    """Bring a mount about; raises MountError where something stands in its way."""
+    entry, live = plan.entry, plan.live
+    automount = __utils__["mount_table.unit"](entry.point, "automount")
+    _store(plan.files)
+    # All that needs no server is done first, so that the mount comes when the server does.
+    if live is None and _automatic(entry):
+        _systemctl("start", automount)
+    if dead := _dead(entry):
+        then = "those who use it go on" if live is not None else "the next access mounts it"
+        raise MountError(f"{dead}; {then} when it is back")
+    if plan.others:
+        try:
+            _unmount(entry.point)
+        except MountError as problem:
+            differ = f"options that only a new mount can set differ: {', '.join(plan.others)}"
+            raise MountError(f"{differ}. {problem}") from None
+        live = None
+        if _automatic(entry):
+            _systemctl("start", automount)
+    elif plan.flags:
+        _remount(entry.point, plan.flags, timeout)
+    if _automatic(entry):
+        _access(entry, timeout)
+    elif live is None:
+        if plan.waiting:
+            _systemctl("stop", automount)
+        _mount(entry, timeout)
+    _verify(entry)
+
+
+def _remount(name: str, flags: list[str], timeout: int) -> None:
+    """Change flags of what is mounted; raises MountError with the program's words."""
+    code, said = _run("mount", "-o", f"remount,{','.join(flags)}", name, timeout=_budget(timeout))
+    if code != 0:
+        raise MountError(f"the remount failed: {said or 'no answer'}")
+
+
+def _mount(entry: Any, timeout: int) -> None:
+    """Mount what is not mounted at the first access; raises MountError with the program's words."""
+    device = Path(_device(entry.device))
+    if device.is_absolute() and str(device).startswith("/dev/") and not device.exists():
+        raise MountError("there is no such device")
+    unit = __utils__["mount_table.unit"](entry.point, "mount")
+    begun = time.monotonic()
+    try:
+        _systemctl("start", unit, timeout=_budget(timeout + 5))
+    except MountError as problem:
+        _waited(begun)
+        raise MountError(_reason(unit) or str(problem)) from None
+
+
+def _access(entry: Any, timeout: int) -> None:
+    """Touch a network file system from a child process; raises MountError if it does not answer."""
+    name, mount = entry.point, __utils__["mount_table.unit"](entry.point, "mount")
+    is_mounted = _table(name)[0] is not None
+    begun = time.monotonic()
+    code, said = _run("stat", "--file-system", name, timeout=_budget(_PROBE if is_mounted else timeout + 5))
+    if code == 0:
+        return
+    _waited(begun)
+    host = __utils__["mount_table.server"](entry.device)
+    if host and code is None:
+        # Further mounts of this server need not wait as long.
+        _experience()["servers"][host, __utils__["mount_table.port"](entry.options)] = False
+    seconds = time.monotonic() - begun
+    reason = _reason(mount) or (said.splitlines()[0] if said else "")
+    if code is None:
+        reason = f"no answer within {seconds:.0f} s"
+    raise MountError(f"{reason}; {'it goes on' if is_mounted else 'the next access mounts it'} when the server is back")
+
+
+def _reason(mount: str) -> str:
+    """Return the last words of the program that failed to mount, from the journal."""
+    argv = ("journalctl", "--quiet", "--boot", f"--unit={mount}", "--lines=20", "--output=cat", "--no-pager")
+    code, said = _run(*argv, timeout=10)
+    lines = [line.strip() for line in said.splitlines() if line.startswith(("mount", "umount"))]
+    return lines[-1] if code == 0 and lines else ""
+
+
+def _verify(entry: Any) -> None:
+    """Raise MountError unless the kernel's table shows what was asked for."""
+    live, _ = _table(entry.point)
+    if live is None:
+        raise MountError("it is not mounted, although every step succeeded")
+    flags, others = _differences(live, entry)
+    if flags or others:
+        raise MountError(f"it is mounted, but differs from what was asked for: {', '.join(flags + others)}")
+
+
+def unmounted(
+    name: str, device: str, fstype: str, opts: Sequence[str] | None = None, timeout: int = 30
+) -> dict[str, Any]:
+    """Make sure that a file system is not mounted, but can be with ``mount NAME``.
+
+    Args:
+        name: The mount point.
+        device: see ``mounted``; what fstab keeps.
+        fstype: see above.
+        opts: see above.
+        timeout: see above.
+
+    Returns a state result; it fails if something uses the mount.
+    """
+    try:
+        _arguments(name, timeout, device=device, fstype=fstype, opts=list(opts or []))
+        entry = __utils__["mount_table.wanted_entry"](name, device, fstype, list(opts or []), timeout, now=False)
+        return _without(name, entry)
+    except (OSError, MountError) as error:
+        return {"name": name, "result": False, "changes": {}, "comment": f"{error}."}
+
+
+def absent(name: str, **_: Any) -> dict[str, Any]:
+    """Make sure that nothing is mounted on a path, and that fstab has no entry for it.
+
+    Args:
+        name: The mount point. Its folder, and what the file system holds, stay.
+        _: The arguments of ``mounted``, so that an entry in pillar can keep them.
+
+    Returns a state result; it fails if something uses the mount.
+    """
+    try:
+        return _without(name, None)
+    except (OSError, MountError) as error:
+        return {"name": name, "result": False, "changes": {}, "comment": f"{error}."}
+
+
+def _without(name: str, entry: Any | None) -> dict[str, Any]:
+    """Unmount a file system and give it an entry that mounts nothing, or none."""
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}}
+    changes = ret["changes"]
+    live, waiting = _table(name)
+    files = _files(name, entry)
+    if live is not None:
+        changes["mount"] = {"old": f"{live.source} ({live.fstype})", "new": None}
+    if waiting:
+        changes["automount"] = {"old": "active", "new": "inactive"}
+    if _FSTAB in files:
+        changes["fstab"] = {"old": _line(name), "new": entry.line() if entry is not None else None}
+    if _drop_in(name) in files:
+        changes["unit"] = {"old": str(_drop_in(name))}
+    if not changes:
+        return ret | {"comment": f"{name} is not mounted."}
+    if __opts__["test"]:
+        return ret | {"result": None, "comment": f"{name} would be unmounted."}
+    ret["changes"] = {}
+    if live is not None:
+        _unmount(name)
+    if waiting:
+        # Only now: systemd would detach what is mounted there, in use or not.
+        _systemctl("stop", __utils__["mount_table.unit"](name, "automount"))
+    _store(files)
+    return ret | {"changes": changes, "comment": f"{name} is not mounted any more."}

@@ -1,0 +1,275 @@
+"""Mounts: what a run does is what a dry run predicts, and a dead server costs seconds, not the run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from _states import host_mount
+from _utils import mount_table
+
+ROOT = "22 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw\n"
+AUTOFS = "30 22 0:40 / /vm rw - autofs systemd-1 rw\n"
+NFS = "44 30 0:50 / /vm rw,relatime - nfs 10.0.0.1:/vm rw,vers=3,hard\n"
+ARGUMENTS: dict[str, Any] = {"device": "10.0.0.1:/vm", "fstype": "nfs", "opts": ["vers=3"]}
+LINE = "10.0.0.1:/vm /vm nfs vers=3,_netdev,nofail,x-systemd.automount,x-systemd.mount-timeout=30 0 0"
+
+
+class Host:
+    """A host whose systemd mounts at the first access; its commands are played, none is run."""
+
+    def __init__(self, monkeypatch, folder: Path) -> None:
+        self.fstab, self.table, self.units = folder / "fstab", folder / "mountinfo", folder / "units"
+        self.fstab.write_text("UUID=1 / ext4 errors=remount-ro 0 1\n")
+        self.table.write_text(ROOT)
+        self.alive = True
+        self.busy = False
+        self.hangs = False
+        self.helper = True
+        self.inside = "d vm"
+        self.calls: list[tuple[str, ...]] = []
+        self.context: dict[str, Any] = {}
+        self.opts = {"test": False}
+        self.mounted = {"vm.mount": NFS}
+        monkeypatch.setattr(host_mount, "_FSTAB", self.fstab)
+        monkeypatch.setattr(host_mount, "_TABLE", self.table)
+        monkeypatch.setattr(host_mount, "_UNITS", self.units)
+        monkeypatch.setattr(host_mount, "_PROC", folder)
+        monkeypatch.setattr(host_mount, "_run", self.run)
+        monkeypatch.setattr(host_mount, "_connects", lambda *_: self.alive)
+        monkeypatch.setattr("shutil.which", lambda name, **_: name if self.helper else None)
+        names = ("at", "entries", "flags_to_change", "other_differences", "port", "server", "unit", "wanted_entry")
+        utils = {f"mount_table.{name}": getattr(mount_table, name) for name in (*names, "with_entry")}
+        monkeypatch.setattr(host_mount, "__utils__", utils, raising=False)
+        monkeypatch.setattr(host_mount, "__opts__", self.opts, raising=False)
+        monkeypatch.setattr(host_mount, "__context__", self.context, raising=False)
+        salt: dict[str, Any] = {"formula.judge": lambda *_: []}
+        monkeypatch.setattr(host_mount, "__salt__", salt, raising=False)
+
+    def run(self, *argv: str, timeout: float) -> tuple[int | None, str]:
+        assert timeout > 0
+        table = self.table.read_text()
+        if argv[0] == "find":
+            return (1, "No such file or directory") if not self.inside else (0, self.inside)
+        if argv[0] == "journalctl":
+            return 0, "Mounting...\nmount.nfs: access denied by server\n"
+        self.calls.append(argv)
+        if argv[:2] == ("systemctl", "start"):
+            self.table.write_text(table + (AUTOFS if argv[2].endswith(".automount") else self.mounted[argv[2]]))
+        if argv[:2] == ("systemctl", "stop"):
+            if argv[2].endswith(".mount") and self.busy:
+                return 1, "Job for vm.mount failed."
+            gone = AUTOFS if argv[2].endswith(".automount") else self.mounted[argv[2]]
+            self.table.write_text(table.replace(gone, ""))
+        if argv[0] == "stat":
+            if self.hangs:
+                return None, ""
+            if "10.0.0.1" not in table:
+                self.table.write_text(table + NFS)
+        if argv[:2] == ("mount", "-o"):
+            self.table.write_text(table.replace("rw,relatime - nfs", "ro,relatime - nfs"))
+        return 0, ""
+
+
+@pytest.fixture(name="host")
+def played_host(monkeypatch, tmp_path) -> Host:
+    return Host(monkeypatch, tmp_path)
+
+
+def both(host: Host, function: Any, **arguments: Any) -> dict[str, Any]:
+    """Predict, look that nothing was touched, run, and return the run's result."""
+    before = (host.fstab.read_text(), host.table.read_text(), host.units.exists(), list(host.calls))
+    host.opts["test"] = True
+    foreseen = function("/vm", **arguments)
+    assert (host.fstab.read_text(), host.table.read_text(), host.units.exists(), host.calls) == before
+    host.opts["test"] = False
+    done: dict[str, Any] = function("/vm", **arguments)
+    assert foreseen["changes"] == done["changes"]
+    assert foreseen["result"] is (None if done["changes"] else done["result"])
+    return done
+
+
+def test_a_network_file_system_comes_at_the_first_access(host):
+    host.inside = ""
+    done = both(host, host_mount.mounted, **ARGUMENTS)
+    assert done["result"] is True, done
+    assert set(done["changes"]) == {"fstab", "unit", "folder", "automount"}
+    assert host.fstab.read_text().splitlines()[1] == LINE
+    assert "StartLimitIntervalSec=0" in (host.units / "vm.mount.d/hypervisor.conf").read_text()
+    assert host.calls == [
+        ("systemctl", "daemon-reload"),
+        ("systemctl", "start", "vm.automount"),
+        ("stat", "--file-system", "/vm"),
+    ]
+    again = both(host, host_mount.mounted, **ARGUMENTS)
+    assert (again["result"], again["changes"]) == (True, {})
+
+
+def test_after_a_boot_the_access_is_no_change(host):
+    host_mount.mounted("/vm", **ARGUMENTS)
+    host.table.write_text(ROOT + AUTOFS)
+    done = both(host, host_mount.mounted, **ARGUMENTS)
+    assert (done["result"], done["changes"]) == (True, {})
+    assert NFS in host.table.read_text()
+
+
+def test_a_dead_server_fails_but_leaves_everything_ready_for_its_return(host):
+    host.alive = False
+    done = both(host, host_mount.mounted, **ARGUMENTS)
+    assert done["result"] is False
+    assert done["comment"] == (
+        "/vm (10.0.0.1:/vm): the server 10.0.0.1 does not answer on port 2049; "
+        "the next access mounts it when it is back."
+    )
+    assert LINE in host.fstab.read_text()
+    assert AUTOFS in host.table.read_text()
+    assert not [call for call in host.calls if call[0] == "stat"]
+    host.alive = True
+    host.context.clear()
+    assert both(host, host_mount.mounted, **ARGUMENTS)["result"] is True
+
+
+def test_a_server_that_hangs_is_waited_for_once(host):
+    host.hangs = True
+    assert host_mount.mounted("/vm", **ARGUMENTS)["result"] is False
+    assert "10.0.0.1" in host_mount.mounted("/vm", **ARGUMENTS)["comment"]
+    assert len([call for call in host.calls if call[0] == "stat"]) == 1
+
+
+def test_all_dead_servers_of_a_run_share_one_budget(host):
+    begun = time.monotonic()
+    assert host_mount._budget(35) == 35
+    host_mount._waited(begun - 50)
+    assert 9 < host_mount._budget(35) <= 10
+    host_mount._waited(begun - 50)
+    assert host_mount._budget(35) == 1
+
+
+@pytest.mark.parametrize(
+    ("inside", "words"),
+    [("d vm\nf disk.img", "holds 1 entries (disk.img)"), ("l vm", "symbolic link"), ("f vm", "no folder")],
+)
+def test_what_a_mount_would_hide_is_refused(host, inside, words):
+    host.inside = inside
+    done = both(host, host_mount.mounted, **ARGUMENTS)
+    assert done["result"] is False
+    assert words in done["comment"]
+    assert host.calls == []
+    assert "10.0.0.1" not in host.fstab.read_text()
+
+
+def test_a_mount_that_somebody_made_is_adopted(host):
+    host.table.write_text(ROOT + NFS)
+    host.fstab.write_text("10.0.0.1:/vm /vm nfs vers=3 0 0\n")
+    done = both(host, host_mount.mounted, **ARGUMENTS)
+    assert (done["result"], set(done["changes"])) == (True, {"fstab", "unit"})
+    assert host.fstab.read_text() == f"{LINE}\n"
+    assert "From the next boot on" in done["comment"]
+    assert not [call for call in host.calls if call[1] in {"start", "stop"}]
+
+
+def test_flags_are_remounted(host):
+    host_mount.mounted("/vm", **ARGUMENTS)
+    host.calls.clear()
+    done = both(host, host_mount.mounted, **{**ARGUMENTS, "opts": ["vers=3", "ro"]})
+    assert done["result"] is True, done
+    assert done["changes"]["remount"] == ["ro"]
+    assert ("mount", "-o", "remount,ro", "/vm") in host.calls
+    assert not [call for call in host.calls if call[1] == "stop"]
+
+
+def test_what_needs_a_new_mount_waits_for_its_users(host):
+    host_mount.mounted("/vm", **ARGUMENTS)
+    host.busy = True
+    done = host_mount.mounted("/vm", device="10.0.0.1:/other", fstype="nfs", opts=["vers=3"])
+    assert done["result"] is False
+    assert "10.0.0.1:/other (is 10.0.0.1:/vm)" in done["comment"]
+    assert "cannot be unmounted, busy" in done["comment"]
+    assert "mount" not in done["changes"]
+    host.busy = False
+    host.fstab.write_text("")
+    host.mounted["vm.mount"] = NFS
+    host.table.write_text(ROOT + AUTOFS + NFS.replace("vers=3", "vers=4.2"))
+    host.mounted["vm.mount"] = NFS.replace("vers=3", "vers=4.2")
+    done = both(host, host_mount.mounted, **ARGUMENTS)
+    assert done["result"] is True, done
+    assert done["changes"]["mount"] == {"old": ["vers=3 (is 4.2)"], "new": "mounted anew"}
+
+
+def test_absent_takes_it_away_and_leaves_the_rest(host):
+    host_mount.mounted("/vm", **ARGUMENTS)
+    host.calls.clear()
+    done = both(host, host_mount.absent)
+    assert done["result"] is True, done
+    assert host.fstab.read_text() == "UUID=1 / ext4 errors=remount-ro 0 1\n"
+    assert host.table.read_text() == ROOT
+    # systemd detaches what is below an automount: it must be gone before.
+    assert [call[2] for call in host.calls if call[1] == "stop"] == ["vm.mount", "vm.automount"]
+    assert not (host.units / "vm.mount.d/hypervisor.conf").exists()
+    assert both(host, host_mount.absent)["changes"] == {}
+
+
+def test_nothing_in_use_is_taken_away(host):
+    host_mount.mounted("/vm", **ARGUMENTS)
+    host.busy = True
+    fstab = host.fstab.read_text()
+    done = host_mount.absent("/vm")
+    assert (done["result"], done["changes"]) == (False, {})
+    assert "Nothing is unmounted by force" in done["comment"]
+    assert host.fstab.read_text() == fstab
+    assert AUTOFS in host.table.read_text()
+
+
+def test_unmounted_keeps_an_entry_for_a_person(host):
+    host_mount.mounted("/vm", **ARGUMENTS)
+    done = both(host, host_mount.unmounted, **ARGUMENTS)
+    assert done["result"] is True, done
+    assert "/vm nfs vers=3,noauto,_netdev,nofail" in host.fstab.read_text()
+    assert host.table.read_text() == ROOT
+
+
+def test_a_local_file_system_is_mounted_at_once(host, monkeypatch):
+    xfs = "46 22 254:5 / /vm rw,relatime - hugetlbfs hugetlbfs rw,pagesize=2M\n"
+    host.mounted["vm.mount"] = xfs
+    done = both(host, host_mount.mounted, device="hugetlbfs", fstype="hugetlbfs", opts=["pagesize=2M"])
+    assert done["result"] is True, done
+    assert done["changes"]["mount"] == {"old": None, "new": "hugetlbfs (hugetlbfs)"}
+    assert host.calls[-1] == ("systemctl", "start", "vm.mount")
+
+
+def test_a_bare_host_is_told_what_is_missing(host):
+    host.helper = False
+    host.opts["test"] = True
+    ret = host_mount.mounted("/vm", **ARGUMENTS)
+    assert ret["result"] is None
+    assert "once mount.nfs is installed" in ret["comment"]
+    host.opts["test"] = False
+    ret = host_mount.mounted("/vm", **ARGUMENTS)
+    assert (ret["result"], ret["changes"], host.calls) == (False, {}, [])
+
+
+@pytest.mark.parametrize("name", ["vm", "/vm/", "/a/../b", "/"])
+def test_wrong_mount_points_are_refused(host, name):
+    ret = host_mount.mounted(name, **ARGUMENTS)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "absolute path" in ret["comment"]
+
+
+def test_a_hanging_child_is_left_behind():
+    begun = time.monotonic()
+    assert host_mount._run("sleep", "20", timeout=0.2) == (None, "")
+    assert time.monotonic() - begun < 5
+    assert host_mount._run("echo", "here", timeout=5) == (0, "here")
+
+
+def test_users_are_named(host, tmp_path):
+    process = tmp_path / "123"
+    (process / "fd").mkdir(parents=True)
+    (process / "fd" / "7").symlink_to("/vm/disk.qcow2")
+    (process / "cmdline").write_bytes(b"qemu\0-name\0guest=srv01,debug-threads=on\0")
+    (process / "comm").write_text("qemu-system-x86\n")
+    assert host_mount.users("/vm") == ["guest srv01"]
+    assert host_mount.users("/v") == []
