@@ -8,6 +8,7 @@ together.
 
 import datetime as dt
 import grp
+import ipaddress
 import os
 import pwd
 import stat
@@ -150,6 +151,23 @@ def faults(
     return found + _content_faults(certificate, wanted, now)
 
 
+def canonical(name: str) -> str:
+    """Return a DNS name in lower case, an address in the form in which certificates are read."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name.lower()
+
+
+def names_of(certificate: "x509.Certificate") -> list[str]:
+    """Return the DNS names and addresses in a certificate, in their order.
+
+    Raises ExtensionNotFound or ValueError where there are none that can be read.
+    """
+    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [canonical(str(name.value)) for name in found]
+
+
 def _content_faults(
     certificate: "x509.Certificate", wanted: Wanted, now: dt.datetime
 ) -> list[str]:
@@ -163,12 +181,13 @@ def _content_faults(
         found.append(f"its common name is not {wanted.common_name}")
     try:
         extensions = certificate.extensions
-        alternatives = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        names = {str(name.value) for name in alternatives}
+        names = names_of(certificate)
         usages = set(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
     except (x509.ExtensionNotFound, ValueError):
         return [*found, "it lacks subject alternative names or extended key usages"]
-    found.extend(f"it does not name {name}" for name in wanted.subject_names if name not in names)
+    found.extend(
+        f"it does not name {name}" for name in wanted.subject_names if canonical(name) not in names
+    )
     if usages != {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}:
         found.append("its extended key usage is not server and client authentication")
     try:
@@ -359,10 +378,11 @@ def managed(  # noqa: PLR0913, PLR0917 - the arguments of a state are its interf
         ca_source: URL of the CA's certificate (``salt://…``).
         ca_server: Minion id of the CA; empty to sign here with a policy of the minion's own
             configuration.
-        signing_policy: Where they differ from the defaults: the policy above, and the minion id
-            for both names.
+        signing_policy: Where they differ from the defaults: the policy above and the minion id.
         common_name: see above.
-        subject_names: see above.
+        subject_names: DNS names and addresses that must stand in it besides the common name. What
+            stands in it decides the policy: if that lacks one, the state fails and says what to run
+            on the master, and the old certificate stays.
         days_remaining: A certificate with fewer days left is replaced.
         key_type: ``ec`` (NIST P-256) or ``rsa`` (3072 bits); used when a key is made.
         key_user: Owner and permissions of the key. A key that others could read is replaced,
@@ -376,9 +396,8 @@ def managed(  # noqa: PLR0913, PLR0917 - the arguments of a state are its interf
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     minion_id = __opts__["id"]
     files = Files(name, key, ca)
-    wanted = Wanted(
-        common_name or minion_id, tuple(subject_names or [minion_id]), int(days_remaining)
-    )
+    common = common_name or minion_id
+    wanted = Wanted(common, (common, *(subject_names or [])), int(days_remaining))
     access = Access(key_user, key_group, int(key_mode, 8))
     policy = signing_policy or f"{purpose}_{minion_id}"
     try:
@@ -448,6 +467,23 @@ def _fetch(source: str, wait_seconds: int) -> bytes:
         time.sleep(_PAUSE)
 
 
+def _remedy(issued: bytes, wanted: Wanted) -> str:
+    """Say what to run on the master if all that is wrong with a certificate is a missing name."""
+    try:
+        names = names_of(x509.load_pem_x509_certificate(issued))
+    except (ValueError, x509.ExtensionNotFound):
+        return ""
+    missing = [name for name in wanted.subject_names if canonical(name) not in names]
+    if not missing:
+        return ""
+    host = wanted.common_name
+    every = [name for name in (*names, *missing) if name != canonical(host)]
+    return (
+        ". The names are decided where the CA is: run there "
+        f"'bootstrap pki --host {host}={','.join(every)}', or take the name out of this host's pillar"
+    )
+
+
 def _replace(
     files: Files, authority: Authority, access: Access, wanted: Wanted, key_type: str
 ) -> dict[str, str] | None:
@@ -468,7 +504,7 @@ def _replace(
     if wrong:
         raise RuntimeError(
             f"the CA on {authority.server or 'this host'} issued something else than asked for "
-            f"(policy {authority.policy}): {'; '.join(wrong)}"
+            f"(policy {authority.policy}): {'; '.join(wrong)}{_remedy(issued, wanted)}"
         )
     staged: dict[str, str] = {}
     try:

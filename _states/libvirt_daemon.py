@@ -505,6 +505,19 @@ def tls_loaded(name: str, files: list[str]) -> dict[str, Any]:
     return ret | {"changes": changes, "comment": "New connections see the new certificates."}
 
 
+def rewritten(running: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Say whether this run replaces what the daemon serves on the TLS port.
+
+    Takes the results of the run so far, by Salt's state tag. A key whose permissions alone are
+    repaired is none: the daemon has read it, and would read the same again.
+    """
+    return any(
+        {"certificate", "ca"} & set(result.get("changes") or {})
+        for tag, result in running.items()
+        if tag.startswith("host_certificate_|-libvirt_certificate_libvirt_|-")
+    )
+
+
 def mod_watch(name: str, sfun: str = "listening", **_: Any) -> dict[str, Any]:
     """Answer a change of a watched file.
 
@@ -520,5 +533,7 @@ def mod_watch(name: str, sfun: str = "listening", **_: Any) -> dict[str, Any]:
         return ret | {"result": False, "comment": str(error)}
     if not found or not units.get(f"{found.front}.service", Unit()).active:
         return ret | {"comment": "No daemon runs that would have to be told."}
+    if not rewritten(globals().get("__running__") or {}):
+        return ret | {"comment": "The certificates themselves stay as they are."}
     changes = {"tls": "would read its certificates again"}
     return ret | {"result": None, "changes": changes, "comment": "A file that it reads changes."}

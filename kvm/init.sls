@@ -18,6 +18,10 @@ include:
   # file systems of other hosts, and others
   - kvm.mounts
 {% endif %}
+{% if kvm.hostkeys.enabled %}
+  # ssh between the listed hosts
+  - kvm.hostkeys
+{% endif %}
 
 # Everything that was written is on disk when the run reports success.
 kvm_durable:

@@ -1,4 +1,4 @@
-# Guarantees one key and certificate for libvirt and one for QEMU, each of a CA of its own.
+# Guarantees a key and certificate each for libvirt, for QEMU and for consoles, each of a CA of its own.
 #
 # The CA is asked only if something is missing, wrong or due; a client uses the server's certificate.
 {% set libvirt = salt['formula.config']('libvirt') %}
@@ -40,6 +40,7 @@ libvirt_certificate_libvirt:
     - ca: /etc/pki/CA/cacert.pem
     - ca_source: {{ (pki.ca_folder ~ '/libvirt.crt') | yaml_dquote }}
     - ca_server: {{ pki.ca_server | yaml_dquote }}
+    - subject_names: {{ pki.names | json }}
     - days_remaining: {{ pki.days_remaining }}
     - key_type: {{ pki.key_type }}
     - wait_seconds: {{ pki.wait_seconds }}
@@ -78,6 +79,7 @@ libvirt_certificate_qemu:
     - ca: /etc/pki/qemu/ca-cert.pem
     - ca_source: {{ (pki.ca_folder ~ '/qemu.crt') | yaml_dquote }}
     - ca_server: {{ pki.ca_server | yaml_dquote }}
+    - subject_names: {{ pki.names | json }}
     - days_remaining: {{ pki.days_remaining }}
     - key_type: {{ pki.key_type }}
     - key_user: {{ pki.qemu_key.user | yaml_dquote }}
@@ -101,3 +103,27 @@ libvirt_client_key_qemu:
     - target: server-key.pem
     - require:
       - host_certificate: libvirt_certificate_qemu
+
+# Root's alone until a service of consoles has a user of its own.
+libvirt_pki_folder_console:
+  file.directory:
+    - name: /etc/pki/console
+    - user: root
+    - group: root
+    - mode: '0755'
+    - makedirs: true
+
+libvirt_certificate_console:
+  host_certificate.managed:
+    - name: /etc/pki/console/server-cert.pem
+    - purpose: console
+    - key: /etc/pki/console/server-key.pem
+    - ca: /etc/pki/console/ca-cert.pem
+    - ca_source: {{ (pki.ca_folder ~ '/console.crt') | yaml_dquote }}
+    - ca_server: {{ pki.ca_server | yaml_dquote }}
+    - subject_names: {{ pki.names | json }}
+    - days_remaining: {{ pki.days_remaining }}
+    - key_type: {{ pki.key_type }}
+    - wait_seconds: {{ pki.wait_seconds }}
+    - require:
+      - file: libvirt_pki_folder_console

@@ -233,10 +233,8 @@ def test_policies_fix_names_and_usage_and_peers_are_listed(machine):
     # What a policy doesn't name, the minion that asks could set.
     assert all(policy[name] is None for name in ("copypath", "private_key", "csr", "not_after", "nameConstraints"))
     peers = machine.yaml("etc/salt/master.d/hypervisor-pki.conf")["peer"]
-    assert peers == {
-        "^hv1$": [r"^x509\.sign_remote_certificate$"],
-        r"^hv2\.internal$": [r"^x509\.sign_remote_certificate$"],
-    }
+    allowed = [r"^x509\.sign_remote_certificate$", r"^host_keys\.deposit$"]
+    assert peers == {"^hv1$": allowed, r"^hv2\.internal$": allowed}
 
 
 @needs_openssl
@@ -254,7 +252,11 @@ def test_a_host_can_be_changed_and_withdrawn(machine):
     machine.pki("--host", "hv1=10.0.0.2")
     policies = machine.yaml("etc/salt/minion.d/hypervisor-pki.conf")["x509_signing_policies"]
     assert policies["web_hv1"]["subjectAltName"] == "DNS:hv1, IP:10.0.0.2"
+    handed_in = machine.root / "srv/salt/hypervisor-hostkeys"
+    for name in ("hv1.json", "hv10.json"):
+        (handed_in / name).touch()
     machine.pki("--remove-host", "hv1")
+    assert [path.name for path in handed_in.iterdir()] == ["hv10.json"], "the ssh keys of hv1 are served no more"
     policies = machine.yaml("etc/salt/minion.d/hypervisor-pki.conf")["x509_signing_policies"]
     assert {policy["minions"] for policy in policies.values()} == {"hv10"}
     assert list(machine.yaml("etc/salt/master.d/hypervisor-pki.conf")["peer"]) == ["^hv10$"]

@@ -27,6 +27,7 @@ PLACES = {
         "client_key": "/etc/pki/qemu/client-key.pem",
     },
 }
+CONSOLE = ("/etc/pki/console/server-cert.pem", "/etc/pki/console/server-key.pem", "/etc/pki/console/ca-cert.pem")
 # Runs on the host. libvirt sends one byte, 1, once it has let a client in.
 CLIENT = """
 import json, socket, ssl, sys
@@ -135,6 +136,16 @@ def test_only_root_reads_the_key_of_libvirt(host):
     assert (key.user, key.group, key.mode) == ("root", "root", 0o400)
     folder = host.file("/etc/pki/libvirt/private")
     assert (folder.user, folder.mode) == ("root", 0o700)
+
+
+def test_there_is_a_certificate_for_consoles_that_only_root_can_use(host):
+    path, key, ca = CONSOLE
+    found = certificate(host, path)
+    assert signed_by(found, certificate(host, ca))
+    assert not signed_by(found, certificate(host, PLACES["libvirt"]["ca"]))
+    assert common_name(found) == common_name(certificate(host, PLACES["libvirt"]["cert"]))
+    file = host.file(key)
+    assert (file.user, file.group, file.mode) == ("root", "root", 0o400)
 
 
 def test_only_the_user_of_qemu_reads_the_key_of_qemu(host):

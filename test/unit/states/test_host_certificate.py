@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import getpass
 import grp
+import ipaddress
 import os
 import stat
 from pathlib import Path
@@ -61,7 +62,7 @@ class Authority:
         key: Any,
         *,
         name: str = "hv1",
-        alternatives: tuple[str, ...] = ("hv1", "hv1.lab.internal"),
+        alternatives: tuple[str | x509.GeneralName, ...] = ("hv1", "hv1.lab.internal"),
         usages: tuple[x509.ObjectIdentifier, ...] = BOTH,
         days: float = 397,
         ca: bool = False,
@@ -71,7 +72,9 @@ class Authority:
         constraints = x509.BasicConstraints(ca=ca, path_length=None)
         builder = builder.add_extension(constraints, critical=True)
         if alternatives:
-            names = x509.SubjectAlternativeName([x509.DNSName(one) for one in alternatives])
+            names = x509.SubjectAlternativeName([
+                x509.DNSName(one) if isinstance(one, str) else one for one in alternatives
+            ])
             builder = builder.add_extension(names, critical=False)
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
@@ -124,6 +127,25 @@ def test_a_bundle_of_several_authorities():
 )
 def test_each_fault_is_named(certificate, reason):
     assert faults(certificate) == [reason]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "missing"),
+    [
+        (("HV1.lab.internal",), []),
+        (("hv1.example.org", "hv1.lab.internal"), ["it does not name hv1.example.org"]),
+        (("2001:DB8:0::1", "192.0.2.1"), []),
+        (("192.0.2.2",), ["it does not name 192.0.2.2"]),
+    ],
+)
+def test_names_and_addresses_are_compared_by_what_they_mean(wanted, missing):
+    names = [x509.DNSName(name) for name in ("hv1", "hv1.lab.internal")]
+    addresses = [x509.IPAddress(ipaddress.ip_address(text)) for text in ("2001:db8::1", "192.0.2.1")]
+    certificate = CA.issue(KEY.public_key(), alternatives=(*names, *addresses))
+    found = host_certificate.faults(
+        pem(KEY), certificate, CA.pem, Wanted("hv1", ("hv1", *wanted), 30), NOW
+    )
+    assert found == missing
 
 
 def test_thirty_days_are_enough():
@@ -313,6 +335,25 @@ def test_a_wrong_answer_of_the_authority_replaces_nothing(host):
     assert ret["result"] is False
     assert ret["changes"] == {}
     assert "issued something else" in ret["comment"]
+    assert host.files() == before
+
+
+def test_a_name_that_is_new_in_pillar_replaces_the_certificate(host):
+    host.run()
+    ret = host.run(subject_names=["hv1.lab.internal"])
+    assert ret["changes"] == {}, "the certificate has this name"
+    host.issue = lambda public: CA.issue(public, alternatives=("hv1", "hv1.new"))
+    ret = host.run(subject_names=["hv1.new"])
+    assert (ret["result"], ret["changes"]["certificate"]["why"]) == (True, ["it does not name hv1.new"])
+    assert host.run(subject_names=["hv1.new"])["changes"] == {}
+
+
+def test_a_name_that_the_master_does_not_give_is_said_with_what_to_run(host):
+    host.run()
+    before = host.files()
+    ret = host.run(subject_names=["hv1.new", "192.0.2.1"])
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "'bootstrap pki --host hv1=hv1.lab.internal,hv1.new,192.0.2.1'" in ret["comment"]
     assert host.files() == before
 
 

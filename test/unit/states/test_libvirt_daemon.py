@@ -441,8 +441,28 @@ def test_an_old_survey_is_not_believed(monkeypatch):
     assert host.asked == 2
 
 
+@pytest.mark.parametrize(
+    ("tag", "changes", "told"),
+    [
+        ("libvirt_certificate_libvirt", {"certificate": {"why": ["it has expired"]}}, True),
+        ("libvirt_certificate_libvirt", {"ca": "/etc/pki/CA/cacert.pem is written"}, True),
+        ("libvirt_certificate_libvirt", {"key": ["mode 0600 instead of 0400"]}, False),
+        ("libvirt_certificate_qemu", {"certificate": {"why": ["it has expired"]}}, False),
+    ],
+)
+def test_the_daemon_is_told_of_what_it_serves_and_of_nothing_else(monkeypatch, tag, changes, told):
+    """A key whose mode alone is repaired keeps its content and its time, so a run tells nobody."""
+    Host(monkeypatch, installed() | {"libvirtd-tls.socket": ON}, test=True)
+    running = {f"host_certificate_|-{tag}_|-/x.pem_|-managed": {"changes": changes}}
+    monkeypatch.setattr(libvirt_daemon, "__running__", running, raising=False)
+    assert bool(libvirt_daemon.mod_watch("x", sfun="tls_loaded")["changes"]) is told
+
+
 def test_a_watched_certificate_is_predicted_for_a_running_daemon_only(monkeypatch):
     host = Host(monkeypatch, installed() | {"libvirtd-tls.socket": ON}, test=True)
+    row = {"changes": {"certificate": {"why": ["it has expired"]}}}
+    running = {"host_certificate_|-libvirt_certificate_libvirt_|-/x.pem_|-managed": row}
+    monkeypatch.setattr(libvirt_daemon, "__running__", running, raising=False)
     assert libvirt_daemon.mod_watch("x", sfun="tls_loaded")["changes"] == {"tls": "would read its certificates again"}
     # It has foretold its restarts already.
     assert libvirt_daemon.mod_watch("x", sfun="listening", tls=True)["changes"] == {}
