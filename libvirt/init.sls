@@ -10,6 +10,9 @@ include:
   - libvirt.config
   # sockets, the TLS port, and every restart
   - libvirt.service
+{% if libvirt.firewall.networks or libvirt.firewall.ensure == 'absent' %}
+  # the ports in the packet filter
+  - libvirt.firewall
 {% if libvirt.pools %}
   # storage pools
   - libvirt.pools
