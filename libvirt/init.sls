@@ -13,6 +13,7 @@ include:
 {% if libvirt.firewall.networks or libvirt.firewall.ensure == 'absent' %}
   # the ports in the packet filter
   - libvirt.firewall
+{% endif %}
 {% if libvirt.pools %}
   # storage pools
   - libvirt.pools

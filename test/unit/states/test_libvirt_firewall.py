@@ -38,7 +38,7 @@ class Host:
             tool = getattr(libvirt_firewall, filter_)
             monkeypatch.setattr(tool, "file", tmp_path / "own" / tool.file.name)
         monkeypatch.setattr(libvirt_firewall, "_has", lambda program: program in tools)
-        monkeypatch.setattr(libvirt_firewall.salt.utils.path, "which", lambda program: f"/usr/sbin/{program}")
+        monkeypatch.setattr("salt.utils.path.which", lambda program: f"/usr/sbin/{program}")
         monkeypatch.setattr(libvirt_firewall, "__opts__", {"test": test}, raising=False)
         utils: dict[str, Any] = {"libvirt_tools.run": self.run}
         for name in ("rules", "nft", "iptables", "rich_difference", "zones", "priority"):
