@@ -13,7 +13,6 @@ import pwd
 import re
 import shutil
 import socket
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 # All together stay below 90 s: a question to libvirt, which may wait for a server that is gone, the
 # server's port, the start.
-_ASK = 20
+_ASK = 25
 _REACH = 5
 _START = 55
 _NFS_PORT = 2049
@@ -194,13 +193,17 @@ def _facts(name: str, spec: Mapping[str, Any]) -> Any:
 
 def _folder(path: str) -> dict[str, Any] | None:
     """Return mode, owner and group of a folder; None where there is nothing."""
+    # A child can be ended while it waits for a server that is gone; this process could not.
+    argv = ["stat", "--dereference", "--format=%F|%a|%u|%g", "--", path]
     try:
-        status = Path(path).stat()
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISDIR(status.st_mode):
+        kind, mode, owner, group = __utils__["libvirt_tools.run"](argv, timeout=_REACH).strip().split("|")
+    except CommandExecutionError as error:
+        if "No such file or directory" in str(error):
+            return None
+        raise
+    if kind != "directory":
         raise CommandExecutionError(f"{path} is not a folder")
-    return {"mode": f"{stat.S_IMODE(status.st_mode):04o}", "owner": status.st_uid, "group": status.st_gid}
+    return {"mode": mode.zfill(4), "owner": int(owner), "group": int(group)}
 
 
 def _is_mounted(path: str) -> bool:

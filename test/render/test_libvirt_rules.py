@@ -34,3 +34,16 @@ def test_each_state_waits_for_the_daemon_and_absent_names_nothing_else(make_host
     assert "forward" not in states["libvirt_network_gone"]
     for ident in ("libvirt_network_one", "libvirt_network_gone", "libvirt_pool_images"):
         assert {"libvirt_daemon": "libvirt_daemon"} in states[ident]["require"]
+
+
+def test_a_pool_waits_for_the_mounts_that_it_lies_on(make_host):
+    mount = {"device": "nfs:/a", "fstype": "nfs"}
+    pools = {"on": "/srv/vm/images", "at": "/srv/vm", "beside": "/srv/vm2"}
+    pillar = {
+        "kvm": {"mounts": {"/srv/vm": mount}},
+        "libvirt": {"pools": {name: {"ptype": "dir", "target": path} for name, path in pools.items()}},
+    }
+    low, errors = make_host(DEBIAN, pillar, ROOT).compile("libvirt.pools")
+    assert errors == []
+    waiting = [one["name"] for one in low if {"host_mount": "kvm_mount_/srv/vm"} in one.get("require", [])]
+    assert waiting == ["on", "at"]

@@ -287,6 +287,8 @@ class Lvm:
         self.calls: list[list[str]] = []
 
     def __call__(self, argv: list[str], timeout: float = 0, **_: Any) -> str:
+        if argv[0] == "stat":
+            return libvirt_tools.run(argv, timeout)
         self.calls.append(list(argv))
         return self.answers.get(argv[0], "")
 
@@ -534,6 +536,23 @@ def test_a_start_that_fails_is_told_with_what_was_done(libvirt, monkeypatch, tmp
     assert ret["result"] is False
     assert "Pool images: virsh pool-start: no" in ret["comment"]
     assert list(ret["changes"]) == ["definition"]
+
+
+def test_what_is_no_folder_is_refused(libvirt, tmp_path):
+    (tmp_path / "file").touch()
+    ret = storage_pool.running("a", ptype="dir", target=str(tmp_path / "file"))
+    assert (ret["result"], libvirt.done) == (False, [])
+    assert f"{tmp_path / 'file'} is not a folder" in ret["comment"]
+
+
+def test_a_folder_on_a_server_that_is_gone_is_not_waited_for(libvirt, monkeypatch):
+    def hanging(argv: list[str], timeout: float) -> str:
+        assert timeout <= 10
+        raise CommandExecutionError(f"{argv[0]} did not end within {timeout:.0f} s")
+
+    monkeypatch.setitem(storage_pool.__utils__, "libvirt_tools.run", hanging)
+    ret = storage_pool.running("images", **arguments(DIR))
+    assert (ret["result"], ret["comment"], libvirt.done) == (False, "Pool images: stat did not end within 5 s.", [])
 
 
 def test_unknown_users_are_named(libvirt, tmp_path):
