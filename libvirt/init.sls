@@ -22,6 +22,10 @@ include:
   # virtual networks
   - libvirt.networks
 {% endif %}
+{% if libvirt.guests %}
+  # virtual machines
+  - libvirt.guests
+{% endif %}
 
 # Everything that was written is on disk when the run reports success.
 libvirt_durable:

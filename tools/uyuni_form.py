@@ -300,7 +300,7 @@ def files(root: Path) -> dict[Path, str]:
         form = Form(root, formula)
         folder = root / "metadata" / formula
         head = f"# Written by `make docs` from {formula}/schema.yaml and {formula}/defaults.yaml.\n"
-        options: dict[str, Any] = {"sort_keys": False, "width": 110, "allow_unicode": True}
+        options: dict[str, Any] = {"sort_keys": False, "width": 100, "allow_unicode": True}
         written[folder / "form.yml"] = head + yaml.dump(form.layout(), Dumper=_Dumper, **options)
         about = {"description": form.reference.schema.get("description", formula), "group": GROUP}
         written[folder / "metadata.yml"] = head + yaml.dump(about, Dumper=_Dumper, **options)
