@@ -10,7 +10,17 @@ include:
   - kvm.packages
   # how guests are run: /etc/libvirt/qemu.conf
   - kvm.config
-  # sysctls and arguments of the kernel
+{% if kvm.operators %}
+  # who may manage guests
+  - kvm.access
+{% endif %}
+{% if kvm.multipath %}
+  # /etc/multipath.conf
+  - kvm.multipath
+{% endif %}
+  # kernel modules and their options
+  - kvm.modules
+  # sysctls, merging of memory pages and arguments of the kernel
   - kvm.kernel
   # huge pages, and where guests find them
   - kvm.hugepages

@@ -1,8 +1,15 @@
-# Guarantees sysctls, now and after a reboot, and kernel arguments from the next boot.
+# Guarantees sysctls and the merging of equal memory pages, now and after a reboot, and kernel arguments from
+# the next boot.
 #
 # A container shares its kernel with the machine below it: set kvm:kernel:manage to false there.
 {% set kvm = salt['formula.config']('kvm') %}
 {% if kvm.kernel.manage %}
+{% set bridged = kvm.sysctl | select('match', 'net[./]bridge[./]') | list %}
+{% if bridged %}
+include:
+  - kvm.modules
+
+{% endif %}
 {% if kvm.sysctl %}
 kvm_sysctl_file:
   file.managed:
@@ -21,15 +28,43 @@ kvm_sysctl_file:
     - name: /etc/sysctl.d/90-hypervisor.conf
 {% endif %}
 
-{% for key, value in kvm.sysctl.items() %}
-kvm_sysctl_{{ key }}:
-  sysctl.present:
-    - name: {{ key }}
-    - value: {{ value | string | yaml_dquote }}
-    - config: /etc/sysctl.d/90-hypervisor.conf
+{% if kvm.sysctl %}
+kvm_sysctl:
+  kernel_settings.applied:
+    - settings: {{ kvm.sysctl | json }}
+    - file: /etc/sysctl.d/90-hypervisor.conf
     - require:
       - file: kvm_sysctl_file
-{% endfor %}
+{% if bridged %}
+      # Without the module there are no such settings, now or at boot.
+      - kernel_module: kvm_module_br_netfilter
+{% endif %}
+{% endif %}
+
+{% if kvm.ksm %}
+kvm_ksm_file:
+  file.managed:
+    - name: /etc/tmpfiles.d/hypervisor-ksm.conf
+    - source: salt://kvm/files/etc/tmpfiles.d/hypervisor-ksm.conf.j2
+    - template: jinja
+    - context:
+        ksm: {{ kvm.ksm | json }}
+    - user: root
+    - group: root
+    - mode: '0644'
+
+kvm_ksm:
+  ksm.configured:
+    - enabled: {{ kvm.ksm.get('enabled') | json }}
+    - unmerge: {{ kvm.ksm.get('unmerge', false) | json }}
+    - tunables: {{ kvm.ksm.get('tunables', {}) | json }}
+    - require:
+      - file: kvm_ksm_file
+{% else %}
+kvm_ksm_file:
+  file.absent:
+    - name: /etc/tmpfiles.d/hypervisor-ksm.conf
+{% endif %}
 
 kvm_kernel_cmdline:
   kernel_cmdline.present:

@@ -10,9 +10,10 @@
 {% do mounts.append(path) %}
 {% endif %}
 {% endfor %}
-{% if own_group or mounts %}
+{% set packaged = own_group or images.selinux_type %}
+{% if packaged or mounts %}
 include:
-{% if own_group %}
+{% if packaged %}
   - kvm.packages
 {% endif %}
 {% if mounts %}
@@ -37,4 +38,15 @@ kvm_images:
       # Without its server the folder would be made below the mount, or the run would hang.
       - host_mount: kvm_mount_{{ path }}
 {% endfor %}
+{% endif %}
+
+{% if images.selinux_type %}
+# Where SELinux runs QEMU may use images of this type only; libvirt's default folder has it already.
+kvm_images_label:
+  file_label.present:
+    - name: {{ images.path | yaml_dquote }}
+    - setype: {{ images.selinux_type }}
+    - require:
+      - file: kvm_images
+      - pkg: kvm_packages
 {% endif %}

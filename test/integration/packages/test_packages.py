@@ -10,6 +10,8 @@ from lab import salt
 
 HOST = "hv2"
 LOCK = "/var/lib/dpkg/lock-frontend"
+ROLES = {"enabled": ["hypervisor", "storage", "monitoring"], "lock_timeout": 60}
+MULTIPATH = "/etc/multipath.conf"
 # Holds dpkg's lock as apt does, for some seconds, and returns when a child has it: fork() inherits no lock.
 HOLDER = """
 import fcntl, os, sys, time
@@ -28,10 +30,10 @@ time.sleep(float(sys.argv[2]))
 """
 
 
-def apply(lab, **options):
-    """Apply kvm.packages and return each state's row by its id."""
+def apply(lab, sls="kvm.packages", **options):
+    """Apply an SLS and return each state's row by its id."""
     words = [f"{key}={value}" for key, value in options.items()]
-    argv = ["salt", HOST, "--timeout=60", "--out=json", "--static", "state.apply", "kvm.packages", "queue=True"]
+    argv = ["salt", HOST, "--timeout=60", "--out=json", "--static", "state.apply", sls, "queue=True"]
     done = lab.run("controller", [*argv, *words], check=False, timeout=300)
     rows = json.loads(done.stdout)[HOST]
     assert isinstance(rows, dict), rows
@@ -48,10 +50,11 @@ def held(lab, seconds):
         lab.run(HOST, ["kill", pid], check=False)
 
 
-def lay(lab, packages):
-    """Lay kvm:packages over the host's own pillar."""
+def lay(lab, packages, **more):
+    """Lay kvm:packages and other keys of kvm over the host's own pillar."""
     text = salt.pillar_files(lab.hosts)[f"{HOST}.sls"]
-    salt.merge_pillar(lab.hosts, {f"{HOST}.sls": salt.merged_yaml(text, {"kvm": {"packages": packages}})})
+    over = {"kvm": {"packages": packages, **more}}
+    salt.merge_pillar(lab.hosts, {f"{HOST}.sls": salt.merged_yaml(text, over)})
 
 
 def installed(lab):
@@ -70,7 +73,7 @@ def chosen(lab):
 def wanted_packages(lab):
     """The packages of the roles storage and monitoring, which are enabled; in the end all is as before."""
     before = installed(lab)
-    lay(lab, {"enabled": ["hypervisor", "storage", "monitoring"], "lock_timeout": 60})
+    lay(lab, ROLES)
     argv = ["salt-call", "--out=json", "formula.config", "kvm"]
     roles = json.loads(lab.run(HOST, argv).stdout)["local"]["packages"]["roles"]
     yield {*roles["storage"], *roles["monitoring"]}
@@ -95,14 +98,14 @@ def installation(lab, roles):
 
 def test_a_lock_that_is_held_for_too_long_ends_the_run_and_names_the_holder(lab, roles):
     before = installed(lab)
-    lay(lab, {"enabled": ["hypervisor", "storage", "monitoring"], "lock_timeout": 3})
+    lay(lab, {**ROLES, "lock_timeout": 3})
     try:
         with held(lab, 30):
             begun = time.monotonic()
             rows = apply(lab)
             assert time.monotonic() - begun < 20
     finally:
-        lay(lab, {"enabled": ["hypervisor", "storage", "monitoring"], "lock_timeout": 60})
+        lay(lab, ROLES)
     lock = rows["kvm_package_lock"]
     assert lock["result"] is False
     for text in ("(python3)", LOCK, "after 3 s", "kvm:packages:lock_timeout", "lvm2"):
@@ -146,3 +149,54 @@ def test_a_held_lock_does_not_delay_a_run_that_has_nothing_to_install(lab, done)
 def test_a_package_that_was_taken_away_comes_back_alone(lab, done):
     lab.run(HOST, ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qy", "remove", "munin-libvirt-plugins"])
     assert set(apply(lab)["kvm_packages"]["changes"]) == {"munin-libvirt-plugins"}
+
+
+# ---- multipath.conf, whose package the role storage has ----
+
+
+@pytest.fixture(name="multipath")
+def multipath_settings(lab, done):
+    """A function that declares kvm:multipath and applies it; the file is removed in the end."""
+
+    def declare(settings, **options):
+        lay(lab, ROLES, multipath=settings)
+        return apply(lab, "kvm.multipath", **options)["kvm_multipath"]
+
+    yield declare
+    lay(lab, ROLES)
+    lab.run(HOST, ["rm", "-f", MULTIPATH])
+
+
+def read(lab):
+    """Return the file's text, None if there is none."""
+    done = lab.run(HOST, ["cat", MULTIPATH], check=False)
+    return done.stdout if done.returncode == 0 else None
+
+
+def test_multipath_is_configured_as_predicted_and_reads_it(lab, multipath):
+    settings = {
+        "defaults": {"polling_interval": 7, "user_friendly_names": True},
+        "blacklist": {"devnode": ["^vd[a-z]"], "devices": [{"vendor": "QEMU", "product": "QEMU DVD-ROM"}]},
+        "multipaths": [{"wwid": "3600a098038303053453f463045727a75", "alias": "guests"}],
+    }
+    assert multipath(settings, test=True)["result"] is None
+    assert read(lab) is None
+    ret = multipath(settings)
+    assert ret["result"] is True, ret["comment"]
+    assert ret["changes"]
+    in_force = " ".join(lab.run(HOST, ["multipath", "-t"]).stdout.split())
+    for text in ("polling_interval 7", 'devnode "^vd[a-z]"', 'product "QEMU DVD-ROM"', 'alias "guests"'):
+        assert text in in_force
+    assert multipath(settings)["changes"] == {}
+    lab.run(HOST, ["sed", "-i", "s/polling_interval.*/polling_interval 9/", MULTIPATH])
+    assert set(multipath(settings)["changes"]) == {"diff"}
+    assert "polling_interval 7" in read(lab)
+
+
+def test_what_multipath_does_not_know_leaves_the_old_file(lab, multipath):
+    multipath({"defaults": {"polling_interval": 7}})
+    before = read(lab)
+    ret = multipath({"defaults": {"poling_interval": 7}})
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "invalid keyword in the defaults section: poling_interval" in ret["comment"]
+    assert read(lab) == before
