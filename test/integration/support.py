@@ -101,7 +101,7 @@ def start_guest(lab: Lab, host: str, name: str) -> None:
     for hypervisor in lab.hosts.hypervisors:
         lab.run(hypervisor, ["rm", "-f", f"/var/log/libvirt/qemu/{name}-serial.log"])
     lab.run(host, guest.install_argv(name))
-    lab.wait_console(host, name, "guest second 2")
+    lab.wait_console(host, name, "guest second 2", timeout=180)
 
 
 def end_guest(lab: Lab, name: str) -> None:
