@@ -82,7 +82,11 @@ def compile_highstate(config: str, repeat: int) -> dict[str, Any]:
     if len(seconds) != repeat:
         return {"error": f"{len(seconds)} compilations instead of {repeat}"}
     files = {chunk["__sls__"] for chunk in chunks}
-    return {"seconds": seconds, "states": len(chunks), "files": len(files), "packages": packages_of(chunks)}
+    durable = sorted({chunk["__id__"] for chunk in chunks if chunk["state"] == "durable"})
+    return {
+        "seconds": seconds, "states": len(chunks), "files": len(files),
+        "packages": packages_of(chunks), "durable": durable,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

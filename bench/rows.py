@@ -15,7 +15,7 @@ class Row:
 
     Attributes:
         name: what was measured, in a few words.
-        value: the figure; None when it could not be measured (then `how` says why).
+        value: the figure; None when it was not measured (then `how` says why).
         unit: of the value and of the goal.
         goal: the worst value that is still good.
         better: `lower` or `higher`.
@@ -73,7 +73,7 @@ def table(rows: Sequence[Row]) -> str:
             row.name,
             "not measured" if row.value is None else f"{row.value:.3g} {row.unit}",
             f"{'at most' if row.better == 'lower' else 'at least'} {row.goal:.3g} {row.unit}",
-            "ok" if row.met else "MISSED",
+            "ok" if row.met else "" if row.value is None else "MISSED",
         )
         for row in rows
     ]

@@ -15,9 +15,11 @@ from lab.state import CHECKOUT
 from .rows import Row, median, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from lab.ui import Progress
+
+    More = Mapping[str, Callable[[Lab, str, int], Row]]
 
 CONFIG = "/etc/salt"
 HIGHSTATE = ["salt-call", "--retcode-passthrough", "--state-verbose=false", "state.highstate"]
@@ -243,7 +245,7 @@ def fresh_row(rounds: list[tuple[float, float]]) -> Row:
     )
 
 
-def rows(name: str, platform: str, repeat: int, fresh: int, progress: Progress) -> list[Row]:
+def rows(name: str, platform: str, repeat: int, fresh: int, more: More, progress: Progress) -> list[Row]:
     """Measure everything.
 
     Args:
@@ -251,6 +253,7 @@ def rows(name: str, platform: str, repeat: int, fresh: int, progress: Progress) 
         platform: a platform of `kitchen.yml`.
         repeat: how often the short figures are measured.
         fresh: how many pairs of fresh hosts are measured.
+        more: what else is measured on the host in the end, by what it is.
         progress: where steps are shown.
 
     Returns:
@@ -268,6 +271,10 @@ def rows(name: str, platform: str, repeat: int, fresh: int, progress: Progress) 
             second = second_rows(lab, host, repeat)
         with progress.step(f"compile the highstate, {repeat} times"):
             compilation = compile_row(lab, host, repeat)
-        return [compilation, *second, fresh_row(rounds)]
+        others = []
+        for what, measure in more.items():
+            with progress.step(f"{what}, {repeat} times"):
+                others.append(measure(lab, host, repeat))
+        return [compilation, *second, fresh_row(rounds), *others]
     finally:
         Lab(name, progress).down()

@@ -2,13 +2,16 @@
 
 import json
 import textwrap
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from bench import on_host, salt_runs
+from bench import __main__ as bench_main
+from bench import more_runs, on_host, salt_runs
 from bench.rows import Row, median, spread, table, write
+from lab import salt as lab_salt
 from lab.proc import LabError
 from lab.state import CHECKOUT
 
@@ -40,9 +43,17 @@ def test_median_and_spread():
 
 def test_table_names_what_is_missed():
     text = table([row(0.5), row(2.0), row(None)])
-    assert [line.split()[-1] for line in text.splitlines()[1::2]] == ["ok", "MISSED", "MISSED"]
+    assert [line.split()[-1] for line in text.splitlines()[1::2]] == ["ok", "MISSED", "ms"]
     assert "not measured" in text
     assert text.count("how it was done") == 3
+
+
+def test_a_figure_that_was_not_measured_fails_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(salt_runs, "rows", lambda *_: [row(0.5), row(None)])
+    assert bench_main.main(["--out", str(tmp_path / "bench.json")]) == 0
+    assert "not measured" in capsys.readouterr().out
+    monkeypatch.setattr(salt_runs, "rows", lambda *_: [row(2.0), row(None)])
+    assert bench_main.main(["--out", str(tmp_path / "bench.json")]) == 1
 
 
 def test_file_holds_the_promised_keys(tmp_path):
@@ -133,3 +144,61 @@ def test_a_host_without_a_master_is_measured_as_the_documentation_sets_it_up():
     assert documented.keys() == measured.keys()
     same = documented.keys() - {"file_roots", "module_dirs"}  # folders
     assert {key: documented[key] for key in same} == {key: measured[key] for key in same}
+
+
+def test_without_a_checkout_the_other_formula_is_not_measured(monkeypatch):
+    monkeypatch.delenv("LIBVIRT_FORMULA", raising=False)
+    result = more_runs.beside_row(Any, "hv1", 3)  # type: ignore[arg-type]  # no lab is asked
+    assert result.value is None
+    assert "LIBVIRT_FORMULA names no checkout" in result.how
+
+
+def test_a_checkout_that_is_none_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("LIBVIRT_FORMULA", str(tmp_path))
+    with pytest.raises(LabError, match=r"has no libvirt/init\.sls"):
+        more_runs.beside_row(Any, "hv1", 3)  # type: ignore[arg-type]  # no lab is asked
+
+
+# A lab whose hosts take files and run nothing.
+SOME_LAB: Any = SimpleNamespace(
+    hosts=SimpleNamespace(unpack=lambda _host, _files: None), run=lambda *_arguments, **_options: None
+)
+
+
+def test_the_other_formula_is_compared_per_state_and_without_the_first_compilation(monkeypatch, tmp_path):
+    (tmp_path / "libvirt").mkdir()
+    (tmp_path / "libvirt" / "init.sls").touch()
+    (tmp_path / "pillar.example").touch()
+    monkeypatch.setenv("LIBVIRT_FORMULA", str(tmp_path))
+    times = {"beside": ([9.0, 0.2, 0.2], 10), "everything": ([9.0, 0.03, 0.05], 40)}
+
+    def compiled(_lab, _host, folder, _repeat):
+        seconds, states = times[folder.split("/")[3]]
+        return {"seconds": seconds, "states": states, "files": 3}
+
+    monkeypatch.setattr(more_runs, "compiled", compiled)
+    result = more_runs.beside_row(SOME_LAB, "hv1", 2)
+    assert result.value == pytest.approx(20.0)
+    assert result.met
+
+
+@pytest.mark.parametrize(("said", "fails"), [("43 (changed=2)", False), ("43", True)])
+def test_a_flush_is_measured_by_highstates_that_write(monkeypatch, said, fails):
+    seconds = iter([9.0, 2.2, 2.0, 2.0, 2.2])
+
+    def run(_lab, _host, request):
+        return [
+            {"seconds": [next(seconds)], "codes": [0], "outputs": [SUMMARY.format(said)], "argv": argv}
+            for argv in request["time"]
+        ]
+
+    monkeypatch.setattr(more_runs, "on_host", run)
+    monkeypatch.setattr(more_runs, "compiled", lambda *_: {"durable": ["kvm_durable"]})
+    monkeypatch.setattr(lab_salt, "pillar_files", lambda _: {"common.sls": "kvm: {}"})
+    if fails:
+        with pytest.raises(LabError, match="was to change something"):
+            more_runs.durable_row(SOME_LAB, "hv1", 1)
+    else:
+        result = more_runs.durable_row(SOME_LAB, "hv1", 1)
+        assert result.value == pytest.approx(1.1)
+        assert not result.met
