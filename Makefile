@@ -11,7 +11,8 @@ PYTEST := $(BIN)/python -m pytest
 OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.installed-$(shell cat requirements/oldest.lock tools/make-venv | sha256sum | cut -c1-16)
 # Folders of Salt's loader may hold modules of the same name, so that each is checked by itself.
-MYPY_FOLDERS := $(wildcard lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden test/integration)
+MYPY_FOLDERS := $(wildcard lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden test/integration test/faults)
+FAULTS ?=
 SHELL_SCRIPTS := bootstrap .ci/run tools/make-venv tools/lint-shell tools/lock
 PYTEST_WORKERS ?= 2
 
@@ -72,6 +73,11 @@ $(OLDEST_STAMP):
 bench: venv ## measure, and write build/bench.json and a table (root)
 	$(BIN)/lab deps
 	$(BIN)/python -m bench
+
+.PHONY: faults
+faults: venv ## cut the power of hosts after a highstate, many times; FAULTS='--count 3' passes options (root)
+	$(BIN)/lab deps
+	PYTHONPATH=.:test $(BIN)/python -m faults $(FAULTS)
 
 .PHONY: ruff mypy yamllint salt-lint shell-lint docs-check
 ruff: venv

@@ -16,7 +16,7 @@ PARTITION_START = 1 << 20
 UUID_NAMESPACE = uuid.UUID("3d8a9a0e-6f0b-4c0f-9a3c-8d5b1a0c6e11")
 # What GRUB needs to reach its configuration, in the core itself.
 GRUB_MODULES = (
-    *("biosdisk", "part_msdos", "ext2", "normal", "configfile", "search", "search_fs_uuid"),
+    *("biosdisk", "part_msdos", "ext2", "xfs", "normal", "configfile", "search", "search_fs_uuid"),
     *("linux", "gzio", "serial", "terminal", "echo", "test", "boot", "minicmd"),
 )
 # GRUB 2.06 can't read the first two; the third prepares for a growth that never comes.
@@ -112,14 +112,13 @@ def boot_sectors(boot: bytes, core: bytes, disk_bytes: int) -> bytes:
     return (boot[:440] + table + core).ljust(PARTITION_START, b"\x00")
 
 
-def make_disk(root: Path, disk: Path, size_mib: int, identifier: str) -> None:
-    """Make a bootable raw disk of a tree.
+def make_bootable(root: Path, disk: Path, size_mib: int) -> None:
+    """Make a raw disk with GRUB and an empty partition.
 
     Args:
         root: the tree, with GRUB's files in ``usr/lib/grub``.
         disk: the file to make.
         size_mib: its size in MiB.
-        identifier: the file system's UUID.
 
     Raises:
         LabError: a tool failed, for example for want of space.
@@ -132,9 +131,22 @@ def make_disk(root: Path, disk: Path, size_mib: int, identifier: str) -> None:
     with disk.open("wb") as file:
         file.write(boot_sectors(boot, core.read_bytes(), disk_bytes))
         file.truncate(disk_bytes)
+
+
+def write_ext4(root: Path, disk: Path, identifier: str) -> None:
+    """Make an ext4 file system of a tree in a disk's only partition.
+
+    Args:
+        root: the tree.
+        disk: the disk, of its final size and with its first sectors.
+        identifier: the file system's UUID.
+
+    Raises:
+        LabError: mke2fs failed, for example for want of space.
+    """
     # The rest of a new file is all zeros: the inode tables need no writing.
     extended = f"offset={PARTITION_START},assume_storage_prezeroed=1,root_owner=0:0"
     options = ["-U", identifier, "-L", "root", "-m", "1", "-i", "32768", "-O", WITHOUT]
-    size = f"{(disk_bytes - PARTITION_START) >> 10}k"
+    size = f"{(disk.stat().st_size - PARTITION_START) >> 10}k"
     argv = ["mke2fs", "-q", "-F", "-t", "ext4", *options, "-E", extended]
     run([*argv, "-d", str(root), str(disk), size], timeout=600)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import rootfs, vmdisk
+from . import rootfs, vmdisk, vmxfs
 from .proc import CommandError, LabError, run
 from .state import CACHE, CHECKOUT, tree_digest
 from .vmspec import Say, silent
@@ -30,7 +30,12 @@ SPACE_NEEDED_MIB = 6000
 NFS_SERVER = ("nfs-kernel-server",)
 # What a machine has besides what every host has. The cloud kernel lacks dlm and many drivers.
 PACKAGES = ("linux-image-amd64", "initramfs-tools", "zstd", "grub-pc", "ifupdown", *NFS_SERVER)
-INITRAMFS_MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ext4")
+INITRAMFS_MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod")
+# For a root of each file system: packages, modules that must be there to mount it, options in fstab.
+FILE_SYSTEMS = {
+    "ext4": ((), ("ext4",), "errors=remount-ro 0 1"),
+    "xfs": (("xfsprogs",), ("xfs", "libcrc32c", "crc32c_generic"), "defaults 0 0"),
+}
 # Work of a machine that lives for months; here it only delays the start.
 UNWANTED_UNITS = (*rootfs.TIMERS, "e2scrub_reap.service", "man-db.timer", "nfs-server.service")
 # By these a host could be taken for another, or the build is still to be seen.
@@ -50,23 +55,25 @@ class Recipe:
         release: Debian's code name, for example ``bookworm``.
         packages: what the formulas install, besides what every machine has.
         size_mib: size of the disk in MiB; only what is used takes space.
+        file_system: of the root, one of :data:`FILE_SYSTEMS`.
     """
 
     release: str
     packages: tuple[str, ...] = ()
     size_mib: int = 10240
+    file_system: str = "ext4"
 
     def digest(self) -> str:
         """Return the image's name: 16 hex digits over the recipe and the code that follows it."""
         here = Path(__file__)
-        sources = [here, here.with_name("vmdisk.py"), vmdisk.FILES, INSTALL_SALT]
+        sources = [here, here.with_name("vmdisk.py"), here.with_name("vmxfs.py"), vmdisk.FILES, INSTALL_SALT]
         sources += [CHECKOUT / "bootstrap", CHECKOUT / "requirements/salt.lock"]
-        parts = [self.release, str(self.size_mib), tree_digest(sources), *self.included()]
+        parts = [self.release, str(self.size_mib), self.file_system, tree_digest(sources), *self.included()]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     def included(self) -> list[str]:
         """Return the names of all packages to install, sorted."""
-        return sorted({*rootfs.BASE, *PACKAGES, *self.packages})
+        return sorted({*rootfs.BASE, *PACKAGES, *FILE_SYSTEMS[self.file_system][0], *self.packages})
 
 
 @dataclass(frozen=True)
@@ -113,10 +120,15 @@ def build(recipe: Recipe, *, cache: Path = CACHE, say: Say = silent) -> Image:
         work.mkdir()
         try:
             _make_tree(recipe, work / "root", cache, say)
-            _prepare(work / "root", vmdisk.fs_uuid(digest))
-            say("writing the disk")
             identifier = vmdisk.fs_uuid(digest)
-            vmdisk.make_disk(work / "root", work / "disk.raw", recipe.size_mib, identifier)
+            _prepare(work / "root", recipe.file_system, identifier)
+            say(f"writing the disk ({recipe.file_system})")
+            vmdisk.make_bootable(work / "root", work / "disk.raw", recipe.size_mib)
+            if recipe.file_system == "xfs":
+                left_out = vmxfs.write(work / "root", work / "disk.raw", identifier)
+                say(f"{len(left_out)} names that mkfs.xfs can't express are left out: {', '.join(left_out[:3])} …")
+            else:
+                vmdisk.write_ext4(work / "root", work / "disk.raw", identifier)
             remove_tree(work / "root")
             seconds = round(time.monotonic() - begun, 1)
             description = asdict(recipe) | {"seconds": seconds}
@@ -180,7 +192,7 @@ def _make_tree(recipe: Recipe, root: Path, cache: Path, say: Say) -> None:
     environment |= {
         "LAB_CHECKOUT": str(CHECKOUT),
         "LAB_DEBS": str(archives),
-        "LAB_INITRAMFS_MODULES": " ".join(INITRAMFS_MODULES),
+        "LAB_INITRAMFS_MODULES": " ".join((*INITRAMFS_MODULES, *FILE_SYSTEMS[recipe.file_system][1])),
         "LAB_PIP_INDEX": os.environ.get("PIP_INDEX_URL", ""),
     }
     argv = [
@@ -206,8 +218,8 @@ def _make_tree(recipe: Recipe, root: Path, cache: Path, say: Say) -> None:
         raise LabError(f"{reason}; the log is {log}\n{error}") from None
 
 
-def _prepare(root: Path, identifier: str) -> None:
-    """Make a tree ready to boot from a file system with that UUID, without an identity."""
+def _prepare(root: Path, file_system: str, identifier: str) -> None:
+    """Make a tree ready to boot from a file system of that kind and UUID, without an identity."""
     files = vmdisk.FILES
     units = root / "etc/systemd/system"
     script = root / "usr/local/lib/lab/first-boot"
@@ -219,7 +231,7 @@ def _prepare(root: Path, identifier: str) -> None:
     grub = root / "boot/grub"
     shutil.copytree(root / "usr/lib/grub/i386-pc", grub / "i386-pc", dirs_exist_ok=True)
     (grub / "grub.cfg").write_text(vmdisk.grub_cfg(root, identifier))
-    (root / "etc/fstab").write_text(f"UUID={identifier} / ext4 errors=remount-ro 0 1\n")
+    (root / "etc/fstab").write_text(f"UUID={identifier} / {file_system} {FILE_SYSTEMS[file_system][2]}\n")
     (root / "etc/hostname").write_text("localhost\n")
     (root / "etc/network/interfaces").write_text(INTERFACES)
     vmdisk.in_tree(root, ["systemctl", "enable", "lab-first-boot.service"])

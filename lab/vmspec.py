@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class MachineSpec:
         nics: its cards; the address belongs to the first.
         disks: further disks.
         watchdog: an i6300esb watchdog that resets the machine.
+        frozen: memory of the same machine from :meth:`lab.vm.Machine.freeze`, to go on from instead of booting.
     """
 
     lab: str
@@ -88,6 +90,7 @@ class MachineSpec:
     nics: Sequence[Nic] = (Nic(),)
     disks: Sequence[Disk] = ()
     watchdog: bool = False
+    frozen: Path | None = None
 
     def mac(self, index: int) -> str:
         """Return a card's hardware address, the same at every start."""
@@ -156,6 +159,8 @@ def qemu_argv(spec: MachineSpec, folder: Path, accelerator: str) -> list[str]:
         argv += ["-netdev", backend, "-device", card]
     if spec.watchdog:
         argv += ["-device", "i6300esb", "-action", "watchdog=reset"]
+    if spec.frozen:
+        argv += ["-incoming", f"exec:cat {shlex.quote(str(spec.frozen))}"]
     return [*argv, "-pidfile", str(folder / "qemu.pid"), "-daemonize"]
 
 

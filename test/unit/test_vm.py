@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import vm, vmdisk, vmimage, vmspec
+from lab import vm, vmdisk, vmimage, vmspec, vmxfs
 from lab.proc import LabError
 from lab.qmp import Qmp
 
@@ -311,3 +311,48 @@ def test_a_lost_connection_is_an_error(tmp_path):
 def test_nobody_at_the_socket_is_an_error(tmp_path):
     with pytest.raises(LabError, match="does not answer on"), Qmp(tmp_path / "missing"):
         pass
+
+
+# --- XFS ---
+
+
+def test_a_tree_is_listed_for_mkfs_xfs(tmp_path):
+    (tmp_path / "etc").mkdir(mode=0o755)
+    (tmp_path / "etc" / "shadow").touch()
+    (tmp_path / "etc" / "shadow").chmod(0o640)
+    (tmp_path / "su").touch()
+    (tmp_path / "su").chmod(0o4755)
+    (tmp_path / "write").touch()
+    (tmp_path / "write").chmod(0o2755)
+    (tmp_path / "sh").symlink_to("etc/dash")
+    for name in ("two words", "$", ":"):
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / "pipe")
+    tmp_path.chmod(0o755)
+    text, left_out = vmxfs.listing(tmp_path)
+    own = f"{os.getuid()} {os.getgid()}"
+    assert text.splitlines() == [
+        "/",
+        "0 0",
+        "d--755 0 0",
+        f" etc d--755 {own}",
+        f"  shadow ---640 {own} /etc/shadow",
+        " $",
+        f" sh l--777 {own} etc/dash",
+        f" su -u-755 {own} /su",
+        f" write --g755 {own} /write",
+        "$",
+    ]
+    assert left_out == ["/$", "/:", "/pipe", "/two words"]
+
+
+def test_images_of_file_systems_differ_and_hold_what_they_need():
+    ext4, xfs = (vmimage.Recipe("bookworm", file_system=name) for name in ("ext4", "xfs"))
+    assert ext4.digest() != xfs.digest()
+    assert set(xfs.included()) - set(ext4.included()) == {"xfsprogs"}
+
+
+def test_a_frozen_machine_goes_on_instead_of_booting():
+    argv = vmspec.qemu_argv(replace(SPEC, frozen=Path("/lab/a b/memory")), Path("/lab/hv1"), "tcg")
+    assert values(argv, "-incoming") == ["exec:cat '/lab/a b/memory'"]
+    assert "-incoming" not in vmspec.qemu_argv(SPEC, Path("/lab/hv1"), "tcg")
