@@ -67,10 +67,15 @@ def cut(host: FrozenHost, seed: int, number: int, *, flush: bool, whole: bool) -
         LabError: the host did not do what was asked; nothing is known then.
     """
     host.thaw()
-    host.give(pillar(host.name, seed, number))
+    values = pillar(host.name, seed, number)
+    host.give(values)
     done = host.apply(FOLDERS, LEAVES, [] if flush else host.flushes, CUT_AFTER)
     files = {path: digest for path, digest in done["files"].items() if not path.startswith(OF_THE_SYSTEM)}
     lost = host.boot(files, whole=whole)
+    # The boot loader replays no journal: it must find the new menu in its place.
+    for name, value in values["kvm"]["kernel"]["args"].items():
+        if f"{name}={value}" not in host.command_line():
+            lost["/proc/cmdline"] = "old"
     host.machine.kill()
     return {
         "file_system": host.name, "number": number, "flush": flush, "files": len(files), "lost": lost,

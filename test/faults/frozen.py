@@ -52,6 +52,7 @@ TTYPath=/dev/ttyS0
 WantedBy=sysinit.target
 """
 PRINTED = re.compile(r"^([0-9a-f]{64})  (/.*?)\r*$", re.MULTILINE)
+COMMAND_LINE = re.compile(r"\] Command line: (.*)$", re.MULTILINE)
 # A host without a master, as docs/operations.rst says.
 MASTERLESS = {
     "file_client": "local",
@@ -215,6 +216,12 @@ class FrozenHost:
             lost = self.check(files)
         self.seconds["boot"] = time.monotonic() - begun
         return lost
+
+    def command_line(self) -> list[str]:
+        """Return the words with which the boot loader started its kernel."""
+        text = self.machine.console_log.read_bytes().decode("utf-8", "replace")
+        found = COMMAND_LINE.search(text)
+        return found[1].split() if found else []
 
     def give(self, pillar: Mapping[str, Any]) -> None:
         """Replace its pillar."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +219,68 @@ def test_a_failed_flush_fails(calls, monkeypatch, tmp_path):
     assert ret["result"] is False
     assert "I/O error" in ret["comment"]
     assert calls == []
+
+
+# ---- what the boot loader reads ----
+
+MOUNTS = """\
+22 1 252:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+23 22 0:5 / /proc rw shared:2 - proc proc rw
+24 22 252:2 / /boot rw shared:3 master:4 - xfs /dev/vda2 rw
+"""
+
+
+def test_a_file_system_is_found_by_its_device():
+    assert durable.file_system(os.makedev(252, 1), MOUNTS) == "ext4"
+    assert durable.file_system(os.makedev(252, 2), MOUNTS) == "xfs"
+    assert durable.file_system(os.makedev(8, 1), MOUNTS) == ""
+
+
+@pytest.fixture(name="boot")
+def boot_folder(calls, monkeypatch, tmp_path) -> list[Any]:
+    """A /boot whose file system can be frozen; the calls in their order."""
+    order: list[Any] = calls
+    monkeypatch.setattr(durable, "_BOOT", str(tmp_path))
+    device = tmp_path.stat().st_dev
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"1 1 {os.major(device)}:{os.minor(device)} / / rw - xfs /dev/x rw\n")
+    monkeypatch.setattr(durable, "_TABLE", mounts)
+    running = {"kernel_cmdline_|-a": result(0, changed=True)}
+    monkeypatch.setattr(durable, "__running__", running, raising=False)
+    monkeypatch.setattr(fcntl, "ioctl", lambda _file, request, _value: order.append(hex(request)))
+    return order
+
+
+def test_a_changed_boot_menu_is_put_in_its_place_after_the_flush(boot, tmp_path):
+    ret = durable.synced("x", [str(tmp_path)])
+    assert boot == [["sync", "-f", str(tmp_path)], "0xc0045877", "0xc0045878"]
+    assert "boot loader can read" in ret["comment"]
+    assert ret["changes"] == {}
+
+
+def test_nothing_is_frozen_for_other_changes_elsewhere_or_without_a_journal(boot, monkeypatch, tmp_path):
+    durable.synced("x", ["/etc"])
+    monkeypatch.setattr(durable, "__running__", {"file_|-a": result(0, changed=True)})
+    durable.synced("x", [str(tmp_path)])
+    monkeypatch.setattr(durable, "__running__", {"pkg_|-a": result(0, changed=True)})
+    durable._TABLE.write_text("")
+    durable.synced("x", [str(tmp_path)])
+    assert all(call[0] == "sync" for call in boot)
+
+
+@pytest.mark.parametrize(
+    ("code", "good"),
+    [(errno.EBUSY, True), (errno.EOPNOTSUPP, True), (errno.EPERM, True), (errno.EIO, False)],
+)
+def test_what_cannot_be_frozen_is_left_alone_and_never_thawed(boot, monkeypatch, tmp_path, code, good):
+    asked = []
+
+    def refuse(_file, request, _value):
+        asked.append(request)
+        raise OSError(code, "refused")
+
+    monkeypatch.setattr(fcntl, "ioctl", refuse)
+    ret = durable.synced("x", [str(tmp_path)])
+    assert ret["result"] is good
+    assert asked == [0xC0045877]
+    assert boot
