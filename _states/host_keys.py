@@ -270,16 +270,13 @@ def trusted(
     the others are in the files by then, and one that was there before stays.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    wrong = __utils__["ssh_keys.refused"](hosts)
+    if wrong:
+        return ret | {"result": False, "comment": f"Nothing has changed: {wrong}."}
     others = __utils__["ssh_keys.others"](hosts, __opts__["id"])
     entries, missing = _collect(others, source, 0 if __opts__["test"] else wait_seconds)
-    read, access, write = (__utils__[f"own_files.{verb}"] for verb in ("read", "access", "write"))
-    paths = (f"{name}/known_hosts", f"{name}/authorized_keys")
-    before = [(read(path) or b"").decode("utf-8", "replace") for path in paths]
-    after = __utils__["ssh_keys.lines"](others, entries, tuple(before))
-    for path, old, new in zip(paths, before, after, strict=True):
-        # Where nobody was and nobody is to be trusted, no file is made.
-        if (old != new and (old or others)) or access(path, 0o644):
-            ret["changes"][path] = _difference(old, new) or access(path, 0o644)
+    texts = _texts(name, others, entries)
+    ret["changes"] = {path: change for path, (_, change) in texts.items() if change}
     if __opts__["test"]:
         if missing:
             ret["changes"].setdefault("waits for", missing)
@@ -287,9 +284,8 @@ def trusted(
             return ret | {"comment": "Exactly these hosts are trusted."}
         return ret | {"result": None, "comment": "Would write whom this host trusts."}
     try:
-        for path, new in zip(paths, after, strict=True):
-            if path in ret["changes"]:
-                write(path, new.encode(), 0o644)
+        for path in ret["changes"]:
+            __utils__["own_files.write"](path, texts[path][0].encode(), 0o644)
     except OSError as error:
         return ret | {"result": False, "comment": f"{error}."}
     if missing:
@@ -299,6 +295,22 @@ def trusted(
         )
         return ret | {"result": False, "comment": comment}
     return ret | {"comment": "Exactly these hosts are trusted."}
+
+
+def _texts(
+    folder: str, others: Mapping[str, Any], entries: Mapping[str, Any]
+) -> dict[str, tuple[str, Any]]:
+    """Return, by path, what each file should hold and what is different about it now."""
+    read, access = __utils__["own_files.read"], __utils__["own_files.access"]
+    paths = (f"{folder}/known_hosts", f"{folder}/authorized_keys")
+    before = [(read(path) or b"").decode("utf-8", "replace") for path in paths]
+    after = __utils__["ssh_keys.lines"](others, entries, tuple(before))
+    found = {}
+    for path, old, new in zip(paths, before, after, strict=True):
+        # Where nobody was and nobody is to be trusted, no file is made.
+        change = _difference(old, new) if old or others else {}
+        found[path] = new, change or access(path, 0o644)
+    return found
 
 
 def _collect(

@@ -39,6 +39,9 @@ def configured(name: str, hosts: dict[str, dict[str, list[str]]]) -> dict[str, A
     configuration again; connections stay.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    wrong = __utils__["ssh_keys.refused"](hosts)
+    if wrong:
+        return ret | {"result": False, "comment": f"Nothing has changed: {wrong}."}
     test, others, folder = __opts__["test"], __utils__["ssh_keys.others"](hosts, __opts__["id"]), Path(name)
     if not salt.utils.path.which("sshd") or not salt.utils.path.which("ssh"):
         if test:

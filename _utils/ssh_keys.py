@@ -19,6 +19,7 @@ _PUBLIC = re.compile(
 )
 _ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
 _HOST_KEYS_AT_MOST = 8
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\Z")
 
 
 def is_id(text: object) -> bool:
@@ -71,6 +72,32 @@ def called(host: str, where: Mapping[str, Sequence[str]]) -> list[str]:
     """
     names = [host, *where.get("names", []), *addresses(where)]
     return list(dict.fromkeys(name.lower() for name in names))
+
+
+def refused(hosts: Any) -> str:
+    """Says what is wrong with a list of hosts, for states that are called from a site's own SLS; or nothing.
+
+    Pillar is held to the same by the schema. A word too many in one of these would end in a line of
+    authorized_keys or of sshd's configuration.
+    """
+    if not isinstance(hosts, Mapping):
+        return f"hosts: {hosts!r} is no mapping of minion ids"
+    for host, where in hosts.items():
+        if not is_id(host):
+            return f"hosts: {host!r} is no minion id"
+        if not isinstance(where, Mapping) or not set(where) <= {"addresses", "names"}:
+            return f"hosts:{host}: {where!r} is no mapping of addresses and names"
+        if not where.get("addresses"):
+            return f"hosts:{host}:addresses: at least one is needed, since its key is good from there only"
+        for address in where["addresses"]:
+            try:
+                ipaddress.ip_address(address)
+            except ValueError:
+                return f"hosts:{host}:addresses: {address!r} is no IP address"
+        for name in where.get("names", []):
+            if not isinstance(name, str) or not _NAME.match(name):
+                return f"hosts:{host}:names: {name!r} is no host name"
+    return ""
 
 
 def others(hosts: Mapping[str, Any], own: str) -> dict[str, Any]:

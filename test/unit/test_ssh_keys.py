@@ -101,6 +101,28 @@ def test_a_host_that_is_not_listed_itself_trusts_nobody():
     assert ssh_keys.others(HOSTS, "hv3") == {}
 
 
+@pytest.mark.parametrize(
+    ("hosts", "said"),
+    [
+        (["hv1"], "['hv1'] is no mapping of minion ids"),
+        ({"hv 1": {}}, "hosts: 'hv 1' is no minion id"),
+        ({"hv1": "192.0.2.1"}, "hosts:hv1: '192.0.2.1' is no mapping"),
+        ({"hv1": {"addresses": ["192.0.2.1"], "keys": []}}, "is no mapping of addresses and names"),
+        ({"hv1": {"names": ["hv1"]}}, "hosts:hv1:addresses: at least one is needed"),
+        ({"hv1": {"addresses": ["0.0.0.0/0"]}}, "hosts:hv1:addresses: '0.0.0.0/0' is no IP address"),
+        ({"hv1": {"addresses": ["192.0.2.1"], "names": ["a\nMatch all"]}}, "is no host name"),
+        ({"hv1": {"addresses": ["192.0.2.1"], "names": ["*"]}}, "hosts:hv1:names: '*' is no host name"),
+    ],
+)
+def test_a_list_of_hosts_that_says_something_else_is_refused(hosts, said):
+    assert said in ssh_keys.refused(hosts)
+
+
+def test_a_sound_list_of_hosts_is_taken():
+    assert ssh_keys.refused(HOSTS) == ""
+    assert ssh_keys.refused({}) == ""
+
+
 def test_ssh_believes_our_file_alone_and_only_between_roots():
     text = ssh_keys.client(HOSTS, "/k/id", "/k/known")
     assert "Match localuser root user root host hv1,hv1.example.org,192.0.2.11,2001:db8::11,hv2,192.0.2.12\n" in text

@@ -176,10 +176,11 @@ def test_the_controller_keeps_its_cas(lab, controller):
 
 
 def test_private_keys_never_leave_their_host(lab):
-    """No private key in the file tree, the master's job cache, its logs, or a minion's cache."""
+    """No private key in the file tree, the master's job cache, the logs, the journal, or a minion's cache."""
     script = "grep -rlE 'BEGIN ([A-Z]+ )?PRIVATE KEY' /srv /var/cache/salt /var/log 2>/dev/null || true"
     for host in ("controller", "hv1", "hv2"):
         assert lab.run(host, ["sh", "-c", script]).stdout == "", host
+        assert "PRIVATE KEY-----" not in lab.run(host, ["journalctl", "--no-pager", "--output=cat"]).stdout, host
 
 
 def repaired(lab):

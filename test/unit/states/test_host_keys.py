@@ -229,6 +229,14 @@ def test_who_is_missing_is_named_and_the_others_are_trusted(host):
     assert ret["changes"] == {}, "what stood there stays while the host is listed"
 
 
+def test_a_list_that_makes_no_sense_changes_nothing(host, tools):
+    for state in (host_keys.trusted, host_ssh.configured):
+        ret = state(str(host.ours), {"hv1": {}, "hv2": {"addresses": ["any"]}})
+        assert (ret["result"], ret["changes"]) == (False, {})
+        assert "Nothing has changed: hosts:hv1:addresses: at least one" in ret["comment"]
+    assert host.files() == {}
+
+
 def test_nobody_to_trust_leaves_no_trace(host):
     assert host_keys.trusted(str(host.ours), {})["changes"] == {}
     assert host.files() == {}
