@@ -248,7 +248,10 @@ def _hand_in(keeper: str, entry: dict[str, Any]) -> str:
     found = answer.get(keeper, answer) if isinstance(answer, dict) else answer
     if isinstance(found, dict) and "error" in found:
         found = found["error"]
-    return " ".join(str(found).split()).rstrip(".")
+    said = " ".join(str(found).split()).rstrip(".")
+    if "is not available" in said:
+        said += f"; that minion gets this function with its own highstate, or: salt {keeper} saltutil.sync_all"
+    return said
 
 
 def trusted(

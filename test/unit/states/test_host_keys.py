@@ -191,6 +191,14 @@ def test_an_answer_alone_is_not_believed(host, caller, said):
     assert said in ret["comment"]
 
 
+def test_a_keeper_without_the_function_is_told_what_it_lacks(host):
+    host.server()
+    host_keys.pair(host.key)
+    host_keys.__salt__["publish.publish"] = lambda *_, **__: {"controller": "'host_keys.deposit' is not available."}
+    comment = host_keys.published(host.key, "controller", wait_seconds=0)["comment"]
+    assert "salt controller saltutil.sync_all" in comment
+
+
 def test_the_keeper_refuses_what_is_no_key_and_where_it_keeps_none(host, monkeypatch):
     good = host_keys.public_half(host_keys.new_private())
     assert "refused" in keeper.deposit(good, [good + "\nevil"], __pub_id="hv1")["error"]
