@@ -96,8 +96,7 @@ def _managed(name: str, ensure: str, given: Mapping[str, Any]) -> dict[str, Any]
             return ret | {"result": None, "changes": changes, "comment": "libvirt is not installed yet."}
         return ret | {"result": False, "comment": f"Network {name}: libvirt is not installed."}
     try:
-        facts = _facts(name)
-        todo = __utils__["libvirt_network.plan"](name, spec, facts)
+        todo = _planned(name, spec)
         if any(step.action == "define" for step in todo.steps):
             why = _in_the_way(name, spec)
             if why:
@@ -115,6 +114,16 @@ def _managed(name: str, ensure: str, given: Mapping[str, Any]) -> dict[str, Any]
         return ret | {"result": False, "comment": f"Network {name}: {error}."}
     comment = f"The network {name} is {f'{ensure} now' if ret['changes'] else 'as it should be'}."
     return ret | {"comment": comment + waits}
+
+
+def _planned(name: str, spec: Mapping[str, Any]) -> Any:
+    """Return libvirt_network's Plan, made with the guests in mind if it would restart the network."""
+    facts = _facts(name)
+    todo = __utils__["libvirt_network.plan"](name, spec, facts)
+    if any(step.arguments[0] == "net-destroy" for step in todo.steps):
+        # Guests are asked themselves: what libvirt counts is lost by its own net-update.
+        todo = __utils__["libvirt_network.plan"](name, spec, facts._replace(plugs=_plugs(name)))
+    return todo
 
 
 def _waiting(guests: tuple[str, ...]) -> str:
@@ -166,8 +175,6 @@ def _facts(name: str) -> Any:
         live=live,
         persistent=info["persistent"],
         autostart=info["autostart"],
-        # libvirt counts who is attached, so that guests are asked only when there are any.
-        plugs=_plugs(name) if live is not None and "connections=" in live else (),
     )
 
 
