@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from salt.exceptions import SaltInvocationError
+import salt.loader
+from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 __salt__: dict[str, Any]
 __utils__: dict[str, Any]
@@ -23,6 +24,8 @@ __context__: dict[Any, Any]
 # What the utilities need of one another: the loader gives them no __utils__ of their own.
 _SIBLINGS = (
     "hypervisor_actions.state",
+    "hypervisor_actions.used_by_others",
+    "hypervisor_checks.shown",
     "hypervisor_guests.names",
     "hypervisor_guests.resolve",
     "hypervisor_host.certificates",
@@ -258,6 +261,50 @@ def resize(name: Any = None, cpu: Any = None, mem: Any = None, *args: Any, **kwa
     return found
 
 
+def _loaded(loader: Any) -> Any:
+    """Returns the loader behind what Salt gives a module, to be handed to another loader."""
+    value = getattr(loader, "value", None)
+    return value() if callable(value) else loader
+
+
+def create(name: Any = None, *args: Any, **declaration: Any) -> dict[str, Any]:
+    """Makes a guest, as the states ``guest.running``, ``guest.stopped`` and ``guest.defined`` do.
+
+    CLI example: ``salt hv1 hypervisor.create web cpu=2 mem=2048 'disks=[{"name": "system", "size": 8192}]'``
+
+    Args:
+        name: the guest; there must be none of that name.
+        args: refused.
+        declaration: what it is to be, with the keys of pillar ``libvirt:guests`` (docs/pillar.rst). ``ensure`` is
+            running (the default), stopped or defined. Files of the host must lie in the folder of disk images or in
+            a storage pool.
+
+    Returns:
+        ``name``, ``comment`` and ``guest``, as :func:`guest` describes it.
+
+    Raises:
+        CommandExecutionError: it could not be made, with every error of the declaration, or with what failed.
+    """
+    _check("nothing_else", args, {})
+    wanted = _check("without_salts_own", declaration)
+    checked = _check("name", name)
+    ensure = _check("choice", wanted.pop("ensure", "running"), "ensure", ("running", "stopped", "defined"))
+    __utils__["hypervisor_create.bounded"](wanted)
+    errors = __salt__["formula.judge"]("libvirt", "guest", wanted, checked)
+    if errors:
+        raise SaltInvocationError("nothing was made:\n" + "\n".join(errors))
+    images = __salt__["formula.config"]("kvm")["images"]["path"]
+    with __utils__["hypervisor_virsh.session"]() as virsh:
+        __utils__["hypervisor_create.check"](virsh, _utils(), checked, wanted, images)
+        # Not through state.single: that would take its own arguments, such as onlyif, out of the declaration.
+        states = salt.loader.states(__opts__, _loaded(__salt__), _loaded(__utils__), None)
+        done = states[f"guest.{ensure}"](checked, **wanted)
+        if done["result"] is not True:
+            raise CommandExecutionError(done["comment"])
+        found = __utils__["hypervisor_guests.one"](virsh, _utils(), checked)
+    return {"name": checked, "comment": done["comment"], "guest": found}
+
+
 def delete(name: Any = None, disks: Any = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Deletes a guest that is shut off.
 
@@ -305,9 +352,9 @@ def migrate(
 
     Returns:
         ``name``, ``uuid``, ``from``, ``to``, ``state``, ``seconds`` (all), ``check_seconds``, ``migration_seconds``,
-        ``downtime_ms``, ``transferred_bytes``, ``memory_bytes``, ``disk_bytes``, ``iterations``, ``copied_disks``
-        and ``warnings``. With ``test``: ``name``, ``uuid``, ``from``, ``to``, ``possible`` and ``reasons``, a list of
-        ``check`` and ``text``.
+        ``downtime_ms``, ``transferred_bytes``, ``memory_bytes`` (both without disks), ``iterations``,
+        ``copied_disks`` and ``warnings``. With ``test``: ``name``, ``uuid``, ``from``, ``to``, ``possible`` and
+        ``reasons``, a list of ``check`` and ``text``.
 
     Raises:
         CommandExecutionError: it stays; the message names every reason, or what failed and how the guest is now.

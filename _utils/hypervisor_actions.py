@@ -31,10 +31,13 @@ _HELP = {"paused": "hypervisor.resume continues it", "shut_off": "hypervisor.sta
 
 
 def state(virsh: Any, uuid: str) -> str:
-    """Returns the state of a guest in the words of ``hypervisor.guest``; "gone" for one that is no longer here."""
+    """Returns the state of a guest in the words of ``hypervisor.guest``.
+
+    It is "gone" for one that is not there, and "unreachable" if libvirt cannot be asked.
+    """
     printed, failed = virsh.attempt("domstate", uuid)
     if failed:
-        return "gone"
+        return "gone" if "failed to get domain" in failed else "unreachable"
     words = {"shut off": "shut_off", "in shutdown": "shutting_down", "idle": "blocked", "no state": "unknown"}
     return str(words.get(printed.strip(), printed.strip()))
 
@@ -183,7 +186,7 @@ def _deletable(virsh: Any, utils: Utils, uuid: str, own: list[dict[str, Any]]) -
     Raises:
         CommandExecutionError: one may not; the message has every reason.
     """
-    used = _used_by_others(virsh, utils, uuid)
+    used = used_by_others(virsh, utils, uuid)
     keys, wrong = [], []
     for disk in own:
         words = (disk["volume"], "--pool", disk["pool"]) if disk["volume"] else (disk["source"],)
@@ -206,11 +209,12 @@ def _deletable(virsh: Any, utils: Utils, uuid: str, own: list[dict[str, Any]]) -
     return keys
 
 
-def _used_by_others(virsh: Any, utils: Utils, uuid: str) -> dict[str, str]:
-    """Returns the paths that other guests' disks lie on or stand on, with one guest's name each."""
+def used_by_others(virsh: Any, utils: Utils, uuid: str, backing: bool = True) -> dict[str, str]:
+    """Returns the paths that other guests' disks lie on, and stand on if ``backing``, with one guest's name each."""
     used: dict[str, str] = {}
     for other, name in utils["hypervisor_guests.names"](virsh, utils).items():
         if other != uuid:
             for disk in utils["hypervisor_xml.guest"](virsh.ask("dumpxml", other))["disks"]:
-                used |= dict.fromkeys([path for path in (disk["source"], *disk["backing"]) if path], name)
+                layers = disk["backing"] if backing else []
+                used |= dict.fromkeys([path for path in (disk["source"], *layers) if path], name)
     return used

@@ -15,7 +15,7 @@ import datetime as dt
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -26,6 +26,9 @@ Reason = dict[str, str]
 _CONNECT_SECONDS = 15.0
 _PORT_SECONDS = 2.0
 _ABORT_SECONDS = 60.0
+_ABORT_PAUSE = 2.0
+# Where a guest may be that is not known to be here.
+_AWAY = frozenset({"gone", "unreachable"})
 _LATE = "it had not ended after"
 
 
@@ -250,53 +253,70 @@ def _head(move: Move) -> dict[str, Any]:
     return {"name": move.name, "uuid": move.uuid, "from": move.here, "to": move.target}
 
 
-@contextlib.contextmanager
-def _recorded(move: Move) -> Iterator[None]:
-    """Keeps the record that the guest went away, unless it did not."""
-    write, remove = move.utils["hypervisor_records.write"], move.utils["hypervisor_records.remove"]
-    try:
-        write(move.name, move.uuid, move.target, moving=True)
-    except OSError as error:
-        raise CommandExecutionError(f"{move.name} stays: the record of its move cannot be written: {error}") from error
-    try:
-        yield
-    except BaseException:
-        remove(move.name)
-        raise
-    write(move.name, move.uuid, move.target)
-
-
 def _migrate(move: Move, virsh: Any, there: Any, mover: Any, timeout: float) -> None:
     """Moves the guest; raises CommandExecutionError with where it is now if that fails."""
-    with _recorded(move):
-        why = ""
-        try:
-            for copy in move.copies:
-                move.storage.make(copy)
-            mover.begin(*move.command())
-            if mover.answer(timeout) is None:
-                why = f"{_LATE} {timeout:.0f} s and was called off"
-                virsh.attempt("domjobabort", move.uuid)
-                mover.answer(_ABORT_SECONDS)
-        except CommandExecutionError as error:
-            why = why or str(error)
-        except BaseException:
-            virsh.attempt("domjobabort", move.uuid)
+    records = {verb: move.utils[f"hypervisor_records.{verb}"] for verb in ("write", "remove")}
+    try:
+        records["write"](move.name, move.uuid, move.target, moving=True)
+    except OSError as error:
+        raise CommandExecutionError(f"{move.name} stays: the record of its move cannot be written: {error}") from error
+    why, ended = "", True
+    try:
+        for copy in move.copies:
+            move.storage.make(copy)
+        mover.begin(*move.command())
+        if mover.answer(timeout) is None:
+            why = f"{_LATE} {timeout:.0f} s and was called off"
+            ended = _called_off(move, virsh, mover)
+    except CommandExecutionError as error:
+        why = str(error)
+    except BaseException:
+        # The job was interrupted: a migration that nobody waits for must not go on unseen.
+        if _called_off(move, virsh, mover) and _here(move, virsh) not in _AWAY:
             _failed(move, virsh, there, "it was interrupted")
-            raise
-        now = move.utils["hypervisor_actions.state"](virsh, move.uuid)
-        if now != "gone":
-            raise CommandExecutionError(
-                _failed(move, virsh, there, why or "libvirt reported success, but it is still here")
-            )
+            records["remove"](move.name)
+        raise
+    now = _here(move, virsh)
+    if not ended and now != "gone":
+        raise CommandExecutionError(
+            f"{move.name} is {now} on {move.here}: {why}, but libvirt has not ended the migration to {move.target}; "
+            f"virsh domjobinfo {move.name} shows how it goes on"
+        )
+    if now not in _AWAY:
+        text = _failed(move, virsh, there, why or "libvirt reported success, but it is still here")
+        records["remove"](move.name)
+        raise CommandExecutionError(text)
+    records["write"](move.name, move.uuid, move.target)
     # Gone from here: whatever was reported, the target has it or nobody knows.
     arrived = move.utils["hypervisor_actions.state"](there, move.uuid)
     if arrived != move.guest["state"]:
         said = f" ({why})" if why else ""
         raise CommandExecutionError(
-            f"{move.name} has left {move.here}, and on {move.target} it is {arrived} instead of {move.guest['state']}"
-            f"{said}; nothing was removed anywhere: look there"
+            f"{move.name} is {now} on {move.here}, and on {move.target} it is {arrived} instead of "
+            f"{move.guest['state']}{said}; nothing was removed anywhere: look there"
         )
+
+
+def _here(move: Move, virsh: Any) -> str:
+    """Returns the guest's state on this host, asked anew if the connection has been lost."""
+    found = str(move.utils["hypervisor_actions.state"](virsh, move.uuid))
+    if found == "unreachable":
+        with move.utils["hypervisor_virsh.session"]() as again:
+            found = str(move.utils["hypervisor_actions.state"](again, move.uuid))
+    return found
+
+
+def _called_off(move: Move, virsh: Any, mover: Any) -> bool:
+    """Calls the migration off; returns whether it has ended."""
+    deadline = time.monotonic() + _ABORT_SECONDS
+    while time.monotonic() < deadline:
+        virsh.attempt("domjobabort", move.uuid)
+        try:
+            if mover.answer(_ABORT_PAUSE) is not None:
+                return True
+        except CommandExecutionError:
+            return True
+    return False
 
 
 def _failed(move: Move, virsh: Any, there: Any, why: str) -> str:
@@ -333,7 +353,6 @@ def _figures(move: Move, there: Any) -> dict[str, Any]:
         "downtime_ms": number("downtime"),
         "transferred_bytes": number("data_processed"),
         "memory_bytes": number("memory_processed"),
-        "disk_bytes": number("disk_processed"),
         "iterations": number("memory_iteration"),
         "copied_disks": [{key: copy[key] for key in ("target", "path", "capacity_bytes")} for copy in move.copies],
     }

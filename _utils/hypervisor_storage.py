@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import posixpath
 import secrets
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 Utils = Mapping[str, Any]
 
@@ -82,10 +84,10 @@ class Target:
         """
         pool, _ = self.pool(posixpath.dirname(copy["path"]))
         assert pool is not None  # noqa: S101 - the checks have passed
-        words = ["vol-create-as", pool["name"], posixpath.basename(copy["path"]), f"{copy['capacity_bytes']}b"]
-        if not copy["path"].startswith("/dev/"):
-            words += ["--format", copy["format"], "--allocation", "0"]
-        self.virsh.ask(*words)
+        with tempfile.NamedTemporaryFile("w", prefix="hypervisor-volume-", suffix=".xml") as handle:
+            handle.write(_volume(copy))
+            handle.flush()
+            self.virsh.ask("vol-create", pool["name"], handle.name)
         self.made_volumes.append(copy["path"])
 
     def undo(self) -> list[str]:
@@ -104,6 +106,19 @@ class Target:
         for name in self.made_pools:
             self.virsh.attempt("pool-destroy", name)
         self.made_pools = []
+
+
+def _volume(copy: Mapping[str, Any]) -> str:
+    """Returns the XML of an empty volume for a disk; without a word on it libvirt makes qcow2 of before 2011."""
+    name, capacity = escape(posixpath.basename(copy["path"])), copy["capacity_bytes"]
+    if copy["path"].startswith("/dev/"):
+        return f"<volume><name>{name}</name><capacity unit='bytes'>{capacity}</capacity></volume>"
+    compat = "<compat>1.1</compat>" if copy["format"] == "qcow2" else ""
+    return (
+        f"<volume><name>{name}</name><capacity unit='bytes'>{capacity}</capacity>"
+        "<allocation unit='bytes'>0</allocation>"
+        f"<target><format type='{escape(copy['format'])}'/>{compat}</target></volume>"
+    )
 
 
 def judge(
@@ -174,7 +189,8 @@ def _copy(
 ) -> dict[str, Any]:
     """Describes the copy of one disk."""
     sizes = utils["hypervisor_xml.pairs"](virsh.ask("domblkinfo", guest["uuid"], disk["target"]))
-    capacity, allocation = int(sizes["capacity"]), int(sizes["allocation"])
+    # Of a disk in use the allocation is only what this QEMU has written, the physical size what the file takes.
+    capacity, allocation = int(sizes["capacity"]), max(int(sizes["allocation"]), int(sizes["physical"]))
     pool, _ = there.pool(posixpath.dirname(path))
     return {
         "target": disk["target"],

@@ -12,6 +12,7 @@ from lab.lab import Lab
 from lab.proc import LabError
 from lab.state import CHECKOUT
 
+from . import migration
 from .rows import Row, median, spread
 
 if TYPE_CHECKING:
@@ -275,6 +276,9 @@ def rows(name: str, platform: str, repeat: int, fresh: int, more: More, progress
         for what, measure in more.items():
             with progress.step(f"{what}, {repeat} times"):
                 others.append(measure(lab, host, repeat))
-        return [compilation, *second, fresh_row(rounds), *others]
+        with progress.step("make both hosts hypervisors"):
+            lab_salt.check_green(lab_salt.highstate(lab.hosts))
+        moves = migration.rows(lab, (FIRST, OTHER), repeat, progress)
+        return [compilation, *second, fresh_row(rounds), *others, *moves]
     finally:
         Lab(name, progress).down()

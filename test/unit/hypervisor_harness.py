@@ -97,10 +97,10 @@ NETWORK = """
 LIST = ("list", "--all", "--uuid")
 
 
-def utilities() -> dict[str, Callable[..., Any]]:
-    """Every public function of the hypervisor's utilities by its name in Salt."""
+def utilities(prefix: str = "hypervisor") -> dict[str, Callable[..., Any]]:
+    """Every public function of the utilities with a prefix by its name in Salt."""
     found = {}
-    for path in sorted((ROOT / "_utils").glob("hypervisor_*.py")):
+    for path in sorted((ROOT / "_utils").glob(f"{prefix}_*.py")):
         module = importlib.import_module(f"_utils.{path.stem}")
         found.update({f"{path.stem}.{name}": value for name, value in vars(module).items() if callable(value)})
     return found

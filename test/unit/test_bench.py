@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from bench import __main__ as bench_main
-from bench import more_runs, on_host, salt_runs
+from bench import migration, more_runs, on_host, on_migration, salt_runs
 from bench.rows import Row, median, spread, table, write
 from lab import salt as lab_salt
 from lab.proc import LabError
@@ -202,3 +202,21 @@ def test_a_flush_is_measured_by_highstates_that_write(monkeypatch, said, fails):
         result = more_runs.durable_row(SOME_LAB, "hv1", 1)
         assert result.value == pytest.approx(1.1)
         assert not result.met
+
+
+def test_a_ratio_is_the_median_of_pairs_and_shows_both_sides():
+    found = migration.ratio_row("total", "s", 1.1, [(1.0, 1.0), (3.0, 2.0), (1.2, 1.0)], "; sent 1 GB")
+    assert found.value == 1.2
+    assert not found.met
+    assert "hypervisor.migrate: 3 runs, median 1.2 s" in found.how
+    assert "QMP: 3 runs, median 1 s" in found.how
+    assert found.how.endswith("; sent 1 GB")
+
+
+def test_the_guest_of_bare_qemu_is_the_one_of_libvirt():
+    options = {"machine": "pc-q35-7.2", "memory_mib": 1024, "kernel": "/k", "initrd": "/i", "append": migration.APPEND}
+    argv = on_migration.qemu(options, incoming=True)
+    assert argv[-2:] == ["-incoming", "defer"]
+    assert "-incoming" not in on_migration.qemu(options, incoming=False)
+    assert argv[argv.index("-append") + 1].startswith("console=ttyS0 ")
+    assert migration.APPEND.startswith("console=ttyS0")

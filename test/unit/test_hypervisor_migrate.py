@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 
 import pytest
 from hypervisor_harness import CAPABILITIES, DOMAIN, LIST, OTHER, POOL, UUID, Libvirt, utilities
@@ -22,11 +23,14 @@ class Hosts:
     def __init__(self, monkeypatch, tmp_path, domain: str = DISKLESS):
         self.folder = tmp_path / "migrated"
         self.where = "here"
+        self.volumes: list[str] = []
         self.failure: str = ""
         self.leaves = True
         self.here = Libvirt({("dumpxml", UUID): domain})
         self.here.table |= {
-            ("domstate", UUID): lambda *_: "running" if self.where == "here" else CommandExecutionError("gone"),
+            ("domstate", UUID): lambda *_: (
+                "running" if self.where == "here" else CommandExecutionError("virsh domstate: failed to get domain")
+            ),
             ("domjobabort", UUID): "",
             ("domblkinfo", UUID): "Capacity:       1073741824\nAllocation:     4096\nPhysical: 4096\n",
         }
@@ -35,11 +39,13 @@ class Hosts:
         self.there.table |= {
             (*LIST, "--name"): "",
             LIST: "",
-            ("domstate", UUID): lambda *_: "running" if self.where == "there" else CommandExecutionError("gone"),
+            ("domstate", UUID): lambda *_: (
+                "running" if self.where == "there" else CommandExecutionError("virsh domstate: failed to get domain")
+            ),
             ("domjobinfo", UUID, "--completed"): DONE,
             ("autostart", UUID): "",
             ("vol-info",): CommandExecutionError("virsh vol-info: no such volume"),
-            ("vol-create-as",): "",
+            ("vol-create",): self.made,
             ("vol-delete",): "",
             ("pool-create-as",): CommandExecutionError("virsh pool-create-as: cannot open directory"),
             ("pool-destroy",): "",
@@ -68,6 +74,10 @@ class Hosts:
         if self.failure:
             return CommandExecutionError(self.failure)
         self.where = "there"
+        return ""
+
+    def made(self, _, pool, path):
+        self.volumes.append(Path(path).read_text())
         return ""
 
     def run(self, **options):
@@ -220,10 +230,11 @@ def test_a_local_disk_needs_to_be_copied(disk):
 
 def test_a_disk_is_copied_into_a_volume_that_is_made_for_it(disk):
     found = disk.run(copy_disks=True)
-    (made,) = disk.there.asked("vol-create-as")
-    assert made == (
-        "vol-create-as", "images", "web.qcow2", "1073741824b", "--format", "qcow2", "--allocation", "0",
-    )  # fmt: skip
+    (made,) = disk.there.asked("vol-create")
+    assert made[1] == "images"
+    (volume,) = disk.volumes
+    assert "<name>web.qcow2</name><capacity unit='bytes'>1073741824</capacity>" in volume
+    assert "<format type='qcow2'/><compat>1.1</compat>" in volume
     (command,) = disk.mover.asked("migrate")
     assert command[-3:] == ("--copy-storage-all", "--migrate-disks", "vda")
     assert found["copied_disks"] == [
@@ -242,7 +253,7 @@ def test_a_disk_on_shared_storage_is_never_copied(disk, monkeypatch):
     disk.utils["hypervisor_obstacles.mounted"] = lambda path, mounts: "nfs4"
     disk.there.table["vol-info",] = "Name: web.qcow2"
     disk.run(copy_disks=True)
-    assert not disk.there.asked("vol-create-as")
+    assert not disk.there.asked("vol-create")
     assert "--copy-storage-all" not in disk.mover.asked("migrate")[0]
 
 
@@ -302,6 +313,42 @@ def test_a_migration_that_takes_too_long_is_called_off(hosts):
     assert not (hosts.folder / "web.json").exists()
 
 
+def test_a_migration_that_cannot_be_called_off_is_told_and_keeps_its_record(hosts, monkeypatch):
+    monkeypatch.setattr(hypervisor_migrate, "_ABORT_SECONDS", 0.05)
+    hosts.mover.answer = lambda timeout: None if hosts.mover._begun[0] == "migrate" else ""
+    with pytest.raises(CommandExecutionError, match="libvirt has not ended the migration to hv2"):
+        hosts.run(timeout=7)
+    assert json.loads((hosts.folder / "web.json").read_text())["moving"] is True
+
+
+def test_a_job_that_is_interrupted_calls_the_migration_off(disk):
+    answers = iter(["", KeyboardInterrupt(), CommandExecutionError("virsh migrate: aborted")])
+
+    def answer(timeout):
+        found = next(answers)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    disk.mover.answer = answer
+    with pytest.raises(KeyboardInterrupt):
+        disk.run(copy_disks=True)
+    assert disk.here.asked("domjobabort") == [("domjobabort", UUID)]
+    assert len(disk.there.asked("vol-delete")) == 1
+    assert not (disk.folder / "web.json").exists()
+
+
+def test_a_lost_connection_to_this_host_is_made_anew(hosts):
+    def lost(*_):
+        hosts.where = "there"
+        hosts.here.table["domstate", UUID] = CommandExecutionError("virsh domstate: Broken pipe")
+        hosts.sessions.append(Libvirt({("domstate", UUID): CommandExecutionError("virsh: failed to get domain")}))
+        return CommandExecutionError("virsh migrate: Broken pipe")
+
+    hosts.mover.table["migrate",] = lost
+    assert hosts.run()["state"] == "running"
+
+
 def test_an_error_after_the_guest_has_arrived_is_no_failure(hosts):
     def arrives(*_):
         hosts.where = "there"
@@ -318,13 +365,13 @@ def test_a_guest_that_is_nowhere_is_told_loudly_and_keeps_its_record(hosts):
         return CommandExecutionError("virsh migrate: lost connection")
 
     hosts.mover.table["migrate",] = vanishes
-    with pytest.raises(CommandExecutionError, match="has left hv1, and on hv2 it is gone instead of running"):
+    with pytest.raises(CommandExecutionError, match="web is gone on hv1, and on hv2 it is gone instead of running"):
         hosts.run()
     assert (hosts.folder / "web.json").exists()
 
 
 def test_a_guest_that_is_shut_off_moves_with_its_definition_alone(hosts):
-    gone = CommandExecutionError("gone")
+    gone = CommandExecutionError("virsh domstate: failed to get domain")
     hosts.here.table["domstate", UUID] = lambda *_: "shut off" if hosts.where == "here" else gone
     hosts.there.table["domstate", UUID] = "shut off"
     hosts.port = TimeoutError("closed")
