@@ -17,9 +17,9 @@ def apply(lab, operators, **options):
     text = salt.pillar_files(lab.hosts)[f"{HOST}.sls"]
     salt.merge_pillar(lab.hosts, {f"{HOST}.sls": salt.merged_yaml(text, {"kvm": {"operators": operators}})})
     words = [f"{key}={value}" for key, value in options.items()]
-    argv = ["salt", HOST, "--timeout=60", "--out=json", "--static", "state.apply", "kvm.access", "queue=True"]
-    done = lab.run("controller", [*argv, *words], check=False, timeout=120)
-    rows = json.loads(done.stdout)[HOST]
+    argv = ["salt-call", "--out=json", "state.apply", "kvm.access", "queue=True"]
+    done = lab.run(HOST, [*argv, *words], check=False, timeout=600)
+    rows = json.loads(done.stdout)["local"]
     assert isinstance(rows, dict), rows
     return {row["__id__"]: row for row in rows.values()}
 

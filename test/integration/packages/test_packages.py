@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import time
 
 import pytest
 
@@ -33,9 +32,9 @@ time.sleep(float(sys.argv[2]))
 def apply(lab, sls="kvm.packages", **options):
     """Apply an SLS and return each state's row by its id."""
     words = [f"{key}={value}" for key, value in options.items()]
-    argv = ["salt", HOST, "--timeout=60", "--out=json", "--static", "state.apply", sls, "queue=True"]
-    done = lab.run("controller", [*argv, *words], check=False, timeout=300)
-    rows = json.loads(done.stdout)[HOST]
+    argv = ["salt-call", "--out=json", "state.apply", sls, "queue=True"]
+    done = lab.run(HOST, [*argv, *words], check=False, timeout=600)
+    rows = json.loads(done.stdout)["local"]
     assert isinstance(rows, dict), rows
     return {row["__id__"]: row for row in rows.values()}
 
@@ -85,29 +84,27 @@ def wanted_packages(lab):
 
 @pytest.fixture(scope="module", name="done")
 def installation(lab, roles):
-    """The run that installs the roles while another process holds the lock for six seconds, and what preceded it."""
+    """The run that installs the roles while another process holds the lock, and what preceded it."""
     before = chosen(lab)
     predicted = apply(lab, test=True)["kvm_packages"]
     assert chosen(lab) == before
-    with held(lab, 4):
-        begun = time.monotonic()
+    # Long enough for Salt to come to that state before, short of the limit.
+    with held(lab, 10):
         rows = apply(lab)
-        seconds = time.monotonic() - begun
-    return predicted, rows, chosen(lab) - before, seconds
+    return predicted, rows, chosen(lab) - before
 
 
 def test_a_lock_that_is_held_for_too_long_ends_the_run_and_names_the_holder(lab, roles):
     before = installed(lab)
     lay(lab, {**ROLES, "lock_timeout": 3})
     try:
-        with held(lab, 30):
-            begun = time.monotonic()
+        with held(lab, 300):
             rows = apply(lab)
-            assert time.monotonic() - begun < 20
     finally:
         lay(lab, ROLES)
     lock = rows["kvm_package_lock"]
     assert lock["result"] is False
+    assert 3000 <= lock["duration"] < 10_000  # milliseconds
     for text in ("(python3)", LOCK, "after 3 s", "kvm:packages:lock_timeout", "lvm2"):
         assert text in lock["comment"]
     assert rows["kvm_packages"]["result"] is False
@@ -115,21 +112,20 @@ def test_a_lock_that_is_held_for_too_long_ends_the_run_and_names_the_holder(lab,
 
 
 def test_a_lock_that_is_held_for_a_while_is_waited_for(done):
-    _, rows, _, seconds = done
+    _, rows, _ = done
     assert rows["kvm_package_lock"]["result"] is True
     assert "Waited" in rows["kvm_package_lock"]["comment"]
     assert rows["kvm_packages"]["result"] is True
-    assert seconds > 4
 
 
 def test_exactly_the_packages_of_the_roles_were_asked_for(roles, done):
-    _, rows, asked, _ = done
+    _, rows, asked = done
     assert asked == roles
     assert roles <= set(rows["kvm_packages"]["changes"])
 
 
 def test_the_prediction_named_the_same_packages(roles, done):
-    predicted, _, _, _ = done
+    predicted, _, _ = done
     assert predicted["result"] is None
     named = set(predicted["changes"].get("installed", predicted["changes"]))
     assert named == roles
@@ -140,7 +136,7 @@ def test_a_second_run_is_silent(lab, done):
 
 
 def test_a_held_lock_does_not_delay_a_run_that_has_nothing_to_install(lab, done):
-    with held(lab, 60):
+    with held(lab, 300):
         rows = apply(lab)
     assert "does not matter" in rows["kvm_package_lock"]["comment"]
     assert all(row["result"] is True and row["changes"] == {} for row in rows.values())
