@@ -125,3 +125,44 @@ def migrate(lab: Lab, name: str, source: str, target: str, *options: str, check:
 def state_of(lab: Lab, host: str, name: str) -> str:
     """Return a guest's state on a host, such as ``running``; empty when it isn't there."""
     return str(lab.run(host, ["virsh", "domstate", name], check=False).stdout.strip())
+
+
+def apply_states(
+    lab: Lab, host: str, states: dict[str, dict[str, Any]], test: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Run states on a host.
+
+    Args:
+        lab: the lab.
+        host: where.
+        states: by name: ``state`` such as "storage_pool.running", and its arguments.
+        test: only predict.
+
+    Returns:
+        What each state returned, by name.
+    """
+    high = {}
+    for name, spec in states.items():
+        module, _, function = spec["state"].partition(".")
+        arguments = [{key: value} for key, value in spec.items() if key != "state"]
+        high[f"site_{name}"] = {module: [function, {"name": name}, *arguments]}
+    argv = ["salt-call", "--out=json", "--log-level=quiet", "state.high", json.dumps(high), f"test={test}"]
+    done = lab.run(host, argv, check=False, timeout=300)
+    answer = json.loads(done.stdout)["local"]
+    assert isinstance(answer, dict), answer
+    return {row["name"]: row for row in answer.values()}
+
+
+def changes_of(answer: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the changes of each state that has any."""
+    return {name: row["changes"] for name, row in answer.items() if row["changes"]}
+
+
+def converge(lab: Lab, host: str, states: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Predict and run states, which must succeed and do what was predicted, and return the changes."""
+    predicted = apply_states(lab, host, states, test=True)
+    done = apply_states(lab, host, states)
+    assert [f"{name}: {row['comment']}" for name, row in done.items() if row["result"] is not True] == []
+    assert changes_of(predicted) == changes_of(done)
+    assert {name for name, row in predicted.items() if row["result"] is None} == set(changes_of(done))
+    return changes_of(done)
