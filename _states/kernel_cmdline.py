@@ -303,7 +303,7 @@ def refusal(waiting: list[str], boot_id: str, tried: tuple[str, list[str]], gues
         tried: that of the kernel which the latest reboot ended, and what it was for.
         guests: the guests that run.
     """
-    if tried[0] and tried[0] != boot_id and sorted(tried[1]) == sorted(waiting):
+    if tried[0] and tried[0] != boot_id and set(waiting) <= set(tried[1]):
         return (
             "This host was rebooted for them already, and its kernel has not got them: the boot loader takes its "
             f"arguments from elsewhere. It is not rebooted again; remove {_REBOOT} to try once more"

@@ -125,12 +125,12 @@ def test_everything_is_there(site):
 
 def test_what_somebody_alters_is_seen_and_repaired(site):
     node = "/sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages"
-    alter = f"sed -i '/hugetlbfs/d' /etc/fstab; echo 3 >{node}; mount -o remount,relatime /vm; umount /hugepages"
+    alter = f"sed -i '/hugetlbfs/d' /etc/fstab; echo 3 >{node}; mount -o remount,ro /vm; umount /hugepages"
     site.machine.ssh(["sh", "-c", alter])
     expected = {"kvm_hugepages_2M", "kvm_hugepages_mount_2M", "kvm_mount_/vm"}
     foreseen = changes(site.apply(test=True))
     assert set(foreseen) == expected
-    assert foreseen["kvm_mount_/vm"] == {"remount": ["noatime"]}
+    assert foreseen["kvm_mount_/vm"] == {"remount": ["rw"]}
     assert changes(site.apply()) == foreseen
     assert site.pages() == [8, 24]
 

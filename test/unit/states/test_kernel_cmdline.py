@@ -352,9 +352,12 @@ def test_a_kernel_that_did_not_get_them_is_not_rebooted_again(pending):
         assert (ret["result"], ret["changes"]) == (False, {})
         assert "rebooted for them already" in ret["comment"]
     assert len(pending.calls) == 1
-    # Other arguments are another matter.
     pending.running.write_text("quiet nosmt\n")
-    assert pending.state()["changes"] == {"reboot": {"for": ["-quiet"]}}
+    assert pending.state()["result"] is False, "one of them alone does not come either"
+    # Other arguments are another matter.
+    pending.opts["test"] = False
+    ret = kernel_cmdline.booted("x", {"iommu": "pt"}, allow_reboot=True)
+    assert ret["changes"] == {"reboot": {"for": ["+iommu=pt"]}}
 
 
 def test_nothing_is_left_after_the_reboot(pending):
