@@ -9,7 +9,6 @@ comment says. A guest is restarted, or its power cut, only with ``allow_restart`
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     __salt__: dict[str, Any] = {}
     __utils__: dict[str, Any] = {}
 
-_MIGRATED = Path("/var/lib/hypervisor-formula/migrated")
 _PROGRAMS = ("virsh", "virt-install", "virt-xml", "qemu-img")
 _DOWN = frozenset({"shut off", "crashed", "no state"})
 
@@ -120,7 +118,7 @@ def _ensured(name: str, ensure: str, declaration: Mapping[str, Any]) -> dict[str
         if missing:
             return _not_installed(ret, ensure, missing)
         xml = __utils__["libvirt_tools.definition"]("domain", name)
-        if xml is None and (moved := _moved(name)):
+        if xml is None and (moved := __utils__["guest_host.moved"](name)):
             comment = f"The guest was migrated to {moved.get('to')} ({moved.get('at')}); nothing is changed here."
             return ret | {"comment": comment}
         steps = _Steps()
@@ -169,15 +167,6 @@ def _not_installed(ret: dict[str, Any], ensure: str, missing: list[str]) -> dict
     return ret | {"result": False, "comment": comment}
 
 
-def _moved(name: str) -> dict[str, Any]:
-    """Read the record of a guest that was migrated to another host."""
-    try:
-        found = json.loads((_MIGRATED / f"{name}.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return found if isinstance(found, dict) else {"to": "another host"}
-
-
 def _utils() -> dict[str, Any]:
     """Return what the modules of _utils need of each other, as values: ``__utils__`` is empty inside them."""
     return {name: __utils__[name] for name in _SHARED}
@@ -197,12 +186,16 @@ def _wanted(name: str, declaration: Mapping[str, Any], used: list[str]) -> Any:
     for disk in disks:
         if disk["path"] is None:
             disk["path"] = __utils__["guest_storage.place"](disk, __salt__["cp.hash_file"])
+    if "cloud_init" in declaration:
+        disks.append(__utils__["guest_declared.seed_disk"](name, disks, folder))
     return __utils__["guest_plan.wanted"](name, __utils__["guest_declared.facts"](declaration), disks, nics, known)
 
 
 def _plan_disks(want: Any, alive: bool, steps: _Steps) -> None:
     """Add what has to be done for the disks themselves."""
     for disk in want.disks:
+        if disk["seed"]:
+            continue
         found = __utils__["guest_storage.survey"](__utils__["libvirt_tools.run"], disk)
         if found["note"]:
             steps.notes.append(found["note"])
@@ -225,6 +218,47 @@ def _make_disk(disk: Mapping[str, Any]) -> None:
         __utils__["guest_storage.create"](run, virsh, disk, base)
 
 
+# ---- what a guest reads at its first start ----
+
+
+def _plan_seed(name: str, declaration: Mapping[str, Any], want: Any, steps: _Steps) -> None:
+    """Add cloud-init's disk, and the key of the guest's minion before it."""
+    path = next((disk["path"] for disk in want.disks if disk["seed"]), None)
+    if path is None:
+        return
+    seeded = declaration["cloud_init"]
+    minion = bool(seeded.get("minion"))
+    if minion and not __utils__["guest_seed.accepted"](name):
+        steps.add({"minion key": {"old": None, "new": "accepted by the master"}}, partial(_accepted_key, name))
+    old = __utils__["guest_seed.mark"](path)
+    # Without a key there can be no disk as declared.
+    if minion and not __utils__["guest_seed.public_key"](name):
+        new = None
+    else:
+        new = __utils__["guest_seed.digest"](_seed_files(name, seeded))
+    if old is None or old != new:
+        change = {"cloud_init": {"old": None if old is None else "other", "new": "written"}}
+        steps.add(change, partial(_write_seed, name, seeded, path))
+
+
+def _seed_files(name: str, seeded: Mapping[str, Any]) -> dict[str, str]:
+    """Return the files of cloud-init's disk."""
+    master_key = Path(__opts__["pki_dir"]) / "minion_master.pub"
+    found: dict[str, str] = __utils__["guest_seed.files"](name, seeded, str(__opts__["master"]), master_key)
+    return found
+
+
+def _write_seed(name: str, seeded: Mapping[str, Any], path: str) -> None:
+    """Write cloud-init's disk."""
+    __utils__["guest_seed.make"](__utils__["libvirt_tools.run"], _seed_files(name, seeded), path)
+
+
+def _accepted_key(name: str) -> None:
+    """Have the key of the guest's minion, accepted by the master; raise ValueError if it is not."""
+    controller = __salt__["formula.config"]("libvirt")["pki"]["ca_server"]
+    __utils__["guest_seed.have_accepted"](name, controller, __salt__["publish.publish"])
+
+
 # ---- a new guest ----
 
 
@@ -233,6 +267,8 @@ def _plan_new(name: str, ensure: str, declaration: Mapping[str, Any], steps: _St
     if __opts__["test"] and (missing := _missing_pools(declaration)):
         # States that run before this one may make them.
         made = {f"disk {disk['name']}": {"old": None, "new": "to be made"} for disk in declaration["disks"]}
+        if "cloud_init" in declaration:
+            made["cloud_init"] = {"old": None, "new": "written"}
         steps.predict({**made, "guest": {"old": None, "new": "defined"}})
         steps.notes.append(f"Its storage pools are not there yet: {', '.join(missing)}.")
     else:
@@ -241,6 +277,7 @@ def _plan_new(name: str, ensure: str, declaration: Mapping[str, Any], steps: _St
         host = __utils__["guest_argv.host_defaults"](__utils__["libvirt_tools.virsh"]("capabilities"), choice)
         argv = __utils__["guest_argv.install"](name, want.facts, host, __utils__["guest_plan.new"](_utils(), want))
         _plan_disks(want, False, steps)
+        _plan_seed(name, declaration, want, steps)
         steps.add({"guest": {"old": None, "new": "defined"}}, partial(__utils__["guest_host.define"], _utils(), argv))
     _plan_autostart(name, declaration, False, steps)
     if ensure != "running":
@@ -276,6 +313,7 @@ def _plan_existing(name: str, ensure: str, declaration: Mapping[str, Any], xml: 
     used = [str(one.get("pool")) for one in domain.findall("devices/disk/source") if one.get("pool")]
     want = _with_chains(_wanted(name, declaration, used), domain)
     _plan_disks(want, alive, steps)
+    _plan_seed(name, declaration, want, steps)
     plan = __utils__["guest_plan.existing"](_utils(), want, domain, live)
     for what, command in plan.live:
         steps.attempt(what, partial(virsh, *command))
@@ -347,6 +385,11 @@ def _plan_absence(name: str, xml: str | None, declaration: Mapping[str, Any], st
     domain = __utils__["guest_domain.parse"](xml)
     used = [str(one.get("pool")) for one in domain.findall("devices/disk/source") if one.get("pool")]
     own = __utils__["guest_domain.own_disks"](domain, __utils__["guest_host.pools"](_utils(), used))
+    seed = __utils__["guest_domain.seed_path"](domain)
+    if seed and Path(seed).exists():
+        # It may hold secrets, and is made again from the declaration.
+        delete = partial(__utils__["guest_host.delete"], _utils(), seed)
+        steps.add({"cloud_init": {"old": "written", "new": None}}, delete)
     if not declaration.get("delete_disks"):
         kept = f" Its disks stay: {', '.join(own)}." if own else ""
         return f"The guest {name} is gone.{kept}"

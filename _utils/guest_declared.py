@@ -110,6 +110,8 @@ def contradictions(name: str, declaration: Mapping[str, Any]) -> list[str]:
     for key in ("disks", "interfaces"):
         names = [one["name"] for one in declaration.get(key, [])]
         found += [f"{name}:{key}: {one} is there twice" for one in sorted({n for n in names if names.count(n) > 1})]
+    if "cloud_init" in declaration and any(one["name"] == "cloud-init" for one in declaration.get("disks", [])):
+        found.append(f"{name}:disks: cloud-init is the name of the disk that cloud_init makes")
     for one in declaration.get("disks", []):
         found += [f"{name}:disks:{one['name']}: {text}" for text in _disk_contradictions(one)]
     return found
@@ -208,9 +210,27 @@ def _disk(
         "image_hash": disk.get("image_hash"),
         "overlay": bool(disk.get("image")) and not block and kind == "qcow2" and disk.get("overlay_image", True),
         "exists": bool(source),
+        "seed": False,
         "props": props,
         "declared": [key for key, value in declared.items() if value is not None],
     }
+
+
+def seed_disk(name: str, others: Sequence[Mapping[str, Any]], folder: str) -> dict[str, Any]:
+    """Describes the disk that cloud-init reads; it lies beside the guest's first file, so that it moves with it.
+
+    Args:
+        name: the guest.
+        others: its disks, as :func:`disks` describes them.
+        folder: where it lies when the guest has no files.
+    """
+    home = next((one["folder"] for one in others if not one["block"] and not one["cdrom"]), folder)
+    props = {"@type": "file", "@device": "cdrom", "driver/@name": "qemu", "driver/@type": "raw", "target/@bus": "sata"}
+    return {
+        "label": "cloud-init", "path": f"{home}/{name}_cloud-init.iso", "folder": home, "pool": None, "block": False,
+        "cdrom": True, "format": "raw", "size": None, "image": None, "image_hash": None, "overlay": False,
+        "exists": True, "seed": True, "props": props, "declared": [],
+    }  # fmt: skip
 
 
 def interfaces(

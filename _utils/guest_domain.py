@@ -379,3 +379,11 @@ def own_disks(domain: Element, pools: Mapping[str, Mapping[str, str]]) -> list[s
         if path and disk.get("device", "disk") == "disk" and not shared:
             found.append(path)
     return found
+
+
+def seed_path(domain: Element) -> str | None:
+    """Reads where a guest's cloud-init disk is, if it has one of ours."""
+    for disk in domain.findall("devices/disk"):
+        if value(disk, "alias/@name") == alias("disk", "cloud-init"):
+            return value(disk, "source/@file")
+    return None

@@ -6,6 +6,7 @@ Salt's loader keeps the modules apart. Errors of virsh are CommandExecutionError
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ STOP_SECONDS = 120
 ASK_AGAIN = 15
 # Starting a guest with much memory, or one of emulated hardware, takes a while.
 START_SECONDS = 300
+# Where hypervisor.migrate leaves word of guests that went away.
+MIGRATED = Path("/var/lib/hypervisor-formula/migrated")
 
 
 def pools(utils: Utils, names: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -36,6 +39,15 @@ def status(utils: Utils, name: str) -> dict[str, str]:
     """Asks how a guest is: ``State``, ``Autostart``, ``Persistent`` and more, in virsh's words."""
     lines = (line.partition(":") for line in utils["libvirt_tools.virsh"]("dominfo", "--", name).splitlines())
     return {key.strip(): text.strip() for key, colon, text in lines if colon}
+
+
+def moved(name: str) -> dict[str, Any]:
+    """Reads the record of a guest that was migrated to another host: ``to`` and ``at``; empty without one."""
+    try:
+        found = json.loads((MIGRATED / f"{name}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return found if isinstance(found, dict) else {"to": "another host"}
 
 
 def job(utils: Utils, name: str) -> str:

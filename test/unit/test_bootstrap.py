@@ -233,7 +233,7 @@ def test_policies_fix_names_and_usage_and_peers_are_listed(machine):
     # What a policy doesn't name, the minion that asks could set.
     assert all(policy[name] is None for name in ("copypath", "private_key", "csr", "not_after", "nameConstraints"))
     peers = machine.yaml("etc/salt/master.d/hypervisor-pki.conf")["peer"]
-    allowed = [r"^x509\.sign_remote_certificate$", r"^host_keys\.deposit$"]
+    allowed = [r"^x509\.sign_remote_certificate$", r"^host_keys\.deposit$", r"^guest_minion\.accept$"]
     assert peers == {"^hv1$": allowed, r"^hv2\.internal$": allowed}
 
 

@@ -55,7 +55,7 @@ class Host:
         for name, value in (("__opts__", self.opts), ("__salt__", salt), ("__utils__", utils)):
             monkeypatch.setattr(guest, name, value, raising=False)
         monkeypatch.setattr(shutil, "which", lambda program: f"/usr/bin/{program}")
-        monkeypatch.setattr(guest, "_MIGRATED", folder / "migrated")
+        monkeypatch.setattr(guest_host, "MIGRATED", folder / "migrated")
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
     def have(self, state="shut off"):
