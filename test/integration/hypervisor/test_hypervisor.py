@@ -203,6 +203,7 @@ def test_a_guest_moves_there_and_back(lab, guest):
 def test_a_guest_that_is_shut_off_moves_with_its_definition(lab, guest):
     off, moved = calls(lab, "hv1", ("power_off", guest), ("migrate", guest, "hv2"))
     assert off["value"]["state"] == "shut_off"
+    assert "value" in moved, moved
     assert (moved["value"]["state"], moved["value"]["downtime_ms"]) == ("shut_off", None)
     assert (state_of(lab, "hv1", guest), state_of(lab, "hv2", guest)) == ("", "shut off")
 
@@ -225,6 +226,7 @@ def test_a_guest_is_created_with_its_disk_and_deleted_with_it(lab):
         assert "'/etc/shadow' is in no storage pool of this host" in stolen["text"]
         assert "onlyif: unknown key" in hooked["text"]
         assert f"say disks=keep or disks=delete for {disk}" in unasked["text"]
+        assert "value" in gone, gone
         assert gone["value"]["disks_deleted"] == [disk]
         for path in (disk, "/tmp/pwned"):
             assert lab.run("hv1", ["test", "-e", path], check=False).returncode == 1
@@ -389,7 +391,7 @@ def test_too_little_memory_is_named(lab):
 
 def test_a_slow_migration_is_called_off_and_the_guest_runs_on(lab, settled):
     with broken(
-        lab, "hv1", f"virsh migrate-setmaxspeed {settled} 1", f"virsh migrate-setmaxspeed {settled} 8796093022207"
+        lab, "hv1", f"virsh migrate-setspeed {settled} 1", f"virsh migrate-setspeed {settled} 8796093022207"
     ):
         text = refusal(lab, "hv1", "migrate", settled, "hv2", timeout=2)
     assert f"{settled} is running on hv1, as before" in text
