@@ -112,9 +112,15 @@ def written_here(name: str) -> bool:
         return False
 
 
+def flat(settings: dict[str, Any] | None) -> dict[str, Value]:
+    """Return settings with those under "extra", which the schema does not know, beside the others."""
+    known = dict(settings or {})
+    return known | dict(known.pop("extra", None) or {})
+
+
 def managed(
     name: str,
-    settings: dict[str, Value] | None = None,
+    settings: dict[str, Any] | None = None,
     user: str = "root",
     group: str = "root",
     mode: str = "0644",
@@ -123,7 +129,8 @@ def managed(
 
     Args:
         name: Path of the file.
-        settings: Keys and their values; an empty map leaves every compiled-in default.
+        settings: Keys and their values, and more of them under ``extra``; an empty map leaves every
+            compiled-in default.
         user: Owner and permissions.
         group: see above.
         mode: see above.
@@ -132,7 +139,7 @@ def managed(
     holds a password is never shown in the changes.
     """
     try:
-        text = render(dict(settings or {}))
+        text = render(flat(settings))
     except ValueError as error:
         return {
             "name": name,

@@ -374,6 +374,7 @@ def configured(
     settings: dict[str, Any] | None = None,
     own: dict[str, dict[str, Any]] | None = None,
     files: dict[str, dict[str, Any]] | None = None,
+    allowed_hosts: list[str] | None = None,
 ) -> dict[str, Any]:
     """Make sure that the daemons that are installed have exactly these settings.
 
@@ -384,8 +385,10 @@ def configured(
         own: Further keys and values by daemon, such as ``virtqemud``; one that is not here is left out.
         files: Keys and values of other files by their name without ``.conf``, such as ``virtlogd``.
             One without any is left as it is, unless an earlier run has written it.
+        allowed_hosts: Common names of the certificates that may connect, and no other; by default the
+            list is not set, and libvirt lets in any certificate of its CA.
 
-    Returns a state result with the changes of each file.
+    More keys stand under ``extra`` of each. Returns a state result with the changes of each file.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
@@ -394,16 +397,16 @@ def configured(
         return ret | {"result": False, "comment": str(error)}
     if found is None:
         return _missing(ret)
+    flat = __states__["libvirt_conf.flat"]
+    common = flat(settings)
+    if allowed_hosts is not None:
+        common["tls_allowed_dn_list"] = [f"CN={host}" for host in allowed_hosts]
     wanted = {}
     for daemon in found.daemons:
-        known = {
-            key: value
-            for key, value in (settings or {}).items()
-            if daemon == found.front or key not in _REMOTE
-        }
-        wanted[_CONF / f"{daemon}.conf"] = known | (own or {}).get(daemon, {})
-    for label, content in (files or {}).items():
-        path = _CONF / f"{label}.conf"
+        known = {key: value for key, value in common.items() if daemon == found.front or key not in _REMOTE}
+        wanted[_CONF / f"{daemon}.conf"] = known | flat((own or {}).get(daemon))
+    for label, keys in (files or {}).items():
+        path, content = _CONF / f"{label}.conf", flat(keys)
         if content or __states__["libvirt_conf.written_here"](str(path)):
             wanted[path] = content
     results = {str(path): __states__["libvirt_conf.managed"](str(path), settings=content)

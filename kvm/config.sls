@@ -2,8 +2,6 @@
 #
 # The daemon that reads this file is restarted by libvirt/service.sls; running guests keep running.
 {% set kvm = salt['formula.config']('kvm') %}
-{% set settings = dict(kvm.qemu_conf) %}
-{% do settings.update(settings.pop('extra', {})) %}
 
 include:
   - kvm.packages
@@ -11,7 +9,7 @@ include:
 kvm_qemu_conf:
   libvirt_conf.managed:
     - name: /etc/libvirt/qemu.conf
-    - settings: {{ settings | json }}
+    - settings: {{ kvm.qemu_conf | json }}
     # It may hold console passwords.
     - mode: '0600'
     - require:

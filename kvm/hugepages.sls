@@ -2,9 +2,6 @@
 #
 # A container shares its kernel with the machine below it: set kvm:kernel:manage to false there.
 {% set kvm = salt['formula.config']('kvm') %}
-{% set kilobytes = {'2M': 2048, '1G': 1048576} %}
-{# systemd mounts the pages of the default size, 2M, itself. #}
-{% set mounts = {'2M': '', '1G': '/dev/hugepages1G'} %}
 {% if kvm.kernel.manage and not kvm.hugepages %}
 kvm_hugepages_file:
   file.absent:
@@ -18,28 +15,29 @@ kvm_hugepages_file:
     - template: jinja
     - context:
         hugepages: {{ kvm.hugepages | json }}
-        kilobytes: {{ kilobytes | json }}
+        kilobytes: {2M: 2048, 1G: 1048576}
     - user: root
     - group: root
     - mode: '0644'
 
-{% for size, wanted in kvm.hugepages.items() %}
-{% set pages = wanted if wanted is mapping else {'total': wanted} %}
-{% set mount = pages.get('mount', mounts[size]) %}
+{% for size, pages in kvm.hugepages.items() %}
+{# systemd mounts the pages of the default size, 2M, itself. #}
+{% set mount = pages.mount | default('/dev/hugepages1G' if size == '1G' else '') %}
+{% set count = pages.total | default(pages) %}
 kvm_hugepages_{{ size }}:
   hugepages.present:
     - name: {{ size }}
-{% if 'nodes' in pages %}
+{% if pages.nodes is defined %}
     - nodes: {{ pages.nodes | json }}
 {% else %}
-    - count: {{ pages.total }}
+    - count: {{ count }}
 {% endif %}
     - require:
       - file: kvm_hugepages_file
 
 {% if mount %}
 kvm_hugepages_mount_{{ size }}:
-{% if pages.get('total') == 0 %}
+{% if count == 0 %}
   host_mount.absent:
     - name: {{ mount | yaml_dquote }}
 {% else %}

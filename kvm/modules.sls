@@ -10,24 +10,33 @@
 {% do modules.setdefault('br_netfilter', {}) %}
 {% endif %}
 # modprobe puts all options together, and of the same one the last counts: systemd.conf has some.
-{% for folder, file in {'modprobe.d': 'zz-hypervisor.conf', 'modules-load.d': 'hypervisor.conf'}.items() %}
-kvm_modules_{{ folder }}:
+kvm_modules_options:
+  file.{{ 'managed' if modules else 'absent' }}:
+    - name: /etc/modprobe.d/zz-hypervisor.conf
 {% if modules %}
-  file.managed:
-    - name: /etc/{{ folder }}/{{ file }}
-    - source: salt://kvm/files/etc/{{ folder }}/{{ file }}.j2
+    - source: salt://kvm/files/etc/modprobe.d/zz-hypervisor.conf.j2
     - template: jinja
     - context:
-        modules: {{ modules | json }}
+        modules: &modules {{ modules | json }}
     - user: root
     - group: root
     - mode: '0644'
     - makedirs: true
-{% else %}
-  file.absent:
-    - name: /etc/{{ folder }}/{{ file }}
 {% endif %}
-{% endfor %}
+
+kvm_modules_loaded:
+  file.{{ 'managed' if modules else 'absent' }}:
+    - name: /etc/modules-load.d/hypervisor.conf
+{% if modules %}
+    - source: salt://kvm/files/etc/modules-load.d/hypervisor.conf.j2
+    - template: jinja
+    - context:
+        modules: *modules
+    - user: root
+    - group: root
+    - mode: '0644'
+    - makedirs: true
+{% endif %}
 
 {% for name, module in modules.items() %}
 {% set ensure = module.get('ensure', 'loaded') %}
@@ -38,6 +47,6 @@ kvm_module_{{ name }}:
     - options: {{ module.get('options', {}) | json }}
 {% endif %}
     - require:
-      - file: kvm_modules_modprobe.d
+      - file: kvm_modules_options
 {% endfor %}
 {% endif %}

@@ -3,20 +3,10 @@
 {% set images = kvm.images %}
 
 {% set own_group = images.user != 'root' or images.group != 'root' %}
-{# The mounts that the folder lies in. #}
-{% set mounts = [] %}
-{% for path, mount in kvm.mounts.items() %}
-{% if mount.get('ensure', 'mounted') == 'mounted' and (images.path ~ '/').startswith(path ~ '/') %}
-{% do mounts.append(path) %}
-{% endif %}
-{% endfor %}
-{% set packaged = own_group or images.selinux_type %}
-{% if packaged or mounts %}
+{% if own_group or images.selinux_type or kvm.mounts %}
 include:
-{% if packaged %}
   - kvm.packages
-{% endif %}
-{% if mounts %}
+{% if kvm.mounts %}
   - kvm.mounts
 {% endif %}
 {% endif %}
@@ -28,13 +18,11 @@ kvm_images:
     - group: {{ images.group | yaml_dquote }}
     - mode: {{ images.mode | yaml_dquote }}
     - makedirs: true
-{% if own_group or mounts %}
+{% if own_group or kvm.mounts %}
     - require:
-{% if own_group %}
-      # The packages make QEMU's user and group.
+      # The packages make QEMU's user and group, and bring what mounts a network file system.
       - pkg: kvm_packages
-{% endif %}
-{% for path in mounts %}
+{% for path, mount in kvm.mounts.items() if (images.path ~ '/').startswith(path ~ '/') and mount.get('ensure', 'mounted') == 'mounted' %}
       # Without its server the folder would be made below the mount, or the run would hang.
       - host_mount: kvm_mount_{{ path }}
 {% endfor %}

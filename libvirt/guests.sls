@@ -16,9 +16,6 @@ include:
 
 {% for name, guest in libvirt.guests.items() %}
 {% set ensure = guest.pop('ensure', 'running') %}
-{% set profile = libvirt.nic_profiles.get(guest.get('nic_profile'), []) %}
-{% set pools = guest.disks | default([]) | selectattr('pool', 'defined') | map(attribute='pool') | unique %}
-{% set networks = guest.interfaces | default(profile) | selectattr('type', 'defined') | selectattr('type', 'equalto', 'network') %}
 libvirt_guest_{{ name }}:
   guest.{{ ensure }}:
     - name: {{ name | yaml_dquote }}
@@ -29,10 +26,12 @@ libvirt_guest_{{ name }}:
       - pkg: kvm_packages
       - file: kvm_images
       - libvirt_daemon: libvirt_daemon
-{% for pool in pools if pool in libvirt.pools and ensure != 'absent' %}
-      - storage_pool: libvirt_pool_{{ pool }}
+{% if ensure != 'absent' %}
+{% for disk in guest.get('disks', []) if disk.get('pool') in libvirt.pools %}
+      - storage_pool: libvirt_pool_{{ disk.pool }}
 {% endfor %}
-{% for network in networks | map(attribute='source') | unique if network in libvirt.networks and ensure != 'absent' %}
-      - virtual_network: libvirt_network_{{ network }}
+{% for nic in guest.get('interfaces', libvirt.nic_profiles.get(guest.get('nic_profile'), [])) if nic.get('source') in libvirt.networks %}
+      - virtual_network: libvirt_network_{{ nic.source }}
 {% endfor %}
+{% endif %}
 {% endfor %}

@@ -4,20 +4,11 @@
 # virtlogd and virtlockd hold what running guests need: they are told to reload, never restarted.
 {% set libvirt = salt['formula.config']('libvirt') %}
 {% set kvm = salt['formula.config']('kvm') %}
-{# The page sizes that have a mount of their own: a daemon looks for mounts when it starts. #}
-{% set sizes = [] %}
-{% for size, wanted in kvm.hugepages.items() if kvm.kernel.manage %}
-{% if (wanted if wanted is mapping else {}).get('mount', size == '1G') %}
-{% do sizes.append(size) %}
-{% endif %}
-{% endfor %}
 
 include:
   - kvm.packages
   - kvm.config
-{% if sizes %}
   - kvm.hugepages
-{% endif %}
   - libvirt.pki
   - libvirt.config
 
@@ -34,7 +25,8 @@ libvirt_daemon:
     - watch:
       - libvirt_conf: kvm_qemu_conf
       - libvirt_daemon: libvirt_daemon_conf
-{% for size in sizes %}
+{# A daemon looks for mounts when it starts. #}
+{% for size, pages in kvm.hugepages.items() if kvm.kernel.manage and pages.mount | default(size == '1G') %}
       - host_mount: kvm_hugepages_mount_{{ size }}
 {% endfor %}
 

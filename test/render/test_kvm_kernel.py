@@ -37,8 +37,8 @@ def text(host, chunk):
 
 def test_files_of_modules(compiled):
     host, low = compiled({"modules": MODULES})
-    assert text(host, low["kvm_modules_modules-load.d"]) == "vfio-pci\nvhost_net\n"
-    assert text(host, low["kvm_modules_modprobe.d"]) == (
+    assert text(host, low["kvm_modules_loaded"]) == "vfio-pci\nvhost_net\n"
+    assert text(host, low["kvm_modules_options"]) == (
         "options kvm_intel nested=1 ple_gap=0\nblacklist nouveau\noptions vfio-pci ids=10de:1b80,10de:10f0\n"
     )
     functions = {name: low[f"kvm_module_{name}"]["fun"] for name in MODULES}
@@ -47,7 +47,7 @@ def test_files_of_modules(compiled):
 
 def test_settings_of_bridges_load_their_module_first(compiled):
     host, low = compiled({"sysctl": {"vm.swappiness": 1, "net.bridge.bridge-nf-call-iptables": 0}})
-    assert text(host, low["kvm_modules_modules-load.d"]) == "br_netfilter\n"
+    assert text(host, low["kvm_modules_loaded"]) == "br_netfilter\n"
     assert {"kernel_module": "kvm_module_br_netfilter"} in low["kvm_sysctl"]["require"]
     assert text(host, low["kvm_sysctl_file"]) == "net.bridge.bridge-nf-call-iptables = 0\nvm.swappiness = 1\n"
 
@@ -60,7 +60,7 @@ def test_a_module_that_pillar_configures_itself_is_left_so(compiled):
 
 def test_other_settings_need_no_module(compiled):
     _, low = compiled({"sysctl": {"vm.swappiness": 1}})
-    assert low["kvm_modules_modprobe.d"]["fun"] == low["kvm_modules_modules-load.d"]["fun"] == "absent"
+    assert low["kvm_modules_options"]["fun"] == low["kvm_modules_loaded"]["fun"] == "absent"
     assert "kvm_module_br_netfilter" not in low
 
 

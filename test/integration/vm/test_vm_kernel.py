@@ -35,8 +35,8 @@ DRIFTS = (
         "kvm_ksm",
         {"pages_to_scan": {"old": "100", "new": "200"}, "run": {"old": "0", "new": "1"}},
     ),
-    ("echo options loop max_loop=3 >>/etc/modprobe.d/zz-hypervisor.conf", "kvm_modules_modprobe.d", None),
-    ("rm /etc/modules-load.d/hypervisor.conf", "kvm_modules_modules-load.d", None),
+    ("echo options loop max_loop=3 >>/etc/modprobe.d/zz-hypervisor.conf", "kvm_modules_options", None),
+    ("rm /etc/modules-load.d/hypervisor.conf", "kvm_modules_loaded", None),
     ("sed -i s/swappiness.*/swappiness=9/ /etc/sysctl.d/90-hypervisor.conf", "kvm_sysctl_file", None),
     ("truncate --size=0 /etc/tmpfiles.d/hypervisor-ksm.conf", "kvm_ksm_file", None),
 )

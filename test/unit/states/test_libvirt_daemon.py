@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from _states import libvirt_daemon
+from _states import libvirt_conf, libvirt_daemon
 from _states.libvirt_daemon import Plan, Unit
 
 MONOLITHIC = {
@@ -312,31 +312,34 @@ def written(monkeypatch, tmp_path, units, **kwargs) -> tuple[dict[str, Any], dic
     states = {
         "libvirt_conf.managed": managed,
         "libvirt_conf.written_here": lambda name: name.endswith("virtlockd.conf"),
+        "libvirt_conf.flat": libvirt_conf.flat,
     }
     monkeypatch.setattr(libvirt_daemon, "__states__", states, raising=False)
     return libvirt_daemon.configured("x", **kwargs), got
 
 
 def test_every_modular_daemon_gets_what_concerns_it(monkeypatch, tmp_path):
-    settings = {"host_uuid_source": "machine-id", "tls_allowed_dn_list": ["CN=hv1"]}
-    own = {"virtqemud": {"log_level": 1}, "libvirtd": {"log_level": 2}}
-    ret, got = written(monkeypatch, tmp_path, MODULAR, settings=settings, own=own)
+    settings = {"host_uuid_source": "machine-id", "extra": {"next_year": 1}}
+    own = {"virtqemud": {"log_level": 1, "extra": {"next_year": 2}}, "libvirtd": {"log_level": 2}}
+    ret, got = written(monkeypatch, tmp_path, MODULAR, settings=settings, own=own, allowed_hosts=["hv1", "hv2"])
     assert got == {
-        "virtqemud.conf": {"host_uuid_source": "machine-id", "log_level": 1},
-        "virtnetworkd.conf": {"host_uuid_source": "machine-id"},
-        "virtproxyd.conf": settings,
-    }
+        "virtqemud.conf": {"host_uuid_source": "machine-id", "log_level": 1, "next_year": 2},
+        "virtnetworkd.conf": {"host_uuid_source": "machine-id", "next_year": 1},
+        "virtproxyd.conf": {
+            "host_uuid_source": "machine-id", "next_year": 1, "tls_allowed_dn_list": ["CN=hv1", "CN=hv2"],
+        },
+    }  # fmt: skip
     assert (ret["result"], len(ret["changes"])) == (True, 3)
 
 
 def test_libvirtd_gets_all_settings(monkeypatch, tmp_path):
-    settings = {"max_clients": 5, "tls_allowed_dn_list": []}
-    _, got = written(monkeypatch, tmp_path, MONOLITHIC, settings=settings, own={"libvirtd": {"max_clients": 6}})
+    own = {"libvirtd": {"max_clients": 6}}
+    _, got = written(monkeypatch, tmp_path, MONOLITHIC, settings={"max_clients": 5}, own=own, allowed_hosts=[])
     assert got == {"libvirtd.conf": {"max_clients": 6, "tls_allowed_dn_list": []}}
 
 
 def test_another_file_is_left_alone_unless_it_has_keys_or_had_some(monkeypatch, tmp_path):
-    files: dict[str, Any] = {"virtlogd": {"max_size": 1}, "virtlockd": {}, "network": {}}
+    files: dict[str, Any] = {"virtlogd": {"max_size": 1}, "virtlockd": {}, "network": {"extra": {}}}
     _, got = written(monkeypatch, tmp_path, MONOLITHIC, files=files)
     assert got == {"libvirtd.conf": {}, "virtlogd.conf": {"max_size": 1}, "virtlockd.conf": {}}
 
@@ -350,6 +353,7 @@ def test_the_worst_of_several_files_is_told(monkeypatch, verdicts, result):
             "result": left.pop(), "changes": {}, "comment": f"{name} is bad"
         },
         "libvirt_conf.written_here": lambda name: False,
+        "libvirt_conf.flat": libvirt_conf.flat,
     }  # fmt: skip
     monkeypatch.setattr(libvirt_daemon, "__states__", states, raising=False)
     ret = libvirt_daemon.configured("x", files={"virtlogd": {"a": 1}})
@@ -400,7 +404,10 @@ def test_a_file_of_one_modular_daemon_restarts_that_one_alone(monkeypatch):
 
 def test_systemd_is_asked_once_when_nothing_is_to_do(monkeypatch):
     host = Host(monkeypatch, installed() | {"libvirtd-tls.socket": ON}, test=False)
-    states = {"libvirt_conf.managed": lambda name, **_: {"result": True, "changes": {}, "comment": ""}}
+    states = {
+        "libvirt_conf.managed": lambda name, **_: {"result": True, "changes": {}, "comment": ""},
+        "libvirt_conf.flat": libvirt_conf.flat,
+    }
     monkeypatch.setattr(libvirt_daemon, "__states__", states, raising=False)
     libvirt_daemon.configured("x", {})
     assert libvirt_daemon.listening("x")["changes"] == {}
