@@ -13,6 +13,7 @@ of ``/boot`` is frozen for a moment, which puts everything in its place.
 import errno
 import fcntl
 import os
+import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,8 @@ def settle(path: str) -> bool:
     if file_system(Path(path).stat().st_dev, _TABLE.read_text(encoding="utf-8", errors="replace")) not in _JOURNALS:
         return False
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    # A signal's handler would run between the two calls, and end this with the disk frozen for good.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         try:
             fcntl.ioctl(folder, _FREEZE, 0)
@@ -96,6 +99,7 @@ def settle(path: str) -> bool:
         # Nothing between these two: what it needed from that disk would never come.
         fcntl.ioctl(folder, _THAW, 0)
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         os.close(folder)
     return True
 

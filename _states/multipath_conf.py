@@ -158,6 +158,9 @@ def managed(name: str, settings: Settings | None = None) -> dict[str, Any]:
     if not found and __salt__["service.status"](_UNIT) and not __salt__["service.reload"](_UNIT):
         reason = f"{_UNIT} could not be told to read it; see its journal"
     if reason:
-        _put(name, before)
+        back = _put(name, before)
+        if back["result"] is False:
+            comment = f"{reason}; and {name} could not be put back: {back['comment']}"
+            return ret | {"result": False, "comment": comment}
         return ret | {"result": False, "changes": {}, "comment": f"{name} stays as it was: {reason}."}
     return ret | {"comment": f"{name} was written; multipath reads it without a complaint."}

@@ -31,6 +31,9 @@ def _parses(parse: Callable[[str], object]) -> Callable[[str], bool]:
     """Turns a parser that raises ValueError into a predicate."""
 
     def check(text: str) -> bool:
+        # Python takes any text behind a percent sign for the name of an interface.
+        if "%" in text:
+            return False
         try:
             parse(text)
         except ValueError:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from salt.exceptions import CommandExecutionError
+
 Utils = Mapping[str, Callable[..., Any]]
 
 # Seconds that a guest has to shut down when it does not say otherwise, and between two requests to.
@@ -116,7 +118,12 @@ def stop(utils: Utils, name: str, declaration: Mapping[str, Any]) -> None:
             return
         # A guest that is still booting does not hear the first request.
         if time.monotonic() - asked > ASK_AGAIN:
-            virsh("shutdown", "--", name)
+            try:
+                virsh("shutdown", "--", name)
+            except CommandExecutionError:
+                # It may have ended in the meantime.
+                if name in virsh("list", "--name").split():
+                    raise
             asked = time.monotonic()
         time.sleep(0.5)
     if not declaration.get("allow_power_off"):

@@ -32,7 +32,8 @@ def volumes(run: Run) -> dict[str, str]:
     Raises:
         CommandExecutionError: LVM is not installed or does not answer.
     """
-    argv = ["pvs", "--noheadings", "--separator", "|", "--options", "pv_name,vg_name"]
+    # Also groups of another host and shared ones: what is in use there must not look empty here.
+    argv = ["pvs", "--foreign", "--shared", "--noheadings", "--separator", "|", "--options", "pv_name,vg_name"]
     found = {}
     for line in run(argv, timeout=_TIMEOUT).splitlines():
         device, _, group = line.strip().partition("|")

@@ -91,6 +91,9 @@ def refused(hosts: Any) -> str:
             return f"hosts:{host}:addresses: at least one is needed, since its key is good from there only"
         for address in where["addresses"]:
             try:
+                # Python takes any text behind a percent sign for the name of an interface.
+                if not isinstance(address, str) or "%" in address:
+                    raise ValueError(address)
                 ipaddress.ip_address(address)
             except ValueError:
                 return f"hosts:{host}:addresses: {address!r} is no IP address"

@@ -148,6 +148,7 @@ def test_without_a_command_it_prints_its_use(machine):
         (["pki", "--host", "hv1=10.0.0.300"], "'10.0.0.300' is not an IP address"),
         (["pki", "--host", "hv1=*"], "'*' is neither a DNS name nor an IP address"),
         (["master", "--host", "hv1=fe80::zz"], "'fe80::zz' is not an IP address"),
+        (["master", "--host", "hv1=fe80::1%eth0"], "'fe80::1%eth0' is not an IP address"),
     ],
 )
 def test_a_wrong_word_is_refused_before_anything_is_written(machine, words, said):

@@ -29,7 +29,7 @@ class Tools:
     def run(self, argv, timeout=0, stdin=None, label=""):
         self.calls.append(list(argv))
         if self.fail and self.fail in argv:
-            Path(argv[-1]).write_text("half")
+            Path(argv[-2] if argv[-1].endswith("M") else argv[-1]).write_text("half")
             raise CommandExecutionError(f"{label}: no space")
         verb = argv[1]
         if verb == "info":

@@ -109,6 +109,10 @@ def test_a_host_that_is_not_listed_itself_trusts_nobody():
         ({"hv1": "192.0.2.1"}, "hosts:hv1: '192.0.2.1' is no mapping"),
         ({"hv1": {"addresses": ["192.0.2.1"], "keys": []}}, "is no mapping of addresses and names"),
         ({"hv1": {"names": ["hv1"]}}, "hosts:hv1:addresses: at least one is needed"),
+        (
+            {"hv1": {"addresses": ['fe80::1%x" ssh-ed25519 AAAA\n#']}},
+            """hosts:hv1:addresses: 'fe80::1%x" ssh-ed25519 AAAA\\n#' is no IP address""",
+        ),
         ({"hv1": {"addresses": ["0.0.0.0/0"]}}, "hosts:hv1:addresses: '0.0.0.0/0' is no IP address"),
         ({"hv1": {"addresses": ["192.0.2.1"], "names": ["a\nMatch all"]}}, "is no host name"),
         ({"hv1": {"addresses": ["192.0.2.1"], "names": ["*"]}}, "hosts:hv1:names: '*' is no host name"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,22 @@ def test_a_changed_boot_menu_is_put_in_its_place_after_the_flush(boot, tmp_path)
     assert boot == [["sync", "-f", str(tmp_path)], "0xc0045877", "0xc0045878"]
     assert "boot loader can read" in ret["comment"]
     assert ret["changes"] == {}
+
+
+def test_no_signal_comes_between_freezing_and_thawing(boot, monkeypatch, tmp_path):
+    order = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: order.append("handler"))
+
+    def interrupted(_file, request, _value):
+        order.append(hex(request))
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(fcntl, "ioctl", interrupted)
+    try:
+        durable.synced("x", [str(tmp_path)])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert order == ["0xc0045877", "0xc0045878", "handler"]
 
 
 def test_nothing_is_frozen_for_other_changes_elsewhere_or_without_a_journal(boot, monkeypatch, tmp_path):

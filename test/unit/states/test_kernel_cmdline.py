@@ -318,6 +318,7 @@ class Reboot:
 
 @pytest.fixture(name="pending")
 def host_with_a_pending_reboot(monkeypatch, tmp_path) -> Reboot:
+    monkeypatch.setattr("salt.utils.path.which", "/usr/bin/{}".format)
     return Reboot(monkeypatch, tmp_path)
 
 
@@ -339,6 +340,8 @@ def test_with_consent_the_reboot_waits_for_the_end_of_the_run(pending):
     assert argv[:2] == ["systemd-run", "--no-block"]
     assert argv[-2:] == ["systemctl", "reboot"]
     assert any(f"--pid={os.getpid()}" in word for word in argv)
+    # Asked again when the run has ended: a guest may have come meanwhile.
+    assert any("/usr/bin/virsh --quiet --connect qemu:///system list --name" in word for word in argv)
     pending.state()
     assert len(pending.calls) == 1
 
