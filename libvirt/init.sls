@@ -1,12 +1,13 @@
-# libvirt on a hypervisor: certificates, configuration and daemons that start on demand.
+# libvirt on a hypervisor: certificates, configuration, daemons that start on demand, and what the pillar
+# declares of pools, networks and guests.
 #
 # The wrong pillar is refused here, before anything changes. Packages and qemu.conf are those of kvm/.
 {% set libvirt = salt['formula.config']('libvirt') %}
 
 include:
-  # keys and certificates of libvirt and of QEMU migrations
+  # keys and certificates of libvirt, of QEMU's migrations and of consoles
   - libvirt.pki
-  # settings of the daemon that answers other hosts
+  # settings of the daemons, who may connect, and what a shutdown of the host does to guests
   - libvirt.config
   # sockets, the TLS port, and every restart
   - libvirt.service
