@@ -3,7 +3,7 @@
 The functions are offered to operators through salt-api, so every argument is taken for hostile: types and
 characters are checked against allow-lists before anything is started, arguments that a function does not have
 are refused, and an error is one clear message. Results are plain values whose keys end with their unit
-(``_mib``, ``_bytes``, ``_seconds``, ``_ms``); ``docs/operations.rst`` describes them.
+(``_mib``, ``_bytes``, ``_seconds``, ``_ms``); ``docs/guests.rst`` describes them.
 
 The functions are thin: reading is in ``_utils/hypervisor_guests.py`` and ``hypervisor_host.py``, acting in
 ``hypervisor_actions.py``, migration in ``hypervisor_migrate.py``.
