@@ -74,6 +74,15 @@ def called(host: str, where: Mapping[str, Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(name.lower() for name in names))
 
 
+def _is_address(text: Any) -> bool:
+    """Says whether something is an IP address; Python takes any text behind a percent sign for an interface."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return isinstance(text, str) and "%" not in text
+
+
 def refused(hosts: Any) -> str:
     """Says what is wrong with a list of hosts, for states that are called from a site's own SLS; or nothing.
 
@@ -90,12 +99,7 @@ def refused(hosts: Any) -> str:
         if not where.get("addresses"):
             return f"hosts:{host}:addresses: at least one is needed, since its key is good from there only"
         for address in where["addresses"]:
-            try:
-                # Python takes any text behind a percent sign for the name of an interface.
-                if not isinstance(address, str) or "%" in address:
-                    raise ValueError(address)
-                ipaddress.ip_address(address)
-            except ValueError:
+            if not _is_address(address):
                 return f"hosts:{host}:addresses: {address!r} is no IP address"
         for name in where.get("names", []):
             if not isinstance(name, str) or not _NAME.match(name):
