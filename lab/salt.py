@@ -217,7 +217,8 @@ def highstate(
     arguments = [*(["test=True"] if test else []), *extra]
     # Then a minion is asked whether it is still at work, and an emulated machine may be too busy to say so in time.
     patience = 240 if any(hosts.kind(host) == "vm" for host in targets or hosts.specs) else 60
-    argv = ["salt", *who, f"--timeout={patience}", "--out=json", "--static", "state.highstate", "queue=True", *arguments]
+    argv = ["salt", *who, f"--timeout={patience}", "--out=json", "--static"]
+    argv += ["state.highstate", "queue=True", *arguments]
     done = hosts.run(hosts.controller, argv, check=False, timeout=timeout)
     try:
         answers: dict[str, Any] = json.loads(done.stdout)
