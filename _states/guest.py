@@ -311,9 +311,16 @@ def _plan_existing(name: str, ensure: str, declaration: Mapping[str, Any], xml: 
     alive = status["State"] not in _DOWN
     live = __utils__["guest_domain.parse"](virsh("dumpxml", "--", name)) if alive else None
     used = [str(one.get("pool")) for one in domain.findall("devices/disk/source") if one.get("pool")]
+    elsewhere = _has_key_elsewhere(name, declaration)
+    if elsewhere:
+        steps.notes.append(f"The key of {name}'s minion was made on another host and stays.")
+        if __utils__["guest_domain.seed_path"](domain) is None:
+            # Without the key there is no disk to attach.
+            declaration = {key: value for key, value in declaration.items() if key != "cloud_init"}
     want = _with_chains(_wanted(name, declaration, used), domain)
     _plan_disks(want, alive, steps)
-    _plan_seed(name, declaration, want, steps)
+    if not elsewhere:
+        _plan_seed(name, declaration, want, steps)
     plan = __utils__["guest_plan.existing"](_utils(), want, domain, live)
     for what, command in plan.live:
         steps.attempt(what, partial(virsh, *command))
@@ -328,6 +335,12 @@ def _plan_existing(name: str, ensure: str, declaration: Mapping[str, Any], xml: 
         raise ValueError(f"{name} is busy with {job}, so nothing was changed; run this again when it is done")
     later = __utils__["guest_plan.waiting"](_utils(), want, live, plan) if alive else []
     return _plan_power(name, ensure, declaration, (status["State"], later), steps)
+
+
+def _has_key_elsewhere(name: str, declaration: Mapping[str, Any]) -> bool:
+    """Say whether a guest that is there is to be a minion with a key that this host does not have."""
+    minion = bool(declaration.get("cloud_init", {}).get("minion"))
+    return minion and not __utils__["guest_seed.public_key"](name)
 
 
 def _with_chains(want: Any, domain: Any) -> Any:

@@ -27,7 +27,7 @@ MAKERS = ("xorrisofs", "genisoimage", "mkisofs")
 # Where the header of an ISO 9660 disk has its application identifier, and how long that is.
 _HEADER, _LENGTH = 16 * 2048 + 574, 128
 KEY_BITS = 3072
-# Seconds for the master to look into its pillar and to fetch the public half.
+# Seconds for the master to look into its pillar.
 ACCEPT_SECONDS = 60
 # Runs in the guest, once. It replaces the key that a package has made when it was installed.
 _SCRIPT = """#!/bin/sh
@@ -121,7 +121,9 @@ def make(run: Callable[..., str], content: Mapping[str, str], path: str) -> None
         for name, text in content.items():
             (Path(scratch) / name).write_text(text, encoding="utf-8")
         try:
-            os.close(os.open(partial, os.O_CREAT | os.O_WRONLY, 0o600))
+            # What somebody has put there, such as a link or a file of their own, is not written to.
+            partial.unlink(missing_ok=True)
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o600))
             argv = [maker, "-quiet", "-output", str(partial), "-volid", "cidata", "-joliet", "-rock"]
             run([*argv, "-appid", digest(content), scratch], label=maker)
             _settle(partial, place, 0o600)
@@ -200,7 +202,7 @@ def have_accepted(name: str, controller: str, publish: Callable[..., Any]) -> No
     if not controller:
         raise ValueError(f"{name}:cloud_init:minion: needs a master, and libvirt:pki:ca_server names none")
     make_key(name)
-    answers = publish(controller, "guest_minion.accept", [name], timeout=ACCEPT_SECONDS)
+    answers = publish(controller, "guest_minion.accept", [name, public_key(name)], timeout=ACCEPT_SECONDS)
     answer = answers.get(controller) if isinstance(answers, dict) else None
     if not isinstance(answer, dict) or answer.get("accepted") != name:
         why = answer.get("refused") if isinstance(answer, dict) else answer

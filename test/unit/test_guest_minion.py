@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa, x25519
 
 from _modules import guest_minion
 
@@ -24,10 +23,10 @@ PILLAR = {
 }  # fmt: skip
 
 
-def pem() -> str:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+def pem(private: Any = None) -> str:
+    key = private or rsa.generate_private_key(public_exponent=65537, key_size=2048)
     form = serialization.PublicFormat.SubjectPublicKeyInfo
-    return key.public_bytes(serialization.Encoding.PEM, form).decode()
+    return str(key.public_key().public_bytes(serialization.Encoding.PEM, form).decode())
 
 
 KEY, OTHER = pem(), pem()
@@ -35,13 +34,12 @@ KEY, OTHER = pem(), pem()
 
 @pytest.fixture(name="master")
 def fake_master(monkeypatch, tmp_path):
-    """A master's keys, and the answers of its hypervisors."""
+    """A master's keys, and its pillar."""
     pki = tmp_path / "pki"
     for name in ("minions", "minions_pre", "minions_rejected", "minions_denied"):
         (pki / name).mkdir(parents=True)
     (pki / "master.pem").write_text("")
     (tmp_path / "hosts").write_text("hv1 hv1.example.org\nhv3\n\n")
-    asked: list[tuple[Any, ...]] = []
 
     class Runner:
         def __init__(self, opts):
@@ -51,28 +49,11 @@ def fake_master(monkeypatch, tmp_path):
             assert function == "pillar.show_pillar"
             return PILLAR[arguments[0]]
 
-    class Client:
-        def __init__(self, mopts):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def cmd(self, target, function, arguments, **options):
-            asked.append((target, function, arguments, options["tgt_type"]))
-            return {target: master.answer}
-
     class Master:
         keys = pki
-        answer: Any = KEY
-        questions = asked
 
     master = Master()
     monkeypatch.setattr("salt.runner.RunnerClient", Runner)
-    monkeypatch.setattr("salt.client.LocalClient", Client)
     monkeypatch.setattr("salt.config.master_config", lambda path: {"pki_dir": str(pki)})
     monkeypatch.setattr(guest_minion, "HOSTS", tmp_path / "hosts")
     opts = {"conf_file": "/etc/salt/minion", "id": "controller"}
@@ -80,8 +61,8 @@ def fake_master(monkeypatch, tmp_path):
     return master
 
 
-def accept(name: Any, caller: str | None = "hv1") -> dict[str, str]:
-    return guest_minion.accept(name, **({"__pub_id": caller} if caller else {}))
+def accept(name: Any, caller: str | None = "hv1", public: Any = KEY) -> dict[str, str]:
+    return guest_minion.accept(name, public, **({"__pub_id": caller} if caller else {}))
 
 
 def test_an_assigned_name_is_accepted(master):
@@ -89,8 +70,6 @@ def test_an_assigned_name_is_accepted(master):
     assert accept("web") == {"accepted": "web"}
     assert (master.keys / "minions" / "web").read_text() == KEY
     assert not (master.keys / "minions_pre" / "web").exists()
-    # The key comes from the host that pillar names, not from the arguments of a job.
-    assert master.questions == [("hv1", "guest_minion.public_key", ["web"], "list")]
     assert accept("web") == {"accepted": "web"}
 
 
@@ -115,7 +94,6 @@ def test_an_assigned_name_is_accepted(master):
 def test_refusals(master, name, caller, words):
     assert words in accept(name, caller)["refused"]
     assert list((master.keys / "minions").iterdir()) == []
-    assert master.questions == []
 
 
 def test_an_accepted_key_is_not_replaced(master):
@@ -130,20 +108,46 @@ def test_a_key_that_a_person_has_refused_stays_refused(master, folder):
     assert f"has {folder} a key of web" in accept("web")["refused"]
 
 
-@pytest.mark.parametrize("answer", ["", None, False, ["x"], "no key"])
-def test_a_host_that_has_no_key(master, answer):
-    master.answer = answer
-    assert "refused" in accept("web")
+def private(form: serialization.PrivateFormat) -> str:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
+
+
+@pytest.mark.parametrize(
+    "public",
+    [
+        None, False, ["x"], {"a": KEY}, KEY.encode(), "", " ", "no key", "\udc80", "ssh-rsa AAAAB3NzaC1yc2E= web",
+        KEY + " " * 4096, KEY.replace("PUBLIC KEY", "CERTIFICATE"), KEY.replace("MII", "AAA"),
+        pem(dsa.generate_private_key(2048)), pem(x25519.X25519PrivateKey.generate()),
+        private(serialization.PrivateFormat.TraditionalOpenSSL), private(serialization.PrivateFormat.PKCS8),
+    ],
+)  # fmt: skip
+def test_what_is_no_public_key_is_refused_and_not_repeated(master, public):
+    answer = accept("web", public=public)["refused"]
+    assert answer.startswith("the guest's public key ")
+    assert "\n" not in answer
     assert list((master.keys / "minions").iterdir()) == []
+
+
+def test_without_a_key_nothing_is_accepted(master):
+    assert "the guest's public key has to be a text" in guest_minion.accept("web", __pub_id="hv1")["refused"]
+
+
+@pytest.mark.parametrize("key", [ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())])
+def test_other_kinds_of_keys(master, key):
+    assert accept("web", public=pem(key)) == {"accepted": "web"}
+
+
+def test_a_key_is_kept_in_one_form(master):
+    public = serialization.load_pem_public_key(KEY.encode())
+    older = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.PKCS1).decode()
+    assert accept("web", public=f"a remark\n{older}more\n") == {"accepted": "web"}
+    assert (master.keys / "minions" / "web").read_text() == KEY
+    # Salt's own has no line end at its end.
+    (master.keys / "minions" / "web").write_text(KEY.strip())
+    assert accept("web") == {"accepted": "web"}
 
 
 def test_only_the_master_accepts(master):
     (master.keys / "master.pem").unlink()
     assert accept("web") == {"refused": "this is not the master"}
-
-
-@pytest.mark.parametrize("name", ["../x", "", None, "-x", "a/b"])
-def test_a_public_key_is_told_of_a_guest_alone(monkeypatch, name):
-    utils = {"guest_seed.public_key": Path}
-    monkeypatch.setattr(guest_minion, "__utils__", utils, raising=False)
-    assert guest_minion.public_key(name) == ""

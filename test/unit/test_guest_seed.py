@@ -63,6 +63,36 @@ def test_a_disk_is_made_whole_for_root_alone_and_says_what_is_in_it(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["web.iso"]
 
 
+@pytest.mark.parametrize("dangling", [False, True])
+def test_what_was_put_in_the_way_is_not_written_to(tmp_path, dangling):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    other = tmp_path / "other"
+    if not dangling:
+        other.write_text("of somebody else")
+    (folder / ".web.iso.partial").symlink_to(other)
+
+    def run(argv, label=""):
+        place = Path(argv[argv.index("-output") + 1])
+        assert not place.is_symlink()
+        assert place.stat().st_mode & 0o777 == 0o600
+        place.write_text("the disk")
+        return ""
+
+    guest_seed.make(run, files(), str(folder / "web.iso"))
+    assert (folder / "web.iso").read_text() == "the disk"
+    assert other.exists() != dangling
+    assert dangling or other.read_text() == "of somebody else"
+
+
+def test_an_open_file_of_somebody_else_does_not_become_the_disk(tmp_path):
+    partial = tmp_path / ".web.iso.partial"
+    with partial.open("w+") as theirs:
+        guest_seed.make(lambda argv, **_: partial.write_text("secret") and "", files(), str(tmp_path / "web.iso"))
+        assert theirs.read() == ""
+    assert (tmp_path / "web.iso").read_text() == "secret"
+
+
 def test_a_failure_leaves_nothing(tmp_path):
     def run(argv, label=""):
         raise CommandExecutionError("no space")
@@ -89,7 +119,7 @@ def test_a_key_is_made_once():
     assert guest_seed.public_key("web") == public
 
 
-def test_the_master_is_asked_with_the_name_alone():
+def test_the_master_is_asked_with_the_name_and_the_public_half():
     asked = []
 
     def publish(*arguments, **options):
@@ -98,7 +128,8 @@ def test_the_master_is_asked_with_the_name_alone():
 
     assert not guest_seed.accepted("web")
     guest_seed.have_accepted("web", "controller", publish)
-    assert asked == [("controller", "guest_minion.accept", ["web"])]
+    assert asked == [("controller", "guest_minion.accept", ["web", guest_seed.public_key("web")])]
+    assert "PRIVATE" not in str(asked)
     assert guest_seed.accepted("web")
     # Another key has not been accepted.
     (guest_seed.KEYS / "web" / "minion.pub").unlink()

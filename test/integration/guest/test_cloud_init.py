@@ -93,7 +93,28 @@ def test_what_pillar_has_not_assigned_is_refused(master, host, name, words):
 
 def test_a_key_that_was_made_anew_is_not_believed(master):
     assert NAME in accepted(master)
-    master.run(HOST, ["rm", "-rf", f"/var/lib/hypervisor-formula/guest-keys/{NAME}"])
+    before = master.run(master.hosts.controller, ["cat", f"/etc/salt/pki/master/minions/{NAME}"]).stdout
+    keys = f"/var/lib/hypervisor-formula/guest-keys/{NAME}"
+    master.run(HOST, ["rm", "-rf", keys])
+    # A guest that is there may have come from another host, with its key.
+    row = state(master, NAME, mem=128, cloud_init=SEED)
+    assert row["result"] is True, row["comment"]
+    assert row["changes"] == {}
+    assert f"The key of {NAME}'s minion was made on another host and stays." in row["comment"]
+    assert master.run(HOST, ["test", "-e", keys], check=False).returncode != 0
+    # A new guest gets a new key.
+    master.run(HOST, ["virsh", "undefine", NAME])
     row = state(master, NAME, mem=128, cloud_init=SEED)
     assert row["result"] is False
     assert f"has accepted another key of {NAME}" in row["comment"]
+    assert master.run(master.hosts.controller, ["cat", f"/etc/salt/pki/master/minions/{NAME}"]).stdout == before
+
+
+@pytest.mark.parametrize("public", ["", "no-key"])
+def test_what_is_no_public_key_is_refused(master, public):
+    before = accepted(master)
+    words = ["publish.publish", master.hosts.controller, "guest_minion.accept", json.dumps([NAME, public])]
+    argv = ["salt", HOST, "--out=json", "--static", "--timeout=90", *words]
+    answer = json.loads(master.run(master.hosts.controller, argv, timeout=300).stdout)[HOST]
+    assert "the guest's public key" in answer[master.hosts.controller]["refused"]
+    assert accepted(master) == before

@@ -11,7 +11,16 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from _states import guest
-from _utils import guest_argv, guest_declared, guest_domain, guest_host, guest_plan, guest_storage, libvirt_tools
+from _utils import (
+    guest_argv,
+    guest_declared,
+    guest_domain,
+    guest_host,
+    guest_plan,
+    guest_seed,
+    guest_storage,
+    libvirt_tools,
+)
 
 XML = """<domain type='qemu'><name>web</name><memory unit='KiB'>131072</memory><vcpu>1</vcpu>
 <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os><devices>
@@ -33,7 +42,9 @@ class Host:
         self.obeys, self.fails = True, ""
         self.judged: list[str] = []
         self.opts = {"test": False}
-        modules = (guest_argv, guest_declared, guest_domain, guest_host, guest_plan, guest_storage, libvirt_tools)
+        modules = (
+            guest_argv, guest_declared, guest_domain, guest_host, guest_plan, guest_seed, guest_storage, libvirt_tools,
+        )  # fmt: skip
         utils = {
             f"{module.__name__.rpartition('.')[2]}.{name}": getattr(module, name)
             for module in modules
@@ -56,6 +67,7 @@ class Host:
             monkeypatch.setattr(guest, name, value, raising=False)
         monkeypatch.setattr(shutil, "which", lambda program: f"/usr/bin/{program}")
         monkeypatch.setattr(guest_host, "MIGRATED", folder / "migrated")
+        monkeypatch.setattr(guest_seed, "KEYS", folder / "keys")
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
     def have(self, state="shut off"):
@@ -302,3 +314,32 @@ def test_disks_go_with_consent_alone(host, tmp_path):
     ret = both(host, guest.absent, delete_disks=True)
     assert set(ret["changes"]) == {"guest", f"disk {tmp_path}/web_system.qcow2"}
     assert not (tmp_path / "web_system.qcow2").exists()
+
+
+SEED_DISK = """<disk type='file' device='cdrom'><source file='{folder}/web_cloud-init.iso'/>
+<target dev='sda' bus='sata'/><readonly/><alias name='ua-cloud-init'/></disk></devices>"""
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+@pytest.mark.parametrize("test", [True, False])
+def test_a_guest_from_another_host_keeps_the_key_of_its_minion(host, seeded, test):
+    host.have("running")
+    if seeded:
+        disk = SEED_DISK.format(folder=host.folder).replace("ua-cloud-init", guest_domain.alias("disk", "cloud-init"))
+        host.guests["web"] = host.guests["web"].replace("</devices>", disk)
+    host.opts["test"] = test
+    row = guest.running("web", cloud_init={"minion": True, "user_data": {"password": "x"}})
+    assert "The key of web's minion was made on another host and stays." in row["comment"]
+    assert row["result"] is True
+    assert row["changes"] == {}
+    # Neither a key nor a disk was made, and nobody was asked: there is no publish.publish here.
+    assert [one.name for one in host.folder.iterdir()] == ["web_system.qcow2"]
+    assert host.done == []
+
+
+def test_whose_key_is_on_another_host(host):
+    (host.folder / "keys" / "web").mkdir(parents=True)
+    (host.folder / "keys" / "web" / "minion.pub").write_text("the key")
+    assert not guest._has_key_elsewhere("web", {"cloud_init": {"minion": True}})
+    assert not guest._has_key_elsewhere("db", {"cloud_init": {"user_data": "x"}})
+    assert not guest._has_key_elsewhere("db", {})
