@@ -25,6 +25,8 @@ SILENCE = 60
 ROUNDING = 64 * MIB
 # Says which block devices have been allocated but not filled yet.
 UNFINISHED = Path("/var/lib/hypervisor-formula/unfinished")
+# An image of another format can name files of the host, which a copy of it would then hold.
+KINDS = ("raw", "qcow2")
 
 Run = Callable[..., str]
 
@@ -54,6 +56,37 @@ def chain(run: Run, path: str) -> list[str]:
     return [os.path.normpath(os.path.join(os.path.dirname(path), row["filename"])) for row in rows]  # noqa: PTH118, PTH120
 
 
+def judged(run: Run, path: str, wanted: str = "") -> dict[str, Any]:
+    """Asks what a disk image is, and refuses one that must not be read.
+
+    Args:
+        run: ``libvirt_tools.run``.
+        path: a file or block device.
+        wanted: the format that it is used as; whatever begins a raw disk, its guest may have written it.
+
+    Returns:
+        As :func:`info`.
+
+    Raises:
+        ValueError: it is of a format that is not used, or is raw and begins as another format does.
+        CommandExecutionError: it cannot be read as an image.
+    """
+    found = info(run, path)
+    problem = format_problem(path, str(found["format"]), wanted)
+    if problem:
+        raise ValueError(problem)
+    return found
+
+
+def format_problem(path: str, kind: str, wanted: str = "") -> str:
+    """Says why an image of a format is not read; empty when it is. Arguments as of :func:`judged`."""
+    if kind not in KINDS:
+        return f"{path} is {kind}; only raw and qcow2 images are used"
+    if wanted == "raw" and kind != "raw":
+        return f"{path} is used as raw and begins as {kind} does, so it is not read"
+    return ""
+
+
 def survey(run: Run, disk: Mapping[str, Any]) -> dict[str, Any]:
     """Says what has to be done for a declared disk, and touches nothing.
 
@@ -66,7 +99,7 @@ def survey(run: Run, disk: Mapping[str, Any]) -> dict[str, Any]:
         what stays as it is.
 
     Raises:
-        ValueError: it should be there and is not.
+        ValueError: it should be there and is not, or it must not be read.
         CommandExecutionError: it cannot be read.
     """
     nothing = {"do": None, "old": None, "new": None, "note": ""}
@@ -82,7 +115,7 @@ def survey(run: Run, disk: Mapping[str, Any]) -> dict[str, Any]:
         return {**nothing, "do": "create", "new": f"{path}{size}, {origin}"}
     if not disk["size"] or disk["exists"]:
         return nothing
-    now = info(run, path)["virtual-size"]
+    now = judged(run, path, disk["format"])["virtual-size"]
     if now < disk["size"] * MIB:
         return {**nothing, "do": "grow", "old": f"{now / MIB:g} MiB", "new": f"{disk['size']} MiB"}
     if now > disk["size"] * MIB + (ROUNDING if disk["block"] else 0):
@@ -215,8 +248,11 @@ def create(run: Run, virsh: Run, disk: Mapping[str, Any], base: str | None) -> N
     kind = ""
     if base:
         found = info(run, base)
-        kind = found["format"]
+        kind = str(found["format"])
         where = f"disks:{disk['label']}:image: {disk['image']}"
+        problem = format_problem(where, kind)
+        if problem:
+            raise ValueError(problem)
         if found.get("backing-filename") or found.get("format-specific", {}).get("data", {}).get("data-file"):
             raise ValueError(f"{where} reads from another file and is no image of its own")
         if disk["size"] and disk["size"] * MIB < found["virtual-size"]:
@@ -231,7 +267,8 @@ def create(run: Run, virsh: Run, disk: Mapping[str, Any], base: str | None) -> N
     make = ["qemu-img", "create", "-q", "-f", disk["format"]]
     try:
         if base and not disk["overlay"]:
-            run(["qemu-img", "convert", "-O", disk["format"], base, str(partial)], LONG, label="qemu-img convert")
+            copy = ["qemu-img", "convert", "-f", kind, "-O", disk["format"], base, str(partial)]
+            run(copy, LONG, label="qemu-img convert")
             if size:
                 run(["qemu-img", "resize", "-q", "-f", disk["format"], str(partial), *size], label="qemu-img resize")
         else:
@@ -273,6 +310,7 @@ def grow(run: Run, virsh: Run, disk: Mapping[str, Any], guest: str | None) -> No
         guest: the guest that runs with it; None when none does.
 
     Raises:
+        ValueError: the disk must not be read.
         CommandExecutionError: a program failed.
     """
     size = f"{disk['size']}MiB"
@@ -281,7 +319,7 @@ def grow(run: Run, virsh: Run, disk: Mapping[str, Any], guest: str | None) -> No
     if guest:
         virsh("blockresize", "--domain", guest, "--path", disk["path"], "--size", size)
     elif not disk["block"]:
-        kind = info(run, disk["path"])["format"]
+        kind = judged(run, disk["path"], disk["format"])["format"]
         run(["qemu-img", "resize", "-q", "-f", kind, disk["path"], f"{disk['size']}M"], label="qemu-img resize")
     if disk["pool"]:
         virsh("pool-refresh", "--", disk["pool"])

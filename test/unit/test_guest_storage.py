@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from _utils import guest_declared, guest_storage
+from _utils import guest_declared, guest_storage, libvirt_tools
 
 MIB = 2**20
 
@@ -25,6 +26,7 @@ class Tools:
         self.fail = ""
         self.extra = {}
         self.device = Path()
+        self.kind = "qcow2"
 
     def run(self, argv, timeout=0, stdin=None, label=""):
         self.calls.append(list(argv))
@@ -36,7 +38,7 @@ class Tools:
             if "--backing-chain" in argv:
                 return json.dumps([{"filename": argv[-1]}, {"filename": "base.qcow2"}])
             size = int(Path(argv[-1]).read_text() or 0) * MIB
-            return json.dumps({"format": "qcow2", "virtual-size": size, **self.extra})
+            return json.dumps({"format": self.kind, "virtual-size": size, **self.extra})
         if verb == "create":
             sized = argv[-1].endswith("M")
             place = argv[-2] if sized else argv[-1]
@@ -100,6 +102,7 @@ def test_a_disk_that_is_there(tools, tmp_path, now, do, note):
 
 def test_the_size_of_a_volume_may_be_rounded_up(tools, tmp_path):
     one = disk(tmp_path, size=64, pool="vg0")
+    tools.kind = "raw"
     Path(one["path"]).write_text("68")
     assert guest_storage.survey(tools.run, one)["note"] == ""
 
@@ -140,6 +143,8 @@ def test_a_copy(tools, tmp_path):
     one = disk(tmp_path, size=64, image="salt://x", overlay_image=False, format="raw")
     make(tools, one, str(base))
     assert tools.programs() == ["convert", "resize"]
+    (call,) = [call for call in tools.calls if call[1] == "convert"]
+    assert call[2:6] == ["-f", "qcow2", "-O", "raw"]
     assert Path(one["path"]).read_text() == "64"
 
 
@@ -158,6 +163,37 @@ def test_an_image_that_reads_from_another_file_is_refused(tools, tmp_path, extra
     tools.extra = extra
     with pytest.raises(ValueError, match="reads from another file"):
         make(tools, disk(tmp_path, image="salt://x"), str(base))
+
+
+@pytest.mark.parametrize("keys", [{}, {"overlay_image": False}, {"pool": "vg0"}])
+def test_an_image_of_a_format_that_can_name_other_files_is_refused(tools, tmp_path, keys):
+    base = tmp_path / "base"
+    base.write_text("8")
+    tools.kind = "vmdk"
+    with pytest.raises(ValueError, match="/base is vmdk; only raw and qcow2 images are used"):
+        make(tools, disk(tmp_path, image="/base", **keys), str(base))
+    assert tools.programs() == []
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="there is no qemu-img")
+def test_qemu_never_reads_the_file_that_a_descriptor_names(tmp_path):
+    secret, base = tmp_path / "secret", tmp_path / "base"
+    secret.write_bytes(b"secret".ljust(65536, b"!"))
+    text = '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\n'
+    base.write_bytes(f'{text}RW 128 FLAT "{secret}" 0\n'.encode().ljust(65536, b"\0"))
+    one = disk(tmp_path, image=str(base), overlay_image=False)
+    with pytest.raises(ValueError, match="is vmdk; only raw and qcow2 images are used"):
+        guest_storage.create(libvirt_tools.run, dict, one, str(base))
+    assert not Path(one["path"]).exists()
+
+
+def test_a_raw_disk_that_begins_as_another_format_is_not_read(tools, tmp_path):
+    one = disk(tmp_path, size=64, format="raw")
+    Path(one["path"]).write_text("32")
+    for look in (guest_storage.survey, lambda run, one: guest_storage.grow(run, tools.virsh, one, None)):
+        with pytest.raises(ValueError, match="is used as raw and begins as qcow2 does, so it is not read"):
+            look(tools.run, one)
+    assert tools.programs() == []
 
 
 @pytest.mark.parametrize("keys", [{"size": 64}, {"size": 64, "image": "salt://x", "overlay_image": False}])
@@ -186,6 +222,7 @@ def test_a_volume_that_was_left_half_filled_is_filled_again(tools, tmp_path):
     assert [call[1] for call in tools.calls].count("vol-create-as") == 1
     assert tools.device.read_text() == "8"
     tools.device.write_text("64")
+    tools.kind = "raw"
     assert guest_storage.survey(tools.run, one)["do"] is None
 
 
