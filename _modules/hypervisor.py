@@ -23,6 +23,11 @@ __context__: dict[Any, Any]
 
 # What the utilities need of one another: the loader gives them no __utils__ of their own.
 _SIBLINGS = (
+    "guest_declared.disks",
+    "guest_declared.seed_disk",
+    "guest_storage.chain",
+    "guest_storage.format_problem",
+    "guest_storage.layers",
     "hypervisor_actions.state",
     "hypervisor_actions.used_by_others",
     "hypervisor_checks.shown",
@@ -60,6 +65,7 @@ _SIBLINGS = (
     "hypervisor_xml.pairs",
     "hypervisor_xml.pool",
     "hypervisor_xml.state",
+    "libvirt_tools.run",
 )
 _MOST_VCPUS = 4096
 _MOST_MIB = 16 * 1024 * 1024

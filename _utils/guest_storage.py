@@ -49,11 +49,17 @@ def info(run: Run, path: str) -> dict[str, Any]:
     return found
 
 
+def layers(run: Run, path: str) -> list[dict[str, Any]]:
+    """Asks what an image is and what it reads from, itself first: of each what :func:`info` says of one."""
+    argv = ["qemu-img", "info", "--force-share", "--backing-chain", "--output=json", "--", path]
+    found: list[dict[str, Any]] = json.loads(run(argv, label=f"qemu-img info {path}"))
+    return found
+
+
 def chain(run: Run, path: str) -> list[str]:
     """Lists the files that an image reads from, itself first; arguments and errors as of :func:`info`."""
-    argv = ["qemu-img", "info", "--force-share", "--backing-chain", "--output=json", "--", path]
-    rows = json.loads(run(argv, label=f"qemu-img info {path}"))
-    return [os.path.normpath(os.path.join(os.path.dirname(path), row["filename"])) for row in rows]  # noqa: PTH118, PTH120
+    folder = os.path.dirname(path)  # noqa: PTH120
+    return [os.path.normpath(os.path.join(folder, row["filename"])) for row in layers(run, path)]  # noqa: PTH118
 
 
 def judged(run: Run, path: str, wanted: str = "") -> dict[str, Any]:

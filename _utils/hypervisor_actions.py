@@ -5,8 +5,10 @@ Arguments have passed ``hypervisor_checks`` before. A guest is named to libvirt 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -210,11 +212,35 @@ def _deletable(virsh: Any, utils: Utils, uuid: str, own: list[dict[str, Any]]) -
 
 
 def used_by_others(virsh: Any, utils: Utils, uuid: str, backing: bool = True) -> dict[str, str]:
-    """Returns the paths that other guests' disks lie on, and stand on if ``backing``, with one guest's name each."""
+    """Returns the paths that other guests' disks lie on, and stand on if ``backing``, with one guest's name each.
+
+    Each path is there as libvirt writes it, and without links.
+
+    Raises:
+        CommandExecutionError: libvirt cannot be asked, or a disk cannot be read.
+    """
     used: dict[str, str] = {}
     for other, name in utils["hypervisor_guests.names"](virsh, utils).items():
         if other != uuid:
             for disk in utils["hypervisor_xml.guest"](virsh.ask("dumpxml", other))["disks"]:
-                layers = disk["backing"] if backing else []
-                used |= dict.fromkeys([path for path in (disk["source"], *layers) if path], name)
+                files = _files(virsh, utils, disk, backing)
+                used |= dict.fromkeys([*files, *(os.path.realpath(path) for path in files)], name)
     return used
+
+
+def _files(virsh: Any, utils: Utils, disk: Mapping[str, Any], backing: bool) -> list[str]:
+    """Returns the path of a guest's disk, and those of the files that it stands on if ``backing``."""
+    path = disk["source"] or ""
+    if disk["volume"]:
+        path = virsh.attempt("vol-path", disk["volume"], "--pool", disk["pool"])[0].strip()
+        if not path:
+            # Of a pool that is not active.
+            folder = utils["hypervisor_xml.pool"](virsh.ask("pool-dumpxml", disk["pool"]))["path"]
+            path = f"{folder}/{disk['volume']}" if folder else ""
+    if not path or not backing:
+        return [path] if path else []
+    layers = list(disk["backing"])
+    # A raw disk stands on nothing, and what it begins with is the guest's own. libvirt tells of a guest that runs.
+    if disk["format"] not in {"", "raw"} and path.startswith("/") and Path(path).exists():
+        layers += utils["guest_storage.chain"](utils["libvirt_tools.run"], path)
+    return [path, *layers]

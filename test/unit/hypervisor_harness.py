@@ -97,10 +97,11 @@ NETWORK = """
 LIST = ("list", "--all", "--uuid")
 
 
-def utilities(prefix: str = "hypervisor") -> dict[str, Callable[..., Any]]:
+def utilities(*prefixes: str) -> dict[str, Callable[..., Any]]:
     """Every public function of the utilities with a prefix by its name in Salt."""
     found = {}
-    for path in sorted((ROOT / "_utils").glob(f"{prefix}_*.py")):
+    wanted = prefixes or ("hypervisor", "guest", "libvirt_tools")
+    for path in sorted(path for prefix in wanted for path in (ROOT / "_utils").glob(f"{prefix}*.py")):
         module = importlib.import_module(f"_utils.{path.stem}")
         found.update({f"{path.stem}.{name}": value for name, value in vars(module).items() if callable(value)})
     return found

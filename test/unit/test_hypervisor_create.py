@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
+import subprocess
 import types
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 from hypervisor_harness import OTHER, POOL, ROOT, UUID, Libvirt, utilities
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-from _utils import formula_salt, hypervisor_records
+from _utils import formula_salt, hypervisor_create, hypervisor_records
 
 IMAGES = "/var/lib/libvirt/images"
 GOOD: dict[str, Any] = {
@@ -124,16 +127,101 @@ def test_what_is_no_plain_data_is_refused(made, value):
         ({"path": "/var/lib/libvirt/images/web.qcow2"}, "belongs to guest web"),
         ({"source_file": "/var/lib/libvirt/images/base.qcow2"}, "belongs to guest web"),
         ({"image": "/var/lib/libvirt/images/web.qcow2"}, "belongs to guest web"),
-        ({"pool": "images", "source_file": "web.qcow2"}, "web.qcow2 belongs to guest web"),
+        ({"pool": "images", "source_file": "web.qcow2"}, "web.qcow2' belongs to guest web"),
     ],
 )
 def test_files_that_are_not_the_operators_are_refused(made, declared, why):
-    made.libvirt.table["vol-path",] = "/var/lib/libvirt/images/web.qcow2"
+    made.libvirt.table["vol-path",] = f"{IMAGES}/web.qcow2"
     with pytest.raises(CommandExecutionError) as caught:
         made.create("db", cpu=1, mem=512, disks=[{"name": "system", **declared}])
     assert why in str(caught.value)
     assert str(caught.value).startswith("nothing was made:\n")
     assert made.calls == []
+
+
+@pytest.fixture(name="pool")
+def own_pool(made, tmp_path):
+    """The module, with a folder of this test as its only pool."""
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    made.libvirt.table["pool-dumpxml", "images"] = POOL.replace(IMAGES, str(folder))
+    return folder
+
+
+def refused(made, guest="db", **disk):
+    """Why a guest with one disk is refused."""
+    with pytest.raises(CommandExecutionError) as caught:
+        made.create(guest, cpu=1, mem=512, disks=[{"name": "system", **disk}])
+    assert made.calls == []
+    return str(caught.value)
+
+
+def make_image(path, *options):
+    subprocess.run(["qemu-img", "create", "-q", *options, str(path), "1M"], check=True, timeout=30)
+
+
+def test_a_path_that_is_derived_may_be_another_guests(made):
+    xml = "<domain><name>web</name><devices><disk><source file='{}/web_db_data.qcow2'/></disk></devices></domain>"
+    made.libvirt.table["dumpxml", UUID] = xml.format(IMAGES)
+    assert refused(made, "web_db", name="data", size=64) == (
+        f"nothing was made:\ndisks:0: '{IMAGES}/web_db_data.qcow2' belongs to guest web"
+    )
+
+
+@pytest.mark.parametrize("key", ["source_file", "image", "path"])
+def test_a_file_that_reads_from_another_one_of_the_host_is_refused(made, pool, tmp_path, key):
+    outside = tmp_path / "shadow"
+    outside.write_bytes(b"x" * 2**20)
+    make_image(pool / "x.qcow2", "-f", "qcow2", "-b", str(outside), "-F", "raw")
+    said = refused(made, **{key: f"{pool}/x.qcow2"})
+    assert said.startswith(f"nothing was made:\ndisks:0:{key}: it reads from ")
+    assert "which is in no storage pool" in said
+
+
+def test_what_is_there_already_under_a_derived_name_is_looked_at_too(made, pool, tmp_path):
+    make_image(pool / "db_system.qcow2", "-f", "qcow2", "-o", f"data_file={tmp_path}/data")
+    assert " reads from a data file" in refused(made, pool="images", size=1)
+
+
+def test_an_image_that_stands_on_one_of_its_pool_is_used(made, pool):
+    make_image(pool / "base.qcow2", "-f", "qcow2")
+    make_image(pool / "x.qcow2", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2")
+    made.create("db", cpu=1, mem=512, disks=[{"name": "system", "source_file": f"{pool}/x.qcow2"}])
+    assert len(made.calls) == 1
+
+
+def test_a_file_of_another_format_is_refused(made, pool):
+    make_image(pool / "x", "-f", "vmdk")
+    assert "is vmdk; only raw and qcow2 images are used" in refused(made, source_file=f"{pool}/x")
+    make_image(pool / "y", "-f", "qcow2")
+    assert "is used as raw and begins as qcow2 does" in refused(made, path=f"{pool}/y", format="raw")
+
+
+def test_a_link_out_of_the_pool_is_refused(made, pool, tmp_path):
+    make_image(tmp_path / "outside", "-f", "qcow2")
+    (pool / "x").symlink_to(tmp_path / "outside")
+    assert "which is in no storage pool" in refused(made, source_file=f"{pool}/x")
+    os.mkfifo(pool / "fifo")
+    assert "is neither a file nor a block device" in refused(made, source_file=f"{pool}/fifo")
+
+
+def test_a_volume_is_never_outside_of_its_pool(made, pool):
+    made.libvirt.table["vol-path",] = "/etc/shadow"
+    assert "'/etc/shadow' is in no storage pool" in refused(made, pool="images", source_file="shadow")
+
+
+def test_a_device_that_the_host_uses_is_refused(made, pool, monkeypatch):
+    (pool / "vda").touch()
+    real = os.open
+
+    def busy(path, flags, *rest, **options):
+        if flags & os.O_EXCL and not flags & os.O_CREAT:
+            raise OSError(errno.EBUSY, "busy")
+        return real(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", busy)
+    monkeypatch.setattr(hypervisor_create.stat, "S_ISBLK", lambda _: True)
+    assert refused(made, source_file=f"{pool}/vda").endswith(" is in use by this host")
 
 
 def test_a_kernel_of_the_host_is_refused(made):

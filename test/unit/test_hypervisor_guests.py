@@ -254,6 +254,41 @@ def test_a_disk_that_another_guest_stands_on_is_not_deleted():
     assert not libvirt.asked("undefine") + libvirt.asked("vol-delete")
 
 
+@pytest.mark.parametrize("volume", [False, True])
+def test_what_a_guest_that_does_not_run_stands_on_is_not_deleted(tmp_path, volume):
+    top, base = tmp_path / "top.qcow2", tmp_path / "web.qcow2"
+    top.touch()
+    source = "pool='images' volume='top.qcow2'" if volume else f"file='{top}'"
+    other = (
+        f"<domain><name>db</name><devices><disk type='file'><driver name='qemu' type='qcow2'/><source {source}/>"
+        "</disk></devices></domain>"
+    )
+    libvirt = stopped()
+    libvirt.table[(*LIST, "--name")] = f"{UUID} web\n{OTHER} db"
+    libvirt.table["dumpxml", OTHER] = other
+    libvirt.table["dumpxml", UUID, "--inactive"] = DOMAIN.replace("/var/lib/libvirt/images/web.qcow2", str(base))
+    libvirt.table["vol-path",] = str(base)
+    libvirt.table["vol-path", "top.qcow2"] = str(top)
+    asked = []
+
+    def run(argv, **_):
+        asked.append(argv[-1])
+        return f'[{{"filename": "{argv[-1]}"}}, {{"filename": "web.qcow2"}}]'
+
+    with pytest.raises(CommandExecutionError, match=r"nothing was deleted: .*web\.qcow2 belongs to db too"):
+        hypervisor_actions.delete(libvirt, UTILS | {"libvirt_tools.run": run}, "web", "delete")
+    assert asked == [str(top)]
+    assert not libvirt.asked("undefine") + libvirt.asked("vol-delete")
+
+
+def test_a_raw_disk_of_another_guest_is_not_asked_what_it_stands_on(tmp_path):
+    (tmp_path / "x.raw").touch()
+    disk = f"<disk type='file'><driver name='qemu' type='raw'/><source file='{tmp_path}/x.raw'/></disk>"
+    libvirt = Libvirt({("dumpxml", UUID): f"<domain><name>web</name><devices>{disk}</devices></domain>"})
+    utils = UTILS | {"libvirt_tools.run": lambda *_, **__: pytest.fail("something was run")}
+    assert hypervisor_actions.used_by_others(libvirt, utils, "") == {f"{tmp_path}/x.raw": "web"}
+
+
 def test_a_disk_outside_of_all_pools_is_not_deleted():
     libvirt = stopped()
     libvirt.table["vol-path",] = CommandExecutionError("virsh vol-path: no volume")
