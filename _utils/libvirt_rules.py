@@ -1,4 +1,4 @@
-"""What the schema cannot say of pools and networks: values that do not fit each other.
+"""What the schema cannot say of pools, networks and guests: values that do not fit each other.
 
 ``formula.config`` asks :func:`errors` once the schema has accepted a pillar, before anything changes;
 the states ask the rest for arguments that did not come from the pillar.
@@ -17,6 +17,9 @@ FAMILIES = {"ipv4_config": 4, "ipv6_config": 6}
 # What the host serves on a network of its own, and what only a bridge of the host can have.
 _SERVED = ("ipv4_config", "ipv6_config", "domain", "domain_local", "dns", "mtu", "forward_device")
 _SWITCHED = ("virtualport", "vlan", "portgroups")
+# Kinds of pools whose volumes are block devices, and where disks without a pool are by default.
+_BLOCK_POOLS = frozenset({"logical", "disk", "iscsi", "iscsi-direct", "scsi", "mpath"})
+_IMAGES = "/var/lib/libvirt/images"
 
 
 def errors(configuration: Mapping[str, Any]) -> Errors:
@@ -32,7 +35,47 @@ def errors(configuration: Mapping[str, Any]) -> Errors:
     found = [(f"libvirt:pools:{name}:{key}", text) for name, spec in pools.items() for key, text in pool(name, spec)]
     for name, spec in networks.items():
         found += [(f"libvirt:networks:{name}:{key}", text) for key, text in network(spec)]
-    return found + [(f"libvirt:networks:{key}", text) for key, text in conflicts(networks)]
+    found += [(f"libvirt:networks:{key}", text) for key, text in conflicts(networks)]
+    return found + [(f"libvirt:guests:{key}", text) for key, text in disks(configuration.get("guests", {}), pools)]
+
+
+def disks(guests: Mapping[str, Mapping[str, Any]], pools: Mapping[str, Mapping[str, Any]]) -> Errors:
+    """Finds new disks that two guests would write to: the guest web_db may derive for its disk data what web does.
+
+    Args:
+        guests: their pillars by name.
+        pools: those of storage pools.
+
+    Returns:
+        Pairs of a guest with its disk, and what is wrong with it.
+    """
+    found: Errors = []
+    taken: dict[str, str] = {}
+    for name, spec in guests.items():
+        if spec.get("ensure") == "absent":
+            continue
+        for disk in spec.get("disks") or []:
+            path = _disk_path(name, disk, pools)
+            other = taken.setdefault(path, name) if path else name
+            if other != name:
+                found.append((f"{name}:disks:{disk['name']}", f"{path} is a disk of the guest {other} already"))
+    return found
+
+
+def _disk_path(name: str, disk: Mapping[str, Any], pools: Mapping[str, Mapping[str, Any]]) -> str:
+    """Derives where a new disk is, as ``guest_declared.disks`` does; empty for one that is there already."""
+    if disk.get("source_file") or disk.get("device") == "cdrom":
+        return ""
+    if "path" in disk:
+        return str(disk["path"])
+    spec = pools.get(disk.get("pool", ""), {})
+    block = spec.get("ptype") in _BLOCK_POOLS
+    home = _IMAGES
+    if "pool" in disk:
+        # A pool that this pillar does not declare has a folder that nobody knows yet.
+        home = spec.get("target") or f"pool {disk['pool']}"
+    volume = f"{name}_{disk['name']}"
+    return f"{home}/{volume}" + ("" if block else f".{disk.get('format', 'qcow2')}")
 
 
 def pool(name: str, spec: Mapping[str, Any]) -> Errors:
