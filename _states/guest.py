@@ -102,7 +102,7 @@ def absent(name: str, **declaration: Any) -> dict[str, Any]:
     """Make sure that there is no such guest; arguments and result as of ``running``.
 
     It is stopped as ``stopped`` does it. Its disks stay, unless ``delete_disks`` is true: then the
-    files and volumes go that it alone writes to. Images that disks are based on stay.
+    files and volumes go that it alone uses. Images that disks are based on stay.
     """
     return _ensured(name, "absent", declaration)
 
@@ -121,6 +121,12 @@ def _ensured(name: str, ensure: str, declaration: Mapping[str, Any]) -> dict[str
         if xml is None and (moved := __utils__["guest_host.moved"](name)):
             comment = f"The guest was migrated to {moved.get('to')} ({moved.get('at')}); nothing is changed here."
             return ret | {"comment": comment}
+        if xml is not None and (target := _interrupted(name)):
+            comment = (
+                f"a migration of {name} to {target} was interrupted: look whether it runs there; if it does not, "
+                "hypervisor.start starts it here"
+            )
+            return ret | {"result": False, "comment": comment}
         steps = _Steps()
         if ensure == "absent":
             comment = _plan_absence(name, xml, declaration, steps)
@@ -131,6 +137,14 @@ def _ensured(name: str, ensure: str, declaration: Mapping[str, Any]) -> dict[str
         return _carried_out(ret, steps, comment)
     except (CommandExecutionError, OSError, ValueError) as error:
         return ret | {"result": False, "comment": f"{error}."}
+
+
+def _interrupted(name: str) -> str:
+    """Return where a guest was on its way to when its migration was interrupted, if it may be there now."""
+    moved = __utils__["guest_host.moved"](name)
+    if not moved.get("moving") or __utils__["guest_host.status"](_utils(), name)["State"] not in _DOWN:
+        return ""
+    return str(moved.get("to") or "another host")
 
 
 def _carried_out(ret: dict[str, Any], steps: _Steps, comment: str) -> dict[str, Any]:
@@ -399,14 +413,64 @@ def _plan_absence(name: str, xml: str | None, declaration: Mapping[str, Any], st
     used = [str(one.get("pool")) for one in domain.findall("devices/disk/source") if one.get("pool")]
     own = __utils__["guest_domain.own_disks"](domain, __utils__["guest_host.pools"](_utils(), used))
     seed = __utils__["guest_domain.seed_path"](domain)
-    if seed and Path(seed).exists():
+    # Before the first step: a failure to look must find everything as it was.
+    others = _used_by_others(name) if seed or (own and declaration.get("delete_disks")) else {}
+    if seed and Path(seed).exists() and (other := _other(others, seed)):
+        steps.notes.append(f"The disk {seed} stays: guest {other} uses it.")
+    elif seed and Path(seed).exists():
         # It may hold secrets, and is made again from the declaration.
         delete = partial(__utils__["guest_host.delete"], _utils(), seed)
         steps.add({"cloud_init": {"old": "written", "new": None}}, delete)
     if not declaration.get("delete_disks"):
         kept = f" Its disks stay: {', '.join(own)}." if own else ""
         return f"The guest {name} is gone.{kept}"
+    kept = [path for path in own if _other(others, path)]
+    steps.notes += [f"The disk {path} stays: guest {_other(others, path)} uses it." for path in kept]
     for path in own:
-        delete = partial(__utils__["guest_host.delete"], _utils(), path)
-        steps.add({f"disk {path}": {"old": "there", "new": None}}, delete)
-    return f"The guest {name} and its disks are gone."
+        if path not in kept:
+            delete = partial(__utils__["guest_host.delete"], _utils(), path)
+            steps.add({f"disk {path}": {"old": "there", "new": None}}, delete)
+    return f"The guest {name} is gone." if kept else f"The guest {name} and its disks are gone."
+
+
+def _other(others: Mapping[str, str], path: str) -> str | None:
+    """Return the guest that uses a file, by any of its names."""
+    return others.get(path) or others.get(str(Path(path).resolve()))
+
+
+def _used_by_others(name: str) -> dict[str, str]:
+    """Find the files that other guests' disks lie and stand on, with one guest's name each.
+
+    Raises:
+        CommandExecutionError: libvirt cannot be asked, or a disk cannot be read.
+    """
+    used: dict[str, str] = {}
+    for other in __utils__["libvirt_tools.names"]("domain"):
+        if other == name:
+            continue
+        # What runs may differ from what is defined, such as after a snapshot.
+        for inactive in (True, False):
+            xml = __utils__["libvirt_tools.definition"]("domain", other, inactive)
+            if xml is not None:
+                files = [file for path in _disk_files(xml) for file in (path, str(Path(path).resolve()))]
+                used |= dict.fromkeys(files, other)
+    return used
+
+
+def _disk_files(xml: str) -> list[str]:
+    """List the files that the disks of a definition lie and stand on."""
+    domain = __utils__["guest_domain.parse"](xml)
+    disks = domain.findall("devices/disk")
+    names = {str(source.get("pool")) for source in domain.findall("devices/disk/source") if source.get("pool")}
+    known = __utils__["guest_host.pools"](_utils(), sorted(names))
+    found: list[str] = []
+    for disk in disks:
+        path = __utils__["guest_domain.disk_path"](disk, known)
+        if not path:
+            continue
+        found.append(path)
+        # A raw disk stands on nothing, and what it begins with is the guest's own.
+        kind = __utils__["guest_domain.value"](disk, "driver/@type")
+        if kind not in {None, "raw"} and Path(path).exists():
+            found += __utils__["guest_storage.chain"](__utils__["libvirt_tools.run"], path)
+    return found

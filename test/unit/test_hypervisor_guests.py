@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from functools import partial
 
 import pytest
 from hypervisor_harness import DOMAIN, LIST, OTHER, UUID, Libvirt, utilities
@@ -92,6 +93,15 @@ def test_a_record_ends_when_the_guest_is_back_but_not_while_it_moves(records):
     hypervisor_records.write("web", UUID, "hv2")
     assert hypervisor_guests.everything(Libvirt(), UTILS)["migrated"] == []
     assert not (records / "web.json").exists()
+
+
+def test_a_start_ends_the_record_of_an_interrupted_migration(records):
+    hypervisor_records.write("web", UUID, "hv2", moving=True, folder=records)
+    libvirt = Libvirt({("domstate", UUID): "shut off", ("start",): ""})
+    remove = partial(hypervisor_records.remove, folder=records)
+    hypervisor_actions.act(libvirt, UTILS | {"hypervisor_records.remove": remove}, "web", "start")
+    assert libvirt.asked("start") == [("start", UUID)]
+    assert hypervisor_records.read("web", records) is None
 
 
 def test_a_record_that_cannot_be_read_is_none(records):

@@ -37,6 +37,7 @@ class Host:
     def __init__(self, monkeypatch, folder):
         self.folder = folder
         self.guests: dict[str, str] = {}
+        self.pools: dict[str, str] = {}
         self.state, self.autostart, self.persistent, self.job = "shut off", "disable", "yes", "None"
         self.done: list[list[str]] = []
         self.obeys, self.fails = True, ""
@@ -54,8 +55,8 @@ class Host:
         utils.update({
             "libvirt_tools.virsh": self.virsh,
             "libvirt_tools.run": self.run,
-            "libvirt_tools.definition": lambda kind, name: self.guests.get(name) if kind == "domain" else None,
-            "libvirt_tools.names": lambda kind: [],
+            "libvirt_tools.definition": self.definition,
+            "libvirt_tools.names": lambda kind: list(self.guests) if kind == "domain" else [],
         })
         salt = {
             "formula.judge": lambda *arguments: self.judged,
@@ -69,6 +70,11 @@ class Host:
         monkeypatch.setattr(guest_host, "MIGRATED", folder / "migrated")
         monkeypatch.setattr(guest_seed, "KEYS", folder / "keys")
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+    def definition(self, kind, name, inactive=True):
+        if kind == "pool":
+            return self.pools.get(name)
+        return self.guests.get(name)
 
     def have(self, state="shut off"):
         self.guests["web"] = XML.format(folder=self.folder)
@@ -105,6 +111,8 @@ class Host:
         name = argv[1] if argv[0] == "qemu-img" else argv[0]
         self.note([name])
         if name == "info":
+            if "--backing-chain" in argv:
+                return json.dumps([{"filename": argv[-1]}, {"filename": "web_system.qcow2"}])
             return json.dumps({"virtual-size": 9 * 2**20, "format": "qcow2"})
         if name == "create":
             with open(argv[-2], "w"):  # noqa: PTH123 - as qemu-img would
@@ -343,3 +351,61 @@ def test_whose_key_is_on_another_host(host):
     assert not guest._has_key_elsewhere("web", {"cloud_init": {"minion": True}})
     assert not guest._has_key_elsewhere("db", {"cloud_init": {"user_data": "x"}})
     assert not guest._has_key_elsewhere("db", {})
+
+
+# ---- disks that are others' too ----
+
+OTHER = """<domain type='qemu'><name>db</name><devices><disk type='file' device='disk'>
+<driver name='qemu' type='qcow2'/><source {source}/><target dev='vda' bus='virtio'/></disk></devices></domain>"""
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["file='{folder}/web_system.qcow2'", "file='{folder}/db.qcow2'", "pool='vms' volume='db.qcow2'",
+     "file='{folder}/link.qcow2'"],
+)  # fmt: skip
+def test_a_disk_that_another_guest_uses_or_stands_on_stays(host, tmp_path, source):
+    host.have()
+    (tmp_path / "db.qcow2").touch()
+    (tmp_path / "link.qcow2").symlink_to(tmp_path / "web_system.qcow2")
+    host.pools["vms"] = f"<pool type='dir'><name>vms</name><target><path>{tmp_path}</path></target></pool>"
+    host.guests["db"] = OTHER.format(source=source.format(folder=tmp_path))
+    ret = both(host, guest.absent, delete_disks=True)
+    assert (ret["result"], list(ret["changes"])) == (True, ["guest"])
+    said = f"The disk {tmp_path}/web_system.qcow2 stays: guest db uses it."
+    assert ret["comment"] == f"The guest web is gone. {said}"
+    assert (tmp_path / "web_system.qcow2").exists()
+
+
+@pytest.mark.parametrize("fails", ["info", "list"])
+def test_without_a_look_at_the_others_nothing_is_removed(host, tmp_path, fails, monkeypatch):
+    host.have("running")
+    (tmp_path / "db.qcow2").touch()
+    host.guests["db"] = OTHER.format(source=f"file='{tmp_path}/db.qcow2'")
+    host.fails = fails
+    monkeypatch.setitem(guest.__utils__, "libvirt_tools.names", lambda _: host.virsh("list") or ["web", "db"])
+    if fails == "info":
+        monkeypatch.setitem(guest.__utils__, "libvirt_tools.names", lambda _: ["web", "db"])
+    ret = guest.absent("web", delete_disks=True)
+    assert (ret["result"], ret["changes"], host.done) == (False, {}, [])
+    assert "not possible" in ret["comment"]
+    assert (tmp_path / "web_system.qcow2").exists()
+
+
+# ---- a migration that was interrupted ----
+
+
+@pytest.mark.parametrize("function", [guest.running, guest.stopped, guest.defined, guest.absent])
+def test_a_guest_that_may_be_elsewhere_is_left_alone(host, tmp_path, function):
+    (tmp_path / "migrated").mkdir()
+    (tmp_path / "migrated" / "web.json").write_text('{"to": "hv2", "at": "today", "moving": true}')
+    host.have()
+    for ret in (predicted(host, function, mem=256, delete_disks=True), function("web", mem=256, delete_disks=True)):
+        assert (ret["result"], ret["changes"], host.done) == (False, {}, [])
+        assert ret["comment"] == (
+            "a migration of web to hv2 was interrupted: look whether it runs there; if it does not, "
+            "hypervisor.start starts it here"
+        )
+    # One that runs here has stayed.
+    host.state = "running"
+    assert function("web")["result"] is True
