@@ -319,7 +319,8 @@ def delete(name: Any = None, disks: Any = None, *args: Any, **kwargs: Any) -> di
     Args:
         name: the guest.
         disks: "keep" or "delete" its disks; must be said for a guest that has any. Only volumes of an active
-            storage pool that no other guest uses are deleted, all of them or none.
+            storage pool and files in the folder of disk images are deleted, all of them or none, and only if no
+            other guest uses them.
         args: refused.
         kwargs: refused, but for what Salt itself adds to a job.
 
@@ -328,8 +329,9 @@ def delete(name: Any = None, disks: Any = None, *args: Any, **kwargs: Any) -> di
     _check("nothing_else", args, kwargs)
     checked = _check("name", name)
     fate = None if disks is None else _check("choice", disks, "disks", ("keep", "delete"))
+    images = __salt__["formula.config"]("kvm")["images"]["path"]
     with __utils__["hypervisor_virsh.session"]() as virsh:
-        found: dict[str, Any] = __utils__["hypervisor_actions.delete"](virsh, _utils(), checked, fate)
+        found: dict[str, Any] = __utils__["hypervisor_actions.delete"](virsh, _utils(), checked, fate, images)
     return found
 
 

@@ -6,6 +6,7 @@ Arguments have passed ``hypervisor_checks`` before. A guest is named to libvirt 
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,7 +146,7 @@ def _resized(
     return found | {"applied": "next_start", "why": why}
 
 
-def delete(virsh: Any, utils: Utils, name: str, disks: str | None) -> dict[str, Any]:
+def delete(virsh: Any, utils: Utils, name: str, disks: str | None, images: str = "") -> dict[str, Any]:
     """Deletes a guest that does not run.
 
     Args:
@@ -153,6 +154,7 @@ def delete(virsh: Any, utils: Utils, name: str, disks: str | None) -> dict[str, 
         utils: the siblings' functions.
         name: of the guest.
         disks: "keep" or "delete" its disks; None refuses a guest that has any.
+        images: the folder of disk images, whose files may be deleted although no pool has them.
 
     Returns:
         ``name``, ``uuid``, ``disks_deleted`` and ``disks_kept``, lists of paths.
@@ -170,26 +172,33 @@ def delete(virsh: Any, utils: Utils, name: str, disks: str | None) -> dict[str, 
     paths = [str(disk["source"] or f"{disk['pool']}/{disk['volume']}") for disk in own]
     if own and disks is None:
         raise CommandExecutionError(f"{name} has disks: say disks=keep or disks=delete for {', '.join(paths)}")
-    keys = _deletable(virsh, utils, uuid, own) if disks == "delete" else []
+    keys, files = _deletable(virsh, utils, uuid, own, images) if disks == "delete" else ([], [])
     flags = ["--nvram"] if found["firmware"] == "uefi" else []
     if uuid in utils["hypervisor_xml.lines"](virsh.ask("list", "--all", "--uuid", "--with-managed-save")):
         flags.append("--managed-save")
     virsh.ask("undefine", uuid, *flags)
     utils["hypervisor_records.remove"](name)
     failures = [failed for key in keys if (failed := virsh.attempt("vol-delete", key)[1])]
+    for path in files:
+        try:
+            Path(path).unlink(missing_ok=True)
+        except OSError as error:
+            failures.append(f"{path}: {error.strerror}")
     if failures:
         raise CommandExecutionError(f"{name} is deleted, but not all of its disks: {'; '.join(failures)}")
-    return {"name": name, "uuid": uuid, "disks_deleted": keys, "disks_kept": [] if keys else paths}
+    return {"name": name, "uuid": uuid, "disks_deleted": keys + files, "disks_kept": [] if keys or files else paths}
 
 
-def _deletable(virsh: Any, utils: Utils, uuid: str, own: list[dict[str, Any]]) -> list[str]:
-    """Returns the paths of a guest's disks if every one of them may be deleted.
+def _deletable(
+    virsh: Any, utils: Utils, uuid: str, own: list[dict[str, Any]], images: str
+) -> tuple[list[str], list[str]]:
+    """Returns the paths of a guest's disks, volumes and other files, if every one of them may be deleted.
 
     Raises:
         CommandExecutionError: one may not; the message has every reason.
     """
     used = used_by_others(virsh, utils, uuid)
-    keys, wrong = [], []
+    keys, files, wrong = [], [], []
     for disk in own:
         words = (disk["volume"], "--pool", disk["pool"]) if disk["volume"] else (disk["source"],)
         key, failed = virsh.attempt("vol-path", *words)
@@ -200,15 +209,27 @@ def _deletable(virsh: Any, utils: Utils, uuid: str, own: list[dict[str, Any]]) -
         path = key.strip() or str(disk["source"])
         if disk["shareable"] or disk["readonly"]:
             wrong.append(f"{path} is shared or read-only")
-        elif path in used:
-            wrong.append(f"{path} belongs to {used[path]} too")
+        elif owner := used.get(path) or used.get(os.path.realpath(path)):
+            wrong.append(f"{path} belongs to {owner} too")
+        elif failed and _is_image(path, images):
+            files.append(path)
         elif failed:
             wrong.append(f"{path} is in no active storage pool: remove it by hand")
         else:
             keys.append(path)
     if wrong:
         raise CommandExecutionError(f"nothing was deleted: {'; '.join(wrong)}")
-    return keys
+    return keys, files
+
+
+def _is_image(path: str, images: str) -> bool:
+    """Whether a path is that of a file, and of no link, directly in the folder of disk images."""
+    if not images or os.path.normpath(path) != path or str(Path(path).parent) != os.path.normpath(images):
+        return False
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def used_by_others(virsh: Any, utils: Utils, uuid: str, backing: bool = True) -> dict[str, str]:

@@ -178,7 +178,8 @@ class Move:
         if self.guest["persistent"]:
             words.append("--persistent")
         if self.guest["state"] == "shut_off":
-            return [*words, "--offline"]
+            # A host may refuse all that is not encrypted, and asks before it sees that nothing is sent.
+            return [*words, "--offline", "--tls"]
         # The name that stands in the target's certificate, whatever it calls itself.
         words += ["--live", "--tls", "--migrateuri", f"tcp://{self.target}"]
         if self.copies:

@@ -307,6 +307,39 @@ def test_a_disk_outside_of_all_pools_is_not_deleted():
     assert not libvirt.asked("undefine")
 
 
+def unmanaged(path):
+    """A libvirt whose guest, shut off, has a disk that is in no pool."""
+    libvirt = stopped()
+    libvirt.table["vol-path",] = CommandExecutionError("virsh vol-path: no volume")
+    libvirt.table["dumpxml", UUID, "--inactive"] = DOMAIN.replace("/var/lib/libvirt/images/web.qcow2", str(path))
+    return libvirt
+
+
+def test_a_file_in_the_folder_of_images_is_deleted_without_a_pool(tmp_path):
+    disk = tmp_path / "web.qcow2"
+    disk.touch()
+    libvirt = unmanaged(disk)
+    found = hypervisor_actions.delete(libvirt, UTILS, "web", "delete", f"{tmp_path}/")
+    assert (found["disks_deleted"], found["disks_kept"], disk.exists()) == ([str(disk)], [], False)
+    assert libvirt.asked("undefine")
+    assert not libvirt.asked("vol-delete")
+
+
+@pytest.mark.parametrize("path", ["link.qcow2", "below/web.qcow2", "gone.qcow2", "below/../web.qcow2", "folder"])
+def test_what_is_no_file_of_that_very_folder_is_not_deleted(tmp_path, path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "folder").mkdir()
+    for name in ("web.qcow2", "below/web.qcow2"):
+        (tmp_path / name).touch()
+    (tmp_path / "link.qcow2").symlink_to(tmp_path / "web.qcow2")
+    libvirt = unmanaged(f"{tmp_path}/{path}")
+    with pytest.raises(CommandExecutionError, match="is in no active storage pool: remove it by hand"):
+        hypervisor_actions.delete(libvirt, UTILS, "web", "delete", str(tmp_path))
+    assert not libvirt.asked("undefine")
+    assert (tmp_path / "web.qcow2").exists()
+    assert (tmp_path / "below" / "web.qcow2").exists()
+
+
 def test_a_host_is_described(monkeypatch):
     monkeypatch.setattr(hypervisor_host, "kvm_works", lambda: False)
     found = hypervisor_host.everything(Libvirt(), UTILS, "hv1")

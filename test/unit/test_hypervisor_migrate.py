@@ -377,7 +377,7 @@ def test_a_guest_that_is_shut_off_moves_with_its_definition_alone(hosts):
     hosts.port = TimeoutError("closed")
     hosts.run()
     (command,) = hosts.mover.asked("migrate")
-    assert command[3:] == ("--p2p", "--undefinesource", "--persistent", "--offline")
+    assert command[3:] == ("--p2p", "--undefinesource", "--persistent", "--offline", "--tls")
 
 
 def test_the_disks_of_a_guest_that_is_shut_off_are_not_copied(disk):
