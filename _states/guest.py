@@ -424,13 +424,13 @@ def _plan_absence(name: str, xml: str | None, declaration: Mapping[str, Any], st
     if not declaration.get("delete_disks"):
         kept = f" Its disks stay: {', '.join(own)}." if own else ""
         return f"The guest {name} is gone.{kept}"
-    kept = [path for path in own if _other(others, path)]
-    steps.notes += [f"The disk {path} stays: guest {_other(others, path)} uses it." for path in kept]
+    staying = [path for path in own if _other(others, path)]
+    steps.notes += [f"The disk {path} stays: guest {_other(others, path)} uses it." for path in staying]
     for path in own:
-        if path not in kept:
+        if path not in staying:
             delete = partial(__utils__["guest_host.delete"], _utils(), path)
             steps.add({f"disk {path}": {"old": "there", "new": None}}, delete)
-    return f"The guest {name} is gone." if kept else f"The guest {name} and its disks are gone."
+    return f"The guest {name} is gone." if staying else f"The guest {name} and its disks are gone."
 
 
 def _other(others: Mapping[str, str], path: str) -> str | None:

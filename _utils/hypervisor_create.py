@@ -12,6 +12,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -140,7 +141,7 @@ def _judged(
     if not os.path.lexists(path):
         return []
     try:
-        mode = os.stat(path).st_mode
+        mode = Path(path).stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
             return [f"{where}: {shown} is neither a file nor a block device"]
         if stat.S_ISBLK(mode) and in_use(path):
@@ -149,21 +150,26 @@ def _judged(
         return [f"{where}: {shown} cannot be used: {error.strerror}"]
     if where.startswith("boot:"):
         return [] if _is_inside(path, folders) else [f"{where}: {shown} leads out of the storage pools of this host"]
+    return [f"{where}: {text}" for text in _layers(utils, path, folders, wanted)]
+
+
+def _layers(utils: Utils, path: str, folders: list[str], wanted: str) -> list[str]:
+    """Judges what an image is and all that it reads from; ``wanted`` is what it is used as."""
+    show = utils["hypervisor_checks.shown"]
     try:
         layers = utils["guest_storage.layers"](utils["libvirt_tools.run"], path)
     except (CommandExecutionError, ValueError) as error:
-        return [f"{where}: {shown} cannot be read: {error}"]
+        return [f"{show(path)} cannot be read: {error}"]
     found = []
     for number, layer in enumerate(layers):
         name = str(layer["filename"])
         problem = utils["guest_storage.format_problem"](name, str(layer["format"]), "" if number else wanted)
         if problem:
-            found.append(f"{where}: {problem}")
+            found.append(problem)
         if layer.get("format-specific", {}).get("data", {}).get("data-file"):
-            found.append(f"{where}: {utils['hypervisor_checks.shown'](name)} reads from a data file")
+            found.append(f"{show(name)} reads from a data file")
         if not _is_inside(name, folders):
-            shown = utils["hypervisor_checks.shown"](name)
-            found.append(f"{where}: it reads from {shown}, which is in no storage pool of this host")
+            found.append(f"it reads from {show(name)}, which is in no storage pool of this host")
     return found
 
 

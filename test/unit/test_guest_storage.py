@@ -183,7 +183,7 @@ def test_qemu_never_reads_the_file_that_a_descriptor_names(tmp_path):
     base.write_bytes(f'{text}RW 128 FLAT "{secret}" 0\n'.encode().ljust(65536, b"\0"))
     one = disk(tmp_path, image=str(base), overlay_image=False)
     with pytest.raises(ValueError, match="is vmdk; only raw and qcow2 images are used"):
-        guest_storage.create(libvirt_tools.run, dict, one, str(base))
+        guest_storage.create(libvirt_tools.run, libvirt_tools.virsh, one, str(base))
     assert not Path(one["path"]).exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import stat
 import subprocess
 import types
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from hypervisor_harness import OTHER, POOL, ROOT, UUID, Libvirt, utilities
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-from _utils import formula_salt, hypervisor_create, hypervisor_records
+from _utils import formula_salt, hypervisor_records
 
 IMAGES = "/var/lib/libvirt/images"
 GOOD: dict[str, Any] = {
@@ -220,7 +221,7 @@ def test_a_device_that_the_host_uses_is_refused(made, pool, monkeypatch):
         return real(path, flags, *rest, **options)
 
     monkeypatch.setattr(os, "open", busy)
-    monkeypatch.setattr(hypervisor_create.stat, "S_ISBLK", lambda _: True)
+    monkeypatch.setattr(stat, "S_ISBLK", lambda _: True)
     assert refused(made, source_file=f"{pool}/vda").endswith(" is in use by this host")
 
 

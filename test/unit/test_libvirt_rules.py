@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from _utils import guest_declared, libvirt_rules
@@ -20,7 +22,7 @@ IMAGES = "/var/lib/libvirt/images"
     ],
 )
 def test_two_guests_never_derive_one_disk(pool, path):
-    guests = {
+    guests: dict[str, Any] = {
         "web": {"disks": [{"name": "db_data", "size": 64, **pool}]},
         "web_db": {"disks": [{"name": "data", "size": 64, **pool}]},
     }
@@ -43,5 +45,5 @@ def test_the_pillar_is_refused():
 
 def test_disks_that_are_there_or_only_read_are_not_judged():
     disks = [{"name": "iso", "device": "cdrom", "image": "/x.iso"}, {"name": "own", "source_file": "/x.raw"}]
-    guests = {"a": {"disks": disks}, "b": {"disks": [*disks, {"name": "system", "size": 1}]}}
+    guests: dict[str, Any] = {"a": {"disks": disks}, "b": {"disks": [*disks, {"name": "system", "size": 1}]}}
     assert libvirt_rules.disks(guests, {}) == []
