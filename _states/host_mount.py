@@ -373,7 +373,10 @@ def mounted(
     except (OSError, MountError) as error:
         for step in ("mount", "remount"):
             ret["changes"].pop(step, None)
-        return ret | {"result": False, "comment": f"{name} ({device}): {error}."}
+        why = str(error)
+        # systemd looks at every mount point when it reads its files again, and waits for a dead one.
+        dead = _dead(entry) if "daemon-reload" in why else ""
+        return ret | {"result": False, "comment": f"{name} ({device}): {dead}{'; ' if dead else ''}{why}."}
     return ret | {"comment": _comment(entry)}
 
 

@@ -174,7 +174,7 @@ def _facts(name: str, spec: Mapping[str, Any]) -> Any:
         wanted = __utils__["libvirt_pool.wanted"](name, spec)["group"]
         group = wanted in __utils__["libvirt_lvm.volumes"](__utils__["libvirt_tools.run"]).values()
     # A folder on a server that is gone is never looked at.
-    look = spec["ptype"] == "dir" or (spec["ptype"] == "netfs" and live is None and not mounted)
+    look = spec["ptype"] == "dir" or (spec["ptype"] == "netfs" and not mounted)
     facts = {
         "config": config,
         "live": live,

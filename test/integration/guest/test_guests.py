@@ -253,8 +253,27 @@ def test_a_guest_that_was_migrated_away_is_left_alone(hv):
 
 
 # The state file of Uyuni's description of its virtual machines, with the names of the modules changed; its
-# file server is a folder here, since this kernel has no NFS, and its image comes from the master.
+# pool is a folder here, since this kernel has no NFS, and its image comes from the master.
 SEED = """
+pool0:
+  storage_pool.running:
+    - name: gt-pool0
+    - ptype: dir
+    - target: /var/lib/gt-vms
+    - autostart: True
+
+net0:
+  virtual_network.running:
+    - name: gt-net0
+    - bridge: gtnet0
+    - forward: nat
+    - ipv4_config:
+        cidr: 192.168.44.0/24
+        dhcp_ranges:
+          - start: 192.168.44.10
+            end: 192.168.44.25
+    - autostart: True
+
 srv01:
   guest.running:
     - name: gt-srv01
@@ -275,9 +294,10 @@ srv01:
     - graphics:
         type: vnc
     - seed: False
+    - require:
+      - storage_pool: pool0
+      - virtual_network: net0
 """
-POOL = """<pool type='dir'><name>gt-pool0</name><target><path>/var/lib/gt-vms</path></target></pool>"""
-NETWORK = """<network><name>gt-net0</name><bridge name='gtnet0'/></network>"""
 
 
 def test_the_state_file_of_a_seed(hv):
@@ -287,23 +307,17 @@ def test_the_state_file_of_a_seed(hv):
     hv.run(HOST, ["qemu-img", "create", "-q", "-f", "qcow2", "/tmp/gt.qcow2", "8M"])
     content = hv.run(HOST, ["base64", "/tmp/gt.qcow2"]).stdout
     hv.run(controller, ["sh", "-c", f"mkdir -p /srv/salt/gt-images && base64 -d >/srv/salt/{image}"], stdin=content)
-
-    def run(*more):
-        return call(hv, "state.apply", "gt_vm", *more)["srv01"]
-
-    early = run("test=True")
-    assert early["result"] is None, early
-    hv.run(HOST, ["mkdir", "-p", "/var/lib/gt-vms"])
-    hv.run(HOST, ["virsh", "pool-define", "/dev/stdin"], stdin=POOL)
-    hv.run(HOST, ["virsh", "pool-start", "gt-pool0"])
-    hv.run(HOST, ["virsh", "net-create", "/dev/stdin"], stdin=NETWORK)
     try:
-        predicted = run("test=True")
-        done = run()
-        assert done["result"] is True, done["comment"]
-        assert predicted["changes"] == done["changes"]
-        assert set(early["changes"]) == set(done["changes"])
-        assert run()["changes"] == {}
+        predicted = call(hv, "state.apply", "gt_vm", "test=True")
+        assert {row["result"] for row in predicted.values()} == {None}, predicted
+        assert hv.run(HOST, ["virsh", "pool-list", "--all", "--name"]).stdout.split().count("gt-pool0") == 0
+        done = call(hv, "state.apply", "gt_vm")
+        assert set(done) == {"pool0", "net0", "srv01"}
+        assert all(row["result"] is True for row in done.values()), done
+        assert {name: set(row["changes"]) for name, row in predicted.items()} == {
+            name: set(row["changes"]) for name, row in done.items()
+        }
+        assert not any(row["changes"] for row in call(hv, "state.apply", "gt_vm").values())
         live = domain(hv, "gt-srv01")
         assert live.find("devices/interface/mac").get("address") == "2a:c3:a7:a6:01:04"
         assert live.find("devices/disk/source").get("file") == "/var/lib/gt-vms/gt-srv01_system.qcow2"
@@ -311,14 +325,14 @@ def test_the_state_file_of_a_seed(hv):
         info = json.loads(chain.stdout)
         assert info["virtual-size"] == 64 * 2**20
         assert info["backing-filename"].startswith("/var/lib/gt-vms/system-")
-        volumes = hv.run(HOST, ["virsh", "vol-list", "gt-pool0"]).stdout
-        assert "gt-srv01_system.qcow2" in volumes
+        assert "gt-srv01_system.qcow2" in hv.run(HOST, ["virsh", "vol-list", "gt-pool0"]).stdout
+        assert "192.168.44.1/24" in hv.run(HOST, ["ip", "-brief", "address", "show", "gtnet0"]).stdout
     finally:
-        hv.run(HOST, ["virsh", "destroy", "gt-srv01"], check=False)
-        hv.run(HOST, ["virsh", "undefine", "gt-srv01"], check=False)
-        hv.run(HOST, ["virsh", "net-destroy", "gt-net0"])
-        hv.run(HOST, ["virsh", "pool-destroy", "gt-pool0"])
-        hv.run(HOST, ["virsh", "pool-undefine", "gt-pool0"])
+        for argv in (
+            ["destroy", "gt-srv01"], ["undefine", "gt-srv01"], ["net-destroy", "gt-net0"],
+            ["net-undefine", "gt-net0"], ["pool-destroy", "gt-pool0"], ["pool-undefine", "gt-pool0"],
+        ):  # fmt: skip
+            hv.run(HOST, ["virsh", *argv], check=False)
         hv.run(HOST, ["rm", "-rf", "/var/lib/gt-vms", "/tmp/gt.qcow2"])
         hv.run(controller, ["rm", "-rf", "/srv/salt/gt_vm.sls", "/srv/salt/gt-images"])
 

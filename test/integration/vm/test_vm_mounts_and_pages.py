@@ -91,7 +91,7 @@ def serving_site(mixed, hv1):
     yield site
     hv1.ssh(["systemctl", "start", "nfs-server"])
     site.kvm["mounts"] = {path: {"ensure": "absent"} for path in ("/vm", "/srv/iso", "/srv/dead", "/hugepages")}
-    site.kvm["hugepages"] = {"2M": 16}
+    site.kvm["hugepages"] = {"2M": 16, "1G": 0}
     failed = failures(site.apply())
     fstab = site.text("cat", "/etc/fstab")
     hv1.ssh(["systemctl", "stop", "nfs-server"])

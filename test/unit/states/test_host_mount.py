@@ -28,6 +28,7 @@ class Host:
         self.alive = True
         self.busy = False
         self.hangs = False
+        self.stuck = False
         self.helper = True
         self.inside = "d vm"
         self.calls: list[tuple[str, ...]] = []
@@ -61,6 +62,8 @@ class Host:
 
     def systemctl(self, argv: tuple[str, ...], table: str) -> tuple[int | None, str]:
         """Play systemd."""
+        if argv[1] == "daemon-reload" and self.stuck:
+            return None, ""
         if argv[1] == "start":
             self.table.write_text(table + (AUTOFS if argv[2].endswith(".automount") else self.mounted[argv[2]]))
         if argv[1] == "stop":
@@ -141,6 +144,14 @@ def test_a_dead_server_fails_but_leaves_everything_ready_for_its_return(host):
     host.alive = True
     host.context.clear()
     assert both(host, host_mount.mounted, **ARGUMENTS)["result"] is True
+
+
+def test_a_dead_server_is_named_although_systemd_waits_for_another(host):
+    host.alive, host.stuck = False, True
+    assert host_mount.mounted("/vm", **ARGUMENTS)["comment"] == (
+        "/vm (10.0.0.1:/vm): the server 10.0.0.1 does not answer on port 2049; "
+        "systemctl daemon-reload did not end within 60 s."
+    )
 
 
 def test_a_server_that_hangs_is_waited_for_once(host):
