@@ -87,18 +87,20 @@ def settle(path: str) -> bool:
     if file_system(Path(path).stat().st_dev, _TABLE.read_text(encoding="utf-8", errors="replace")) not in _JOURNALS:
         return False
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    # A signal's handler would run between the two calls, and end this with the disk frozen for good.
+    # A signal's handler between the two calls might need that disk; one of another thread may come all the same.
     held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    frozen = True
     try:
-        try:
-            fcntl.ioctl(folder, _FREEZE, 0)
-        except OSError as error:
-            if error.errno in {errno.EBUSY, errno.EOPNOTSUPP, errno.EPERM, errno.EROFS}:
-                return False
-            raise
         # Nothing between these two: what it needed from that disk would never come.
-        fcntl.ioctl(folder, _THAW, 0)
+        fcntl.ioctl(folder, _FREEZE, 0)
+    except OSError as error:
+        frozen = False
+        if error.errno in {errno.EBUSY, errno.EOPNOTSUPP, errno.EPERM, errno.EROFS}:
+            return False
+        raise
     finally:
+        if frozen:
+            fcntl.ioctl(folder, _THAW, 0)
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
         os.close(folder)
     return True
