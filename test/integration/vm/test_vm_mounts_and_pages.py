@@ -5,11 +5,16 @@ of the machine, which its highstate asks for, serves them all.
 """
 
 import json
+import os
 import sys
 
 import pytest
 
 from lab import salt
+
+# Minutes of an emulated machine that reboots behind dead servers: run it with LAB_SLOW=1.
+SLOW = pytest.mark.skipif(os.environ.get("LAB_SLOW") != "1", reason="takes minutes on an emulated machine: LAB_SLOW=1")
+pytestmark = SLOW
 
 V3 = ["vers=3", "hard", "noatime", "rsize=32768", "wsize=32768"]
 # How long a highstate may take on account of dead servers, in seconds.
