@@ -1,8 +1,12 @@
 """Pools that need a kernel of their own: volume groups and NFS, on a virtual machine that serves itself."""
 
+import os
+
 import pytest
 from support import apply_states, changes_of, converge
 
+# Minutes of an emulated machine that reboots behind dead servers: run it with LAB_SLOW=1.
+SLOW = pytest.mark.skipif(os.environ.get("LAB_SLOW") != "1", reason="takes minutes on an emulated machine: LAB_SLOW=1")
 HOST = "hv1"
 IMAGE = "/srv/pools.raw"
 # Its own name for a loop device of a file, which stands for a second disk.
@@ -11,9 +15,6 @@ MIB = 1 << 20
 # Takes connections for NFS and never says anything.
 SILENT = """
 import socket, time
-
-# Minutes of an emulated machine that reboots behind dead servers: run it with LAB_SLOW=1.
-SLOW = pytest.mark.skipif(os.environ.get("LAB_SLOW") != "1", reason="takes minutes on an emulated machine: LAB_SLOW=1")
 server = socket.create_server(("", 2049), backlog=64)
 time.sleep(600)
 """
