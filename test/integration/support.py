@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +116,21 @@ def end_guest(lab: Lab, name: str) -> None:
 def seconds(text: str) -> list[int]:
     """Return the numbers that a guest has counted on its console."""
     return [int(number) for number in SECOND.findall(text)]
+
+
+def last_second(lab: Lab, host: str, name: str) -> int:
+    """Return what a guest has counted up to on a host; wait for its first line there if it has just arrived."""
+    deadline = time.monotonic() + 60
+    while not (counted := seconds(lab.wait_console(host, name))):
+        assert time.monotonic() < deadline, f"{name} has counted nothing on {host}"
+        time.sleep(0.2)  # half a line has been written
+    return counted[-1]
+
+
+def counts_on(lab: Lab, host: str, name: str) -> None:
+    """Wait until a guest that runs on a host has counted on."""
+    assert state_of(lab, host, name) == "running"
+    lab.wait_console(host, name, f"guest second {last_second(lab, host, name) + 2}")
 
 
 def migrate(lab: Lab, name: str, source: str, target: str, *options: str, check: bool = True) -> Any:

@@ -7,7 +7,7 @@ import json
 import time
 
 import pytest
-from support import end_guest, seconds, start_guest, state_of
+from support import counts_on, end_guest, last_second, start_guest, state_of
 
 from lab import guest as lab_guest
 
@@ -94,13 +94,6 @@ def broken(lab, host, make, heal):
         lab.run(host, ["sh", "-ec", heal])
 
 
-def counts_on(lab, host, name):
-    """Wait until a guest that runs on a host has counted on."""
-    assert state_of(lab, host, name) == "running"
-    last = seconds(lab.console(host, name))[-1]
-    lab.wait_console(host, name, f"guest second {last + 2}")
-
-
 def test_a_host_and_its_guest_are_described(lab, guest):
     info, whole, one, before, after = calls(
         lab, "hv1", ("host_info",), ("guests",), ("guest", guest), ("stats",), ("stats",)
@@ -132,7 +125,7 @@ def test_every_verb_does_it(lab, guest):
         "name": guest, "uuid": "", "changed": True, "state_before": "running", "state": "paused",
     }  # fmt: skip
     assert state_of(lab, "hv1", guest) == "paused"
-    stands = seconds(lab.console("hv1", guest))[-1]
+    stands = last_second(lab, "hv1", guest)
     idle, wrong, again, reboot, shutdown = calls(
         lab, "hv1",
         ("suspend", guest), ("start", guest), ("resume", guest), ("reboot", guest), ("shutdown", guest, {"timeout": 1}),
