@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.installed-$(shell cat requirements/oldest.lock tools/make-venv | sha256sum | cut -c1-16)
 # Folders of Salt's loader may hold modules of the same name, so that each is checked by itself.
-MYPY_FOLDERS := $(wildcard lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden test/integration test/faults)
+MYPY_FOLDERS := $(wildcard lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden test/integration test/faults network/files/usr/lib/hypervisor-formula)
 FAULTS ?=
 SHELL_SCRIPTS := bootstrap .ci/run tools/make-venv tools/lint-shell tools/lock
 PYTEST_WORKERS ?= 2
