@@ -166,6 +166,9 @@ def main(argv: list[str]) -> int:
     if argv[0] == "bare" and wanted.get("boot"):
         told(wanted["source"], {"start": wanted["options"], "incoming": False})
         print(json.dumps({}))
+    elif argv[0] == "bare" and wanted.get("only"):
+        Qmp(wanted["source"]).do(wanted["only"])
+        print(json.dumps({}))
     elif argv[0] == "bare":
         print(json.dumps(migrate_bare(wanted["options"], wanted["source"], wanted["target"])))
     else:

@@ -16,7 +16,9 @@ RELEASE = "bookworm"
 # Depends on the newest kernel without drivers for real hardware.
 METAPACKAGE = "linux-image-cloud-amd64"
 KERNEL, INITRAMFS = "lab-guest-vmlinuz", "lab-guest-initramfs"
-# A new random line a boot, so that a reader of the console can tell a continued guest from a restarted one.
+# A new random line a boot, so that a reader of the console can tell a continued guest from a restarted one. The
+# kernel argument fill=MIB has it fill so much memory with what cannot be compressed, work=MIB rewrite so much all
+# the time: what a migration then has to send.
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /dev
@@ -25,6 +27,16 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 exec >/dev/console 2>&1 </dev/console
 echo "guest boot $(cat /proc/sys/kernel/random/boot_id)"
+for word in $(cat /proc/cmdline); do
+  case $word in
+    fill=*) fill=${word#*=} ;;
+    work=*) work=${word#*=} ;;
+  esac
+done
+mkdir /memory
+mount -t tmpfs -o size=95% memory /memory
+[ -z "$fill" ] || dd if=/dev/urandom of=/memory/fill bs=1M count="$fill" 2>/dev/null
+[ -z "$work" ] || while true; do dd if=/dev/urandom of=/memory/work bs=1M count="$work" conv=notrunc 2>/dev/null; done &
 second=0
 while true; do
   echo "guest second $second"
