@@ -21,6 +21,8 @@ VOLATILE = re.compile(
 COUNTERS = re.compile(r"\[\d+:\d+\]|counter packets \d+ bytes \d+")
 # Where podman mounts its containers.
 STORE = "/var/lib/containers/storage/overlay"
+# What podman and "ip netns" mount once for all labs; whichever ends last takes it away.
+LAB_MOUNTS = {str(NETNS), STORE}
 PER_LINK = re.compile(r"^net\.ipv[46]\.(conf|neigh)\.")
 # What the kernel loads by itself for bridges, namespaces, containers, taps and a look at the firewall.
 LAB_MODULES = {
@@ -135,12 +137,13 @@ def differences(before: dict[str, Any], after: dict[str, Any], *, shared: bool =
     Args:
         before: the earlier one.
         after: the later one.
-        shared: other labs run, so modules that labs need are not this one's to give back.
+        shared: other labs run, so modules and mounts that all labs need are not this one's to give back.
 
     Returns:
         One line for each thing that isn't as it was, such as ``sysctl net.ipv4.ip_forward: 0 is now 1``.
     """
     found = []
+    for_all = {"modules": LAB_MODULES, "mounts": LAB_MOUNTS}
     for part, old in before.items():
         new = after[part]
         if isinstance(old, dict):
@@ -152,7 +155,7 @@ def differences(before: dict[str, Any], after: dict[str, Any], *, shared: bool =
             ]
         else:
             found += [f"{part}: gone: {item}" for item in sorted(set(old) - set(new))]
-            extra = set(new) - set(old) - (LAB_MODULES if shared and part == "modules" else set())
+            extra = set(new) - set(old) - (for_all.get(part, set()) if shared else set())
             found += [f"{part}: new: {item}" for item in sorted(extra)]
     return found
 

@@ -36,6 +36,17 @@ def test_each_difference_is_a_line():
     ]
 
 
+def test_what_other_labs_still_need_is_not_this_labs_to_give_back():
+    before = {"modules": ["veth"], "mounts": ["/"]}
+    after = {"modules": ["tun", "veth"], "mounts": ["/", machine.STORE, "/mnt"]}
+    assert machine.differences(before, after, shared=True) == ["mounts: new: /mnt"]
+    assert machine.differences(before, after) == [
+        "modules: new: tun",
+        "mounts: new: /mnt",
+        f"mounts: new: {machine.STORE}",
+    ]
+
+
 @pytest.mark.parametrize(
     "key",
     [
