@@ -192,7 +192,7 @@ def _utils() -> dict[str, Any]:
 def _wanted(name: str, declaration: Mapping[str, Any], used: list[str]) -> Any:
     """Take a declaration apart; ``used`` are the pools that the guest's definition names."""
     names = sorted({*__utils__["guest_declared.pools"](declaration), *used})
-    known = __utils__["guest_host.pools"](_utils(), names)
+    known = {**_pools_to_come(names), **__utils__["guest_host.pools"](_utils(), names)}
     folder = __salt__["formula.config"]("kvm")["images"]["path"]
     profiles = __salt__["formula.config"]("libvirt")["nic_profiles"] if "nic_profile" in declaration else {}
     disks = __utils__["guest_declared.disks"](name, declaration, known, folder)
@@ -203,6 +203,16 @@ def _wanted(name: str, declaration: Mapping[str, Any], used: list[str]) -> Any:
     if "cloud_init" in declaration:
         disks.append(__utils__["guest_declared.seed_disk"](name, disks, folder))
     return __utils__["guest_plan.wanted"](name, __utils__["guest_declared.facts"](declaration), disks, nics, known)
+
+
+def _pools_to_come(names: list[str]) -> dict[str, dict[str, str]]:
+    """Return what the pools are to be that states before this one would make; nothing but in a dry run."""
+    if not (names and __opts__["test"]):
+        return {}
+    declared = __salt__["formula.config"]("libvirt")["pools"]
+    coming = {name: declared[name] for name in names if name in declared and declared[name].get("ensure") != "absent"}
+    forms = {name: __utils__["libvirt_pool.wanted"](name, spec) for name, spec in coming.items()}
+    return {name: {"type": form["type"], "target": form["target"]} for name, form in forms.items()}
 
 
 def _plan_disks(want: Any, alive: bool, steps: _Steps) -> None:
@@ -279,8 +289,10 @@ def _accepted_key(name: str) -> None:
 def _plan_new(name: str, ensure: str, declaration: Mapping[str, Any], steps: _Steps) -> str:
     """Plan a guest that is not there; return the comment of success."""
     if __opts__["test"] and (missing := _missing_pools(declaration)):
-        # States that run before this one may make them.
+        # A site's own states may make them before this one.
         made = {f"disk {disk['name']}": {"old": None, "new": "to be made"} for disk in declaration["disks"]}
+        if declaration.get("cloud_init", {}).get("minion") and not __utils__["guest_seed.accepted"](name):
+            made["minion key"] = {"old": None, "new": "accepted by the master"}
         if "cloud_init" in declaration:
             made["cloud_init"] = {"old": None, "new": "written"}
         steps.predict({**made, "guest": {"old": None, "new": "defined"}})
@@ -301,9 +313,11 @@ def _plan_new(name: str, ensure: str, declaration: Mapping[str, Any], steps: _St
 
 
 def _missing_pools(declaration: Mapping[str, Any]) -> list[str]:
-    """List the pools that a declaration names and libvirt does not know."""
+    """List the pools that a declaration names and neither libvirt nor the pillar knows."""
     names = __utils__["guest_declared.pools"](declaration)
-    return sorted(set(names) - set(__utils__["libvirt_tools.names"]("pool"))) if names else []
+    if not names:
+        return []
+    return sorted(set(names) - set(__utils__["libvirt_tools.names"]("pool")) - set(_pools_to_come(names)))
 
 
 def _plan_autostart(name: str, declaration: Mapping[str, Any], now: bool, steps: _Steps) -> None:

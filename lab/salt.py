@@ -215,8 +215,8 @@ def highstate(
     """
     who = ["--list", ",".join(targets)] if targets else ["*"]
     arguments = [*(["test=True"] if test else []), *extra]
-    # Then a minion is asked whether it is still at work, and an emulated machine may be too busy to say so in time.
-    patience = 240 if any(hosts.kind(host) == "vm" for host in targets or hosts.specs) else 60
+    # Then a minion is asked whether it is still at work, and one on a busy machine may not say so in time.
+    patience = 240 if any(hosts.kind(host) == "vm" for host in targets or hosts.specs) else 120
     argv = ["salt", *who, f"--timeout={patience}", "--out=json", "--static"]
     argv += ["state.highstate", "queue=True", *arguments]
     done = hosts.run(hosts.controller, argv, check=False, timeout=timeout)

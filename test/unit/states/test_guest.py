@@ -19,6 +19,7 @@ from _utils import (
     guest_plan,
     guest_seed,
     guest_storage,
+    libvirt_pool,
     libvirt_tools,
 )
 
@@ -38,13 +39,15 @@ class Host:
         self.folder = folder
         self.guests: dict[str, str] = {}
         self.pools: dict[str, str] = {}
+        self.declared: dict[str, Any] = {}
         self.state, self.autostart, self.persistent, self.job = "shut off", "disable", "yes", "None"
         self.done: list[list[str]] = []
         self.obeys, self.fails = True, ""
         self.judged: list[str] = []
         self.opts = {"test": False}
         modules = (
-            guest_argv, guest_declared, guest_domain, guest_host, guest_plan, guest_seed, guest_storage, libvirt_tools,
+            guest_argv, guest_declared, guest_domain, guest_host, guest_plan, guest_seed, guest_storage, libvirt_pool,
+            libvirt_tools,
         )  # fmt: skip
         utils = {
             f"{module.__name__.rpartition('.')[2]}.{name}": getattr(module, name)
@@ -60,7 +63,7 @@ class Host:
         })
         salt = {
             "formula.judge": lambda *arguments: self.judged,
-            "formula.config": lambda name: {"images": {"path": str(folder)}, "nic_profiles": {}},
+            "formula.config": lambda name: {"images": {"path": str(folder)}, "nic_profiles": {}, "pools": self.declared},
             "cp.hash_file": dict,
             "cp.get_file": dict,
         }
@@ -390,6 +393,18 @@ def test_without_a_look_at_the_others_nothing_is_removed(host, tmp_path, fails, 
     assert (ret["result"], ret["changes"], host.done) == (False, {}, [])
     assert "not possible" in ret["comment"]
     assert (tmp_path / "web_system.qcow2").exists()
+
+
+def test_a_dry_run_knows_the_pools_that_the_pillar_declares(host):
+    declaration = {"mem": 128, "disks": [{"name": "system", "pool": "fast", "format": "raw", "size": 16}]}
+    host.opts["test"] = True
+    unknown = guest.defined("web", **declaration)
+    assert unknown["changes"]["disk system"] == {"old": None, "new": "to be made"}
+    assert "Its storage pools are not there yet: fast." in unknown["comment"]
+    host.declared = {"fast": {"ptype": "logical", "source": {"name": "vg0"}}}
+    assert guest.defined("web", **declaration)["changes"]["disk system"]["new"] == "/dev/vg0/web_system, 16 MiB, empty"
+    host.declared["fast"]["ensure"] = "absent"
+    assert guest.defined("web", **declaration) == unknown
 
 
 # ---- a migration that was interrupted ----
