@@ -61,9 +61,10 @@ class Host:
             "libvirt_tools.definition": self.definition,
             "libvirt_tools.names": lambda kind: list(self.guests) if kind == "domain" else [],
         })
+        config: dict[str, Any] = {"images": {"path": str(folder)}, "nic_profiles": {}}
         salt = {
             "formula.judge": lambda *arguments: self.judged,
-            "formula.config": lambda name: {"images": {"path": str(folder)}, "nic_profiles": {}, "pools": self.declared},
+            "formula.config": lambda _: {**config, "pools": self.declared},
             "cp.hash_file": dict,
             "cp.get_file": dict,
         }
