@@ -102,8 +102,9 @@ def host_info(*args: Any, **kwargs: Any) -> dict[str, Any]:
     Returns:
         ``minion``, ``hostname``, ``host_uuid``, ``uptime_seconds``, ``load``, ``cpu``, ``numa``, ``memory``,
         ``hugepages``, ``domain_types`` (those that work), ``versions``, ``pools``, ``networks``, ``bridges``,
-        ``guests`` (counts and sums), ``certificates`` (days left), ``reboot``, ``migrated`` (guests that went away)
-        and ``problems``, what could not be read and why.
+        ``guests`` (counts and sums), ``certificates`` (days left), ``reboot``, ``network_change`` (whether a change
+        of interfaces waits for its confirmation), ``migrated`` (guests that went away) and ``problems``, what could
+        not be read and why.
     """
     _check("nothing_else", args, kwargs)
     with __utils__["hypervisor_virsh.session"]() as virsh:

@@ -232,6 +232,7 @@ def everything(virsh: Any, utils: Utils, minion: str) -> dict[str, Any]:
     problems: list[str] = []
     found: dict[str, Any] = {"minion": minion, "hostname": socket.gethostname(), **times()}
     found |= {"memory": memory(), "hugepages": hugepages(), "bridges": bridges(), "reboot": reboot()}
+    found["network_change"] = utils["network_tool.pending"]()
     found["certificates"] = certificates(dt.datetime.now(tz=dt.timezone.utc))
     problems += [
         f"certificate for {row['purpose']}: {row['problem']}" for row in found["certificates"] if row["problem"]
