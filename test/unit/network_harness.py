@@ -215,6 +215,9 @@ class FakeBackend:
     def manages(self, host, interface) -> bool:
         return str(interface) == "eth0"
 
+    def adapt(self, host, profile: Profile) -> Profile:
+        return profile
+
     def render(self, profile: Profile) -> dict[str, Owned]:
         found = {}
         for one in profile.present:

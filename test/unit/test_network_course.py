@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
+from hypervisor_network import model
 from hypervisor_network.engine import course as courses
 from hypervisor_network.engine import plan as planning
 from hypervisor_network.engine import runtime, store
 from hypervisor_network.engine.course import Course, RefusedError
 from network_harness import BEYOND, FOREIGN, GATEWAY, LEASE, MASTER, FakeBackend, FakeHost, Killed, pillar
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -406,6 +411,12 @@ def test_a_minion_that_is_killed_while_it_stages_has_touched_nothing(tmp_path, b
         else:
             assert kill_at > 5
             break
+
+
+def test_a_profile_is_the_same_after_the_disk():
+    example = yaml.safe_load((ROOT / "pillar.example").read_text())["network"]
+    profile = model.load(example).resolved({"storage0": "eth9"}, {"eth0": "52:54:00:00:00:01"})
+    assert model.restored(json.loads(json.dumps(model.stored(profile)))) == profile
 
 
 def test_the_record_is_json_that_a_person_can_read(course, host):

@@ -7,7 +7,7 @@ backend can go through the interfaces in their order.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 # The pillar's keys and the kind of what is below them, in the order in which they are made.
@@ -108,6 +108,8 @@ class Interface:
         bond: options of a bond.
         link: what a VLAN stands on.
         vlan_id: the tag of a VLAN.
+        client: as whom it speaks to a DHCP server, found by :meth:`Backend.adapt`: an IAID, "mac", or empty for the
+            backend's own way.
     """
 
     name: str
@@ -132,6 +134,7 @@ class Interface:
     bond: Bond = field(default_factory=Bond)
     link: str = ""
     vlan_id: int = 0
+    client: str = ""
 
     @property
     def configured(self) -> bool:
@@ -312,3 +315,31 @@ def load(pillar: Mapping[str, Any]) -> Profile:
             checks=tuple(tuple(argv) for argv in asked.get("checks", ())),
         ),
     )
+
+
+def stored(profile: Profile) -> dict[str, Any]:
+    """Returns a profile as JSON, with all that the host has added to it."""
+    return asdict(profile)
+
+
+def restored(found: Mapping[str, Any]) -> Profile:
+    """Reads what :func:`stored` has written."""
+
+    def tuples(given: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+
+    interfaces = tuple(
+        Interface(
+            **{
+                **tuples(one),
+                "routes": tuple(Route(**route) for route in one["routes"]),
+                "match": Match(**one["match"]),
+                "bridge": Bridge(**one["bridge"]),
+                "bond": Bond(**one["bond"]),
+            }
+        )
+        for one in found["interfaces"]
+    )
+    confirm = tuples(found["confirm"])
+    confirm["checks"] = tuple(tuple(argv) for argv in confirm["checks"])
+    return Profile(**{**found, "interfaces": interfaces, "confirm": Confirm(**confirm)})

@@ -146,6 +146,12 @@ class Backend(Protocol):
     def manages(self, host: Host, interface: str) -> bool:
         """Says whether it is this backend that has set up that interface, for ``backend: auto``."""
 
+    def adapt(self, host: Host, profile: Profile) -> Profile:
+        """Adds what only the host knows to a resolved profile, before anything is rendered.
+
+        It must give the same again after the change, or the files would change with every run.
+        """
+
     def render(self, profile: Profile) -> dict[str, Owned]:
         """Returns the formula's files for the interfaces that shall be there, by absolute path. Pure.
 

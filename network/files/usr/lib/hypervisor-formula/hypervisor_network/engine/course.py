@@ -284,8 +284,8 @@ class Course:
             for stored in (change.before, change.after)
         ]
         before, after = contents if not back else reversed(contents)
-        profile = model.load(change.pillar).resolved(change.names, change.macs)
-        step = Step(profile, back, before, after, Snapshot(**change.snapshot), tuple(change.changed))
+        profile, snapshot = model.restored(change.profile), Snapshot(**change.snapshot)
+        step = Step(profile, back, before, after, snapshot, tuple(change.changed))
         return planning.backend_of(change.backend), step
 
     def _forth(self, state: State) -> State:

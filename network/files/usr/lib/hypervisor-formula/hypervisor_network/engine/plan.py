@@ -288,9 +288,10 @@ def _fitting(
     asked = list(profile.confirm.masters or masters)
     carriers = carrier(host, snapshot, asked)
     backend = _choose(host, profile, snapshot, carriers)
+    profile = backend.adapt(host, profile)
     previous = None
     if confirmed and confirmed.get("backend") == backend.name:
-        previous = model.load(confirmed["pillar"]).resolved(confirmed["names"], confirmed["macs"])
+        previous = model.restored(confirmed["profile"])
     before, after = _entries(host, backend, profile, previous)
     differing = runtime.differences(profile, snapshot)
     lines = [line for found in differing.values() for line in found]
@@ -315,8 +316,7 @@ def _fitting(
         targets += checks.name_servers(host, snapshot)
     change = Change(
         pillar=whole,
-        names=cards[0],
-        macs=cards[1],
+        profile=model.stored(profile),
         backend=backend.name,
         changed=changed,
         before=files.stored(before),

@@ -84,8 +84,7 @@ class Change:
 
     Attributes:
         pillar: the merged pillar.
-        names: the kernel's names by those of the pillar.
-        macs: permanent MAC addresses by the kernel's names.
+        profile: what it means on this host, see ``model.stored``.
         backend: who sets up the interfaces.
         changed: names of the interfaces that the change touches.
         before: the files, see ``files.stored``.
@@ -98,8 +97,7 @@ class Change:
     """
 
     pillar: dict[str, Any]
-    names: dict[str, str]
-    macs: dict[str, str]
+    profile: dict[str, Any]
     backend: str
     changed: list[str]
     before: dict[str, Any]
@@ -218,12 +216,12 @@ class Store:
         self.host.write(ASKED[what], b"", 0o600)
 
     def confirmed(self) -> Any:
-        """Returns the pillar, names and macs that were confirmed last; None without any."""
+        """Returns pillar, profile and backend that were confirmed last; None without any."""
         return self._read(CONFIRMED)
 
     def remember(self, change: Change) -> None:
         """Keeps what was confirmed, to tell later what of it a new pillar changes."""
-        self._keep({"pillar": change.pillar, "names": change.names, "macs": change.macs, "backend": change.backend})
+        self._keep({"pillar": change.pillar, "profile": change.profile, "backend": change.backend})
 
     def forget(self, change: Change) -> None:
         """Goes back to what was confirmed before a change that had been confirmed and was undone by a person."""
