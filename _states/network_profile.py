@@ -32,12 +32,12 @@ def _cached(saltenv: str) -> str:
     return next((str(one) for one in paths or () if str(one).endswith("hypervisor_network/__main__.py")), "")
 
 
-def _awaited(python: str, report: dict[str, Any], window: float) -> dict[str, Any]:
+def _awaited(report: dict[str, Any], window: float) -> dict[str, Any]:
     """Waits, for a limited time, until a change is confirmed or undone."""
     end = time.monotonic() + window + _GRACE
     while True:
-        state = _call(python, _TOOL, "status", "--json")
-        over = state.get("id") == report["id"] and not state.get("pending", True) and not state.get("at_work", True)
+        state: dict[str, Any] = __utils__["network_tool.standing"]()
+        over = state.get("id") == report["id"] and not state.get("pending", True)
         if over or time.monotonic() >= end:
             return state
         time.sleep(_EVERY)
@@ -80,7 +80,7 @@ def applied(name: str, profile: dict[str, Any], python: str = "/usr/bin/python3"
         if touched:
             comment += f" It touches what carries the connection to the master: {touched}."
         return ret | {"result": None, "changes": __utils__["network_tool.changes"](report), "comment": comment}
-    state = _awaited(python, report, _window(profile))
+    state = _awaited(report, _window(profile))
     done, changes, comment = __utils__["network_tool.outcome"](state, report)
     return ret | {"result": done, "changes": changes, "comment": comment}
 

@@ -39,7 +39,8 @@ class Tool:
         salt = {"cmd.run_all": self.run, "cp.cache_dir": lambda *_, **__: ["/c/a.py", f"/c{network_tool.INSTALLED}"]}
         monkeypatch.setattr(network_profile, "__salt__", salt, raising=False)
         names = ("call", "masters", "outcome", "changes", "installed")
-        utils = {f"network_tool.{name}": getattr(network_tool, name) for name in names}
+        utils: dict[str, Any] = {f"network_tool.{name}": getattr(network_tool, name) for name in names}
+        utils["network_tool.standing"] = lambda: self.answers["status"]
         monkeypatch.setattr(network_profile, "__utils__", utils, raising=False)
         monkeypatch.setattr(module, "__utils__", utils, raising=False)
         monkeypatch.setattr(module, "__salt__", salt, raising=False)
@@ -78,7 +79,7 @@ def test_a_confirmed_change_says_how_long_the_master_was_away(tool):
     assert ret["result"] is True
     assert ret["changes"] == {"files": {"/etc/x": "+a"}, "interfaces": ["br0 is missing"]}
     assert ret["comment"] == "The change is confirmed (networkd). The master was not reached for 0.9 s."
-    assert verbs(tool) == ["apply", "status"]
+    assert verbs(tool) == ["apply"]
     assert tool.calls[0][1] == {"pillar": PROFILE, "masters": ["controller"]}
     assert tool.calls[0][0][1:3] == ["-I", network_tool.INSTALLED]
 
@@ -115,17 +116,17 @@ def test_the_wait_is_bounded(tool):
     assert 20 + 90 <= tool.clock <= 20 + 95
 
 
-def test_the_outcome_of_another_change_is_not_taken_for_this_one(tool):
-    answers = [{**CONFIRMED, "id": "0"}, {**BACK}]
-    run = tool.run
+def test_the_outcome_of_another_change_is_not_taken_for_this_one(tool, monkeypatch):
+    tool.answers["status"] = {**CONFIRMED, "id": "0"}
+    sleep = tool.sleep
 
-    def later(argv, **options):
-        if "status" in argv:
-            tool.answers["status"] = answers.pop(0) if len(answers) > 1 else answers[0]
-        return run(argv, **options)
+    def later(seconds):
+        sleep(seconds)
+        tool.answers["status"] = BACK
 
-    network_profile.__salt__["cmd.run_all"] = later
+    monkeypatch.setattr("time.sleep", later)
     assert tool.state()["result"] is False
+    assert tool.clock == 1.0
 
 
 @pytest.mark.parametrize("test", [True, False])
@@ -181,6 +182,10 @@ def test_a_pending_change_shows(tmp_path, state):
     assert network_tool.pending(str(path)) == {"pending": True, "state": state, "id": "7"}
     path.write_text(json.dumps({"state": "confirmed", "id": "7"}))
     assert network_tool.pending(str(path))["pending"] is False
+    (tmp_path / "pending").touch()
+    assert network_tool.standing(str(path))["pending"] is True, "it is being cleared away"
+    (tmp_path / "pending").unlink()
+    assert network_tool.standing(str(path))["pending"] is False
     path.write_text("{")
     assert network_tool.pending(str(path))["pending"] is False
 

@@ -18,7 +18,7 @@ from .host import LocalHost
 _TCP = 2.0  # seconds for a connection
 _LOOKUP = 5.0  # seconds for a name
 _COMMAND = 20.0  # seconds for a command of the pillar
-_PROBE = 0.1  # seconds between looks at the master while its absence is measured
+_PROBE = 0.2  # seconds between looks at the master while its absence is measured
 _HOST_PORT = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d+)\Z")
 
 

@@ -10,7 +10,7 @@ finished. Only ``confirmed`` keeps the new files; everything else ends with the 
 
 from __future__ import annotations
 
-import secrets
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,6 +68,8 @@ class Course:
     def __init__(self, host: LocalHost, store: Store | None = None) -> None:
         self.host = host
         self.store = store or Store(host)
+        # What the latest round of checks found.
+        self._said: list[str] = []
 
     # ---- asked by a minion or a person ----
 
@@ -92,7 +94,7 @@ class Course:
                     raise RefusedError("; ".join((*found.errors, *filter(None, [found.refusal]))))
                 if found.change is None:
                     return found.report()
-                name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self.host.date()))}-{secrets.token_hex(2)}"
+                name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self.host.date()))}-{os.urandom(2).hex()}"
                 window = model.load(pillar).confirm.window
                 state = State(STAGED, name, found.backend, bool(found.uplink), started=self.host.date(), window=window)
                 self._stage(state, found.change)
@@ -310,7 +312,7 @@ class Course:
         except (BackendError, OSError) as error:
             reason = str(error) or type(error).__name__
         except _WindowOver:
-            reason = f"it was not done within {window} s"
+            reason = self._unchecked(f"it was not done within {window} s")
         finally:
             outage.stop()
         seconds = outage.seconds()
@@ -323,19 +325,23 @@ class Course:
 
     def _checked(self, change: Change, step: Step, targets: Sequence[checks.Target], deadline: float) -> str:
         """Checks until all is good several times in a row; returns what is not when the window is over."""
-        good, said = 0, ["nothing was checked"]
+        good = 0
         while True:
             if self.store.asked("rollback"):
                 return "a person asked for it"
             if self.store.asked("confirm"):
                 return ""
-            said = checks.failures(self.host, step.profile, targets, change.expected, change.gateway)
-            good = 0 if said else good + 1
+            self._said = checks.failures(self.host, step.profile, targets, change.expected, change.gateway)
+            good = 0 if self._said else good + 1
             if good >= step.profile.confirm.successes:
                 return ""
             if self.host.now() + _ROUND >= deadline:
-                return "; ".join(said) or "the checks had not succeeded often enough"
+                return self._unchecked("the checks had not succeeded often enough")
             self.host.sleep(_ROUND)
+
+    def _unchecked(self, otherwise: str) -> str:
+        """Says what the checks have found last; something else if they have found nothing."""
+        return "; ".join(self._said) or otherwise
 
     # ---- back ----
 
