@@ -109,7 +109,10 @@ def overridden(settings: Mapping[str, str], own: Path) -> list[str]:
 
 
 def applied(
-    name: str, settings: dict[str, int | str] | None = None, file: str = "/etc/sysctl.d/90-hypervisor.conf"
+    name: str,
+    settings: dict[str, int | str] | None = None,
+    file: str = "/etc/sysctl.d/90-hypervisor.conf",
+    if_there: bool = False,
 ) -> dict[str, Any]:
     """Makes sure that the running kernel has these settings.
 
@@ -117,6 +120,7 @@ def applied(
         name: any label.
         settings: values by key, such as ``vm.swappiness``.
         file: the file that sets the same at boot; what later files set differently is said in the comment.
+        if_there: leave out what this kernel does not have, because its module is not loaded.
 
     Returns:
         A state result. It fails for a setting that this kernel does not have, before it changes another,
@@ -126,6 +130,9 @@ def applied(
     wanted = {key: str(value) for key, value in (settings or {}).items()}
     try:
         paths = {key: _PROC / relative(key) for key in wanted}
+        if if_there:
+            paths = {key: path for key, path in paths.items() if path.exists()}
+            wanted = {key: wanted[key] for key in paths}
         changes, unknown = plan(wanted, {key: read(path) for key, path in paths.items()}, __opts__["test"])
     except (OSError, ValueError) as error:
         return ret | {"result": False, "comment": f"Nothing was set: {error}."}

@@ -29,7 +29,8 @@ REMEMBERED = 10
 # What the verdict depends on besides a formula's files: a newer evaluator judges again.
 EVALUATOR = ("formula_config.py", "formula_schema.py", "formula_vocabulary.py")
 
-# A utility named by a formula and this has a function "errors", which judges what the schema has accepted.
+# Utilities named by a formula and this, with more words between or none, have a function "errors", which judges what
+# the schema has accepted.
 RULES = "_rules.py"
 
 Fetch = Callable[[str, str], Any]
@@ -153,9 +154,16 @@ def build(
     except ValueError as error:
         refuse(f"the formula {name} is broken: {error}")
     # What no schema can say, such as networks that overlap. Salt's loader would look for a missing one everywhere.
-    if not result[1] and _beside(f"{name}{RULES}").exists():
-        result = result[0], utils[f"{name}_rules.errors"](result[0])
+    if not result[1]:
+        for module in _rules(name):
+            result[1].extend(utils[f"{module}.errors"](result[0]))
     return result
+
+
+def _rules(name: str) -> list[str]:
+    """Returns the utilities that judge a formula: ``network_rules``, ``network_ovs_rules`` and the like."""
+    folder = Path(__file__).parent
+    return sorted(path.stem for path in (*folder.glob(f"{name}{RULES}"), *folder.glob(f"{name}_*{RULES}")))
 
 
 def _beside(file: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,9 @@ def bring_files(lab: Lab, host: str) -> None:
     }
     files[f"{STATES}/top.sls"] = (CHECKOUT / "top.sls.example").read_text(encoding="utf-8")
     files |= {f"{PILLAR}/{name}": text for name, text in lab_salt.pillar_files(lab.hosts).items()}
+    # The example shows no key; one is made here where it must have one.
     example = (CHECKOUT / "pillar.example").read_text(encoding="utf-8")
+    example = example.replace("\n    # psk: ...\n", f"\n    psk: {secrets.token_hex(16)}\n")
     files |= {
         f"{EVERYTHING}/top.sls": "base: {'*': [example]}\n",
         f"{EVERYTHING}/example.sls": example,

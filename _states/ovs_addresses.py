@@ -1,0 +1,95 @@
+"""Addresses of a host's own ports on Open vSwitch, now and at boot.
+
+The switch makes such a port when it starts, later than most ways to set up interfaces look for theirs. So a unit of
+systemd gives it its addresses as soon as the switch runs, whichever of them a host has.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from salt.exceptions import CommandExecutionError
+
+if TYPE_CHECKING:
+    # Salt's loader fills these in.
+    __opts__: dict[str, Any] = {}
+    __utils__: dict[str, Any] = {}
+
+_BATCH = Path("/etc/hypervisor-formula/ovs-addresses")
+_UNIT = "hypervisor-ovs-addresses.service"
+_UNITS = Path("/etc/systemd/system")
+_SWITCHES = "openvswitch-switch.service openvswitch.service"
+_HEADER = "# Written by Salt. Change the pillar: what is edited here is replaced by the next run.\n"
+_TEXT = (
+    f"{_HEADER}[Unit]\nDescription=Addresses of ports of Open vSwitch\nDefaultDependencies=no\n"
+    f"After={_SWITCHES} ovs-vswitchd.service\nBefore=network.target network-online.target\n"
+    f"PartOf=ovs-vswitchd.service\nConflicts=shutdown.target\nBefore=shutdown.target\n\n"
+    # -force: one port that is missing keeps no other from its address.
+    f"[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart={{ip}} -force -batch {_BATCH}\n\n"
+    "[Install]\nWantedBy=multi-user.target ovs-vswitchd.service\n"
+)
+
+
+def applied(
+    name: str, bridges: dict[str, Any] | None = None, mesh: dict[str, Any] | None = None, node: str = ""
+) -> dict[str, Any]:
+    """Make sure that internal ports have their addresses, and no others.
+
+    Args:
+        name: Any label.
+        bridges: As in the pillar ``network:ovs:bridges``.
+        mesh: As in the pillar ``network:mesh``.
+        node: This host's name in a mesh; by default its minion id.
+
+    Returns a state result.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "The ports have their addresses."}
+    try:
+        declared = {"ipsec": {}, "ovs": {"bridges": bridges or {}}, "mesh": mesh or {}}
+        composed = __utils__["network_tunnels.compose"](declared, node or __opts__["id"])
+        wanted = __utils__["network_tunnels.addresses"](composed)
+        batch = __utils__["network_tunnels.address_batch"](wanted)
+        run = __utils__["ovs_tools.run"]
+        nics = __utils__["ovs_plan.nics_of"](run(["ip", "-json", "address", "show"]))
+        differ = __utils__["network_tunnels.address_changes"](wanted, nics)
+        unit = _TEXT.format(ip=__utils__["ovs_tools.path"]("ip") or "/usr/sbin/ip")
+        files = {_BATCH: _HEADER + batch, _UNITS / _UNIT: unit}
+        # Without any address there is nothing to bring at boot, unless there was something before.
+        needed = bool(wanted) or _BATCH.exists()
+        written = [path for path, text in files.items() if needed and _text(path) != text]
+        ret["changes"] = {str(path): "written" for path in written} | differ
+        if needed and not _enabled():
+            ret["changes"][_UNIT] = "enabled"
+        if __opts__["test"] or not ret["changes"]:
+            return ret | {"result": None if ret["changes"] else True}
+        for path in written:
+            __utils__["own_files.write"](path, files[path].encode(), 0o644)
+        if _UNITS / _UNIT in written:
+            run(["systemctl", "daemon-reload"])
+        if _UNIT in ret["changes"]:
+            run(["systemctl", "enable", _UNIT])
+        _give(differ)
+    except (CommandExecutionError, ValueError, OSError) as error:
+        return ret | {"result": False, "comment": f"Addresses of ports: {error}."}
+    return ret
+
+
+def _text(path: Path) -> str:
+    """Return what a file of this state holds."""
+    return str((__utils__["own_files.read"](path) or b"").decode())
+
+
+def _give(differ: Mapping[str, Mapping[str, list[str]]]) -> None:
+    """Take away what is not declared and give what is."""
+    run = __utils__["ovs_tools.run"]
+    for port, change in differ.items():
+        for address in sorted(set(change["old"]) - set(change["new"])):
+            run(["ip", "address", "delete", address, "dev", port])
+        for address in change["new"]:
+            run(["ip", "address", "replace", address, "dev", port])
+        run(["ip", "link", "set", "dev", port, "up"])
+
+
+def _enabled() -> bool:
+    """Whether the addresses are given at boot."""
+    return (_UNITS / "multi-user.target.wants" / _UNIT).is_symlink()

@@ -1,0 +1,62 @@
+# Guarantees bridges, ports and tunnels of Open vSwitch, and that no tunnel's packet passes unencrypted.
+#
+# The guard is there before the first tunnel. Keys are read from pillar by the state itself, so that this file does not
+# hold them.
+{% set network = salt['formula.config']('network') %}
+{% set bridges, mesh, ipsec = network.ovs.bridges, network.mesh, network.ipsec %}
+{% for one in mesh.values() %}
+{% do one.pop('psk', none) %}
+{% endfor %}
+{% for bridge in bridges.values() %}
+{% for port in bridge.get('ports', {}).values() %}
+{% do port.pop('psk', none) %}
+{% endfor %}
+{% endfor %}
+
+include:
+  - network.packages
+  - network.ipsec
+
+{% if ipsec.guard %}
+network_tunnel_guard:
+  tunnel_guard.loaded:
+    - bridges: {{ bridges | json }}
+    - mesh: {{ mesh | json }}
+    - require:
+      - pkg: network_packages
+{% else %}
+network_tunnel_guard:
+  tunnel_guard.absent: []
+{% endif %}
+
+network_ovs_service:
+  service.running:
+    - name: {{ network.ovs.service }}
+    - enable: true
+    - require:
+      - pkg: network_packages
+
+network_ovs:
+  ovs.configured:
+    - bridges: {{ bridges | json }}
+    - mesh: {{ mesh | json }}
+    - other_config: {{ network.ovs.other_config | json }}
+    - require:
+      - service: network_ovs_service
+      - tunnel_guard: network_tunnel_guard
+      - service: network_ipsec_service
+
+network_ovs_addresses:
+  ovs_addresses.applied:
+    - bridges: {{ bridges | json }}
+    - mesh: {{ mesh | json }}
+    - require:
+      - ovs: network_ovs
+
+network_ipsec_established:
+  tunnel_ipsec.established:
+    - bridges: {{ bridges | json }}
+    - mesh: {{ mesh | json }}
+    - wait_seconds: {{ ipsec.wait_seconds }}
+    - require:
+      - ovs: network_ovs

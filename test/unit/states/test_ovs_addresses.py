@@ -1,0 +1,102 @@
+"""Addresses of internal ports: given now and at boot, and those that are not declared taken away."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from _states import ovs_addresses
+from _utils import network_tunnels, ovs_plan, own_files
+
+BRIDGES = {"ovs0": {"ports": {"int0": {"type": "internal", "addresses": ["10.0.0.1/24"]}}}}
+
+
+class Host:
+    def __init__(self, monkeypatch, folder: Path, *, test: bool = False) -> None:
+        self.told: list[str] = []
+        self.held = ["10.0.0.7/24"]
+        self.units = folder / "units"
+        monkeypatch.setattr(ovs_addresses, "_BATCH", folder / "own" / "ovs-addresses")
+        monkeypatch.setattr(ovs_addresses, "_UNITS", self.units)
+        monkeypatch.setattr(ovs_addresses, "__opts__", {"test": test, "id": "hv1"}, raising=False)
+        names = ("compose", "addresses", "address_batch", "address_changes")
+        utils = {
+            **{f"network_tunnels.{name}": getattr(network_tunnels, name) for name in names},
+            **{f"own_files.{name}": getattr(own_files, name) for name in ("read", "write")},
+            "ovs_plan.nics_of": ovs_plan.nics_of,
+            "ovs_tools.path": lambda _: "/usr/sbin/ip",
+            "ovs_tools.run": self.run,
+        }
+        monkeypatch.setattr(ovs_addresses, "__utils__", utils, raising=False)
+
+    def run(self, argv: list[str]) -> str:
+        if argv[1] == "-json":
+            addresses = [
+                dict(zip(("local", "prefixlen"), one.split("/"), strict=True), scope="global") for one in self.held
+            ]
+            return json.dumps([{"ifname": "int0", "addr_info": addresses}])
+        self.told.append(" ".join(argv))
+        if argv[1:3] == ["address", "replace"]:
+            self.held.append(argv[3])
+        if argv[1:3] == ["address", "delete"]:
+            self.held.remove(argv[3])
+        if argv[1] == "enable":
+            wants = self.units / "multi-user.target.wants"
+            wants.mkdir(parents=True)
+            (wants / argv[2]).symlink_to(self.units / argv[2])
+        return ""
+
+
+@pytest.fixture(name="host")
+def bare_host(monkeypatch, tmp_path):
+    return Host(monkeypatch, tmp_path)
+
+
+def applied(bridges: dict[str, Any] | None = None) -> dict[str, Any]:
+    return ovs_addresses.applied("net", BRIDGES if bridges is None else bridges)
+
+
+def test_a_port_gets_its_address_and_loses_another(host, tmp_path):
+    ret = applied()
+    assert ret["result"] is True, ret
+    assert ret["changes"]["int0"] == {"old": ["10.0.0.7/24"], "new": ["10.0.0.1/24"]}
+    assert host.told == [
+        *("systemctl daemon-reload", "systemctl enable hypervisor-ovs-addresses.service"),
+        *(
+            "ip address delete 10.0.0.7/24 dev int0",
+            "ip address replace 10.0.0.1/24 dev int0",
+            "ip link set dev int0 up",
+        ),
+    ]
+    assert (
+        "address replace 10.0.0.1/24 dev int0\nlink set dev int0 up\n" in (tmp_path / "own/ovs-addresses").read_text()
+    )
+    assert "ExecStart=/usr/sbin/ip -force -batch" in (host.units / "hypervisor-ovs-addresses.service").read_text()
+    host.told.clear()
+    assert (applied()["changes"], host.told) == ({}, [])
+
+
+def test_a_dry_run_foresees_exactly_what_a_run_does(monkeypatch, host, tmp_path):
+    done = applied()
+    dry = Host(monkeypatch, tmp_path / "dry", test=True)
+    ret = applied()
+    assert ret["result"] is None
+    assert [Path(key).name for key in ret["changes"]] == [Path(key).name for key in done["changes"]]
+    assert (dry.told, (tmp_path / "dry").exists()) == ([], False)
+
+
+def test_without_addresses_nothing_is_set_up(host, tmp_path):
+    assert applied({"ovs0": {"ports": {"int0": {"type": "internal"}}}})["changes"] == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_is_told(host, monkeypatch):
+    def broken(argv: list[str]) -> str:
+        raise CommandExecutionError("ip: it is broken")
+
+    monkeypatch.setitem(ovs_addresses.__utils__, "ovs_tools.run", broken)
+    assert applied()["comment"] == "Addresses of ports: ip: it is broken."

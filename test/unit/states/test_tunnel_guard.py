@@ -1,0 +1,151 @@
+"""The guard of tunnels: checked, stored, loaded and enabled; repaired when somebody flushes it; gone when told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from _states import tunnel_guard
+from _utils import network_tunnels, ovs_tools, own_files
+
+MESH = {"m": {"bridge": "ovs0", "nodes": {"hv1": {"address": "192.0.2.1"}, "hv2": {"address": "192.0.2.2"}}}}
+
+
+class Host:
+    """A host with nft and systemd; it records what it is told and holds the table that was loaded last."""
+
+    def __init__(self, monkeypatch, folder: Path, *, test: bool) -> None:
+        self.told: list[str] = []
+        self.table: dict[str, Any] | None = None
+        self.nft = "/usr/sbin/nft"
+        self.refuses = False
+        self.units = folder / "units"
+        monkeypatch.setattr(tunnel_guard, "_RULES", folder / "own" / "tunnel-guard.nft")
+        monkeypatch.setattr(tunnel_guard, "_UNITS", self.units)
+        monkeypatch.setattr(tunnel_guard, "__opts__", {"test": test, "id": "hv1"}, raising=False)
+        utils = {
+            **{f"network_tunnels.{name}": getattr(network_tunnels, name) for name in (
+                "compose", "guard", "guard_holds", "guard_script", "peers", "table",
+            )},
+            **{f"own_files.{name}": getattr(own_files, name) for name in ("read", "write")},
+            "ovs_tools.path": lambda _: self.nft,
+            "ovs_tools.parsed": ovs_tools.parsed,
+            "ovs_tools.run": self.run,
+        }  # fmt: skip
+        monkeypatch.setattr(tunnel_guard, "__utils__", utils, raising=False)
+
+    def run(self, argv: list[str], ok: tuple[int, ...] = (0,)) -> str:
+        if "list" in argv:
+            return json.dumps(self.table) if self.table else ""
+        self.told.append(" ".join(Path(one).name if "/" in one else one for one in argv))
+        if self.refuses and "--check" in argv:
+            raise CommandExecutionError("nft: syntax error")
+        if argv[1] == "--file":
+            self.load(network_tunnels.guard([network_tunnels.Peer("m_hv2", "192.0.2.2", "gre", True, "hv2")]))
+        if argv[1] == "delete":
+            self.table = None
+        if argv[1] == "enable":
+            wants = self.units / "sysinit.target.wants"
+            wants.mkdir(parents=True, exist_ok=True)
+            (wants / argv[2]).symlink_to(self.units / argv[2])
+        if argv[1] == "disable":
+            (self.units / "sysinit.target.wants" / argv[2]).unlink()
+        return ""
+
+    def load(self, rules: list[tuple[str, str]]) -> None:
+        stamp = network_tunnels.guard_stamp(rules)
+        chains = [
+            {"chain": {"name": name, "hook": hook, "policy": "accept"}}
+            for name, hook in (("out", "output"), ("in", "input"))
+        ]
+        body = [{"rule": {"chain": chain, "comment": stamp, "expr": [{"drop": None}]}} for chain, _ in rules]
+        self.table = {"nftables": [*chains, *body]}
+
+
+@pytest.fixture(name="host")
+def bare_host(monkeypatch, tmp_path):
+    return Host(monkeypatch, tmp_path, test=False)
+
+
+def loaded() -> dict[str, Any]:
+    return tunnel_guard.loaded("guard", mesh=MESH)
+
+
+def test_a_bare_host_gets_it_checked_before_it_counts(host, tmp_path):
+    ret = loaded()
+    assert ret["result"] is True, ret
+    assert host.told == [
+        *("nft --check --file .tunnel-guard.nft.candidate", "nft --file tunnel-guard.nft"),
+        *("systemctl daemon-reload", "systemctl enable hypervisor-tunnel-guard.service"),
+    ]
+    unit = (tmp_path / "units" / "hypervisor-tunnel-guard.service").read_text()
+    for line in (
+        "DefaultDependencies=no",
+        "Before=network-pre.target openvswitch-switch.service",
+        "WantedBy=sysinit.target",
+    ):
+        assert line in unit
+    # It stays until the power is off, whatever is stopped before.
+    assert "ExecStop" not in unit
+    drop_in = (tmp_path / "units" / "nftables.service.d" / "50-hypervisor-tunnel-guard.conf").read_text()
+    assert [line.partition("=")[0] for line in drop_in.splitlines()[2:]] == [
+        "ExecStartPost",
+        "ExecReload",
+        "ExecStopPost",
+    ]
+    assert not list((tmp_path / "own").glob("*candidate"))
+
+
+def test_a_second_run_does_nothing(host):
+    loaded()
+    host.told.clear()
+    ret = loaded()
+    assert (ret["result"], ret["changes"], host.told) == (True, {}, [])
+
+
+def test_a_flushed_table_is_loaded_again_and_nothing_else(host):
+    loaded()
+    host.told.clear()
+    host.table = None
+    assert loaded()["changes"] == {"table hypervisor_tunnels": "loaded"}
+    assert host.told == ["nft --file tunnel-guard.nft"]
+
+
+def test_a_dry_run_foresees_exactly_what_a_run_does(monkeypatch, host, tmp_path):
+    done = loaded()
+    for nft in ("/usr/sbin/nft", ""):
+        dry = Host(monkeypatch, tmp_path / f"dry{len(nft)}", test=True)
+        dry.nft = nft
+        ret = loaded()
+        assert ret["result"] is None
+        assert [Path(key).name for key in ret["changes"]] == [Path(key).name for key in done["changes"]]
+        assert dry.told == []
+        assert not (tmp_path / f"dry{len(nft)}").exists()
+
+
+def test_rules_that_nft_refuses_replace_nothing(host, tmp_path):
+    host.refuses = True
+    ret = loaded()
+    assert (ret["result"], ret["comment"]) == (False, "The guard of tunnels: nft: syntax error.")
+    assert list((tmp_path / "own").iterdir()) == []
+    assert host.table is None
+
+
+def test_a_host_without_nft_fails(host):
+    host.nft = ""
+    ret = loaded()
+    assert ret["result"] is False
+    assert "nft is not installed" in ret["comment"]
+
+
+def test_absent_takes_all_of_it_away(host, tmp_path):
+    loaded()
+    ret = tunnel_guard.absent("guard")
+    assert ret["result"] is True
+    assert host.table is None
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert tunnel_guard.absent("guard")["changes"] == {}

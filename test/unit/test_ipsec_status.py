@@ -1,0 +1,55 @@
+"""What strongSwan prints, read: which connections have keys, and why others have none."""
+
+from __future__ import annotations
+
+import pytest
+
+from _utils import ipsec_status
+from _utils.ipsec_status import Connection
+
+STATUS = """\
+Routed Connections:
+private_hv3-1{2}:  ROUTED, TRANSPORT, reqid 2
+private_hv3-1{2}:   10.0.0.1/32[gre] === 10.0.0.3/32[gre]
+private_hv2-2{1}:  ROUTED, TRANSPORT, reqid 1
+private_hv2-2{1}:   10.0.0.1/32[gre] === 10.0.0.2/32[gre]
+vx-in-1{5}:  ROUTED, TRANSPORT, reqid 5
+vx-out-1{6}:  ROUTED, TRANSPORT, reqid 6
+Security Associations (1 up, 0 connecting):
+private_hv2-2[3]: ESTABLISHED 5 minutes ago, 10.0.0.1[10.0.0.1]...10.0.0.2[10.0.0.2]
+private_hv2-2{4}:  INSTALLED, TRANSPORT, reqid 1, ESP SPIs: c0ffee01_i c0ffee02_o
+private_hv2-2{4}:   10.0.0.1/32[gre] === 10.0.0.2/32[gre]
+private_hv3-0{9}:  INSTALLED, TRANSPORT, reqid 1, ESP SPIs: c0ffee03_i c0ffee04_o
+vx-out-1{7}:  INSTALLED, TRANSPORT, reqid 6, ESP SPIs: c0ffee05_i c0ffee06_o
+"""
+
+
+def test_the_newest_connections_of_each_tunnel_count():
+    found = ipsec_status.connections(STATUS)
+    assert found["private_hv2"] == [Connection("private_hv2-2", 2, routed=True, installed=True)]
+    # What is left of an earlier version says nothing of the present one.
+    assert found["private_hv3"] == [Connection("private_hv3-1", 1, routed=True, installed=False)]
+    assert [one.name for one in found["vx"]] == ["vx-in-1", "vx-out-1"]
+    assert ipsec_status.connections("Security Associations (0 up, 0 connecting):\n  none\n") == {}
+
+
+def test_what_a_tunnel_lacks():
+    lacking = ipsec_status.lacks(["private_hv2", "private_hv3", "vx", "gone"], ipsec_status.connections(STATUS))
+    assert lacking == [Connection("private_hv3-1", 1, routed=True, installed=False), "gone"]
+
+
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        ("connection 'private_hv2-1' established successfully", ""),
+        ("received AUTHENTICATION_FAILED notify error\nestablishing connection 'a' failed", "refuses the key"),
+        ("tried 1 shared key for '%any' - '10.0.0.2', but MAC mismatched", "has another key"),
+        ("no shared key found for '10.0.0.1' - '10.0.0.2'", "no key for it here"),
+        ("received NO_PROPOSAL_CHOSEN notify error", "knows no tunnel"),
+        ("giving up after 5 retransmits\npeer not responding, trying again", "does not answer"),
+        ("something new", "does not answer"),
+    ],
+)
+def test_why_a_try_failed(said, meaning):
+    assert meaning in ipsec_status.reason(said)
+    assert bool(ipsec_status.reason(said)) == bool(meaning)
