@@ -13,7 +13,7 @@ include:
 {% endif %}
 {% if network.bridges %}
   # guests' DHCP crosses bridges
-  - network.bridge_filter
+  - network.bridging
 {% endif %}
 {% if ovs %}
   # bridges and tunnels of Open vSwitch, encrypted or dropped
