@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None, course: Course | None = None) -
         The exit code: 1 when something was refused, or is not over.
     """
     asked = _parser().parse_args(arguments)
-    found = course or Course(LocalHost())
+    found = course or Course(LocalHost(), say=_said)
     try:
         if asked.command in {"plan", "apply"}:
             pillar, masters = _read(asked.file)
@@ -123,6 +123,11 @@ def main(arguments: Sequence[str] | None = None, course: Course | None = None) -
         return 1
     wanted = {"confirm": state.state == "confirmed", "rollback": state.state == ROLLED_BACK}
     return 0 if wanted.get(asked.command, state.over) else 1
+
+
+def _said(text: str) -> None:
+    """Tells the journal, or whoever looks on, what is done."""
+    print(f"network-profile: {text}", file=sys.stderr, flush=True)
 
 
 def _show(state: dict[str, Any], as_json: bool) -> None:

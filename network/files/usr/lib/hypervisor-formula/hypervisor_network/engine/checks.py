@@ -201,8 +201,11 @@ class Outage:
             self._end.wait(_PROBE)
 
     def seconds(self) -> float | None:
-        """Returns the longest time without an answer so far; None if nothing was measured."""
-        return round(self._longest, 1) if self._thread.ident is not None else None
+        """Returns the longest time without an answer so far, the present one too; None if nothing was measured."""
+        if self._thread.ident is None:
+            return None
+        present = self._host.now() - self._latest if self._lost else 0.0
+        return round(max(self._longest, present), 1)
 
     def stop(self) -> None:
         """Ends the thread."""

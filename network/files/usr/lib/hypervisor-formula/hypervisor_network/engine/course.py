@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -63,10 +63,14 @@ class Course:
     Args:
         host: the host.
         store: where the change stands.
+        say: takes what is done, for the journal.
     """
 
-    def __init__(self, host: LocalHost, store: Store | None = None) -> None:
+    def __init__(
+        self, host: LocalHost, store: Store | None = None, say: Callable[[str], None] = lambda _text: None
+    ) -> None:
         self.host = host
+        self.say = say
         self.store = store or Store(host)
         # What the latest round of checks found.
         self._said: list[str] = []
@@ -298,30 +302,35 @@ class Course:
         backend, step = self._step(change, back=False)
         targets = [checks.Target.load(one) for one in change.targets]
         outage = checks.Outage(self.host, next((one for one in targets if one.kind == "tcp"), None))
-        measured = outage.start()
+        outage.start()
         window = step.profile.confirm.window
         state = self.store.set(replace(state, state=APPLYING, started=self.host.date(), window=window))
         deadline = self.host.now() + window
         try:
             with _alarm(window):
+                self.say(f"changing {', '.join(change.changed)} ({change.backend})")
                 backend.release(self.host, step)
                 files.exchange(self.host, files.load(change.after), NEW)
                 backend.activate(self.host, step)
+                self.say("changed, checking")
                 state = self.store.set(replace(state, state=APPLIED))
                 reason = self._checked(change, step, targets, deadline)
         except (BackendError, OSError) as error:
             reason = str(error) or type(error).__name__
         except _WindowOver:
             reason = self._unchecked(f"it was not done within {window} s")
+        except BaseException:
+            outage.stop()
+            raise
+        try:
+            if reason:
+                # Until the old state is there again the master may be away.
+                return self._back(state, reason, outage=outage)
+            self.say("confirmed")
+            state = self.store.set(replace(state, state=CONFIRMED_STATE, outage=outage.seconds()))
+            return self._complete(state)
         finally:
             outage.stop()
-        seconds = outage.seconds()
-        if reason:
-            return self._back(replace(state, outage=seconds), reason)
-        if not measured:
-            seconds = None
-        state = self.store.set(replace(state, state=CONFIRMED_STATE, outage=seconds))
-        return self._complete(state)
 
     def _checked(self, change: Change, step: Step, targets: Sequence[checks.Target], deadline: float) -> str:
         """Checks until all is good several times in a row; returns what is not when the window is over."""
@@ -345,7 +354,14 @@ class Course:
 
     # ---- back ----
 
-    def _back(self, state: State, reason: str, files_only: bool = False, booting: bool = False) -> State:
+    def _back(
+        self,
+        state: State,
+        reason: str,
+        files_only: bool = False,
+        booting: bool = False,
+        outage: checks.Outage | None = None,
+    ) -> State:
         """Undoes a change as far as it was made, and looks whether all is as it was.
 
         Args:
@@ -353,7 +369,9 @@ class Course:
             reason: why.
             files_only: the host is going down or coming up: the runtime is not touched.
             booting: the latter.
+            outage: measures how long the master is away.
         """
+        self.say(f"going back: {reason}")
         state = replace(state, state=ROLLING_BACK, reason=reason)
         notes: list[str] = []
         self._try(notes, self.store.set, state)
@@ -371,6 +389,7 @@ class Course:
             self._try(notes, backend.activate, self.host, step)
             differing = self._settled(step, notes)
             verified = not differing
+            state = replace(state, outage=outage.seconds() if outage else None)
         old = files.load(change.before)
         broken = [name for name, entry in old.items() if not files.same(files.look(self.host, name), entry)]
         differing += [f"{name} is not as before" for name in broken]
@@ -393,6 +412,7 @@ class Course:
         while True:
             now = runtime.take(self.host)
             differing = runtime.compare(step.snapshot, now)
+            self.say(f"compared with before: {'; '.join(differing[:5]) or 'equal'}")
             passed = self.host.now() - begun
             if not differing or passed > _SETTLES:
                 return differing
