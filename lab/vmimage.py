@@ -28,8 +28,15 @@ INSTALL_SALT = CHECKOUT / "lab/files/install-salt.sh"
 SPACE_NEEDED_MIB = 6000
 # With it one machine can be a file server for the tests of another; it only runs where a test starts it.
 NFS_SERVER = ("nfs-kernel-server",)
+# All that sets up interfaces, switches and tunnels, for the tests of the formula network. An image starts none of
+# them but ifupdown; a machine's seed says which one has its card.
+NETWORKING = (
+    *("ifupdown", "bridge-utils", "ifenslave", "isc-dhcp-client", "netplan.io", "network-manager", "ethtool"),
+    *("openvswitch-switch", "openvswitch-ipsec", "strongswan", "libstrongswan-standard-plugins", "nftables"),
+    *("dnsmasq", "udhcpd", "udhcpc", "busybox", "tcpdump"),
+)
 # What a machine has besides what every host has. The cloud kernel lacks dlm and many drivers.
-PACKAGES = ("linux-image-amd64", "initramfs-tools", "zstd", "grub-pc", "ifupdown", *NFS_SERVER)
+PACKAGES = ("linux-image-amd64", "initramfs-tools", "zstd", "grub-pc", *NETWORKING, *NFS_SERVER)
 INITRAMFS_MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod")
 # For a root of each file system: packages, modules that must be there to mount it, options in fstab.
 FILE_SYSTEMS = {
@@ -37,7 +44,12 @@ FILE_SYSTEMS = {
     "xfs": (("xfsprogs",), ("xfs", "libcrc32c", "crc32c_generic"), "defaults 0 0"),
 }
 # Work of a machine that lives for months; here it only delays the start.
-UNWANTED_UNITS = (*rootfs.TIMERS, "e2scrub_reap.service", "man-db.timer", "nfs-server.service")
+UNWANTED_UNITS = (
+    *(*rootfs.TIMERS, "e2scrub_reap.service", "man-db.timer", "nfs-server.service"),
+    *("NetworkManager.service", "NetworkManager-dispatcher.service", "NetworkManager-wait-online.service"),
+    *("systemd-networkd.service", "openvswitch-switch.service", "openvswitch-ipsec.service"),
+    *("strongswan-starter.service", "dnsmasq.service", "udhcpd.service", "nftables.service", "ModemManager.service"),
+)
 # By these a host could be taken for another, or the build is still to be seen.
 FORGOTTEN = (
     *("var/lib/dbus/machine-id", "etc/ssh/ssh_host_*", "etc/salt/minion_id", "etc/salt/pki/*/*"),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import identity
+from . import identity, vmstack
 from .proc import CommandError, run
 
 QEMU = "qemu-system-x86_64"
@@ -71,6 +71,8 @@ class MachineSpec:
         address: its address on the first card.
         prefix: length of the network's prefix in bits.
         gateway: default route; none when empty.
+        stack: what sets up its interfaces, one of :data:`lab.vmstack.STACKS`.
+        dhcp: whether it asks a DHCP server for its address, which must be the one above.
         memory_mib: memory in MiB.
         cpus: virtual processors, each of a NUMA node of its own.
         nics: its cards; the address belongs to the first.
@@ -85,6 +87,8 @@ class MachineSpec:
     address: str
     prefix: int = 24
     gateway: str = ""
+    stack: str = "ifupdown"
+    dhcp: bool = False
     memory_mib: int = 1536
     cpus: int = 2
     nics: Sequence[Nic] = (Nic(),)
@@ -115,11 +119,8 @@ def seed(spec: MachineSpec, files: Mapping[str, tuple[int, bytes]]) -> bytes:
         spec: the machine.
         files: its identity from :func:`lab.identity.files`; its address is added here.
     """
-    lines = ["auto eth0", "iface eth0 inet static", f"    address {spec.address}/{spec.prefix}"]
-    if spec.gateway:
-        lines.append(f"    gateway {spec.gateway}")
-    interface = "".join(f"{line}\n" for line in lines).encode()
-    return identity.archive({**files, "/etc/network/interfaces.d/eth0": (0o644, interface)})
+    network = vmstack.files(spec.stack, "" if spec.dhcp else spec.address, spec.prefix, spec.gateway)
+    return identity.archive({**files, **network})
 
 
 def qemu_argv(spec: MachineSpec, folder: Path, accelerator: str) -> list[str]:

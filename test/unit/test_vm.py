@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import vm, vmdisk, vmimage, vmspec, vmxfs
+from lab import vm, vmdisk, vmimage, vmspec, vmstack, vmxfs
 from lab.proc import LabError
 from lab.qmp import Qmp
 
@@ -114,6 +114,23 @@ def test_a_seed_holds_the_identity_and_the_address():
 
 def test_no_default_route_without_a_gateway():
     assert b"gateway" not in vmspec.seed(SPEC, {})
+
+
+@pytest.mark.parametrize("stack", vmstack.STACKS)
+@pytest.mark.parametrize("dhcp", [False, True])
+def test_a_machine_starts_with_the_stack_that_is_wanted(stack, dhcp):
+    spec = replace(SPEC, stack=stack, dhcp=dhcp, gateway="10.213.9.1")
+    with tarfile.open(fileobj=io.BytesIO(vmspec.seed(spec, {}))) as archive:
+        content = {member.name: archive.extractfile(member).read().decode() for member in archive if member.isfile()}
+    marker = content.pop(vmstack.MARKER.lstrip("/"), "ifupdown\n")
+    (text,) = content.values()
+    assert marker == f"{stack}\n"
+    assert ("10.213.9.11/24" in text, "10.213.9.1" in text.replace("10.213.9.11", "")) == (not dhcp, not dhcp)
+
+
+def test_a_stack_that_is_not_there_is_refused():
+    with pytest.raises(LabError, match="no network stack 'wicked'; allowed: ifupdown, networkd"):
+        vmstack.files("wicked", "", 24, "")
 
 
 # --- disk and image ---
