@@ -30,7 +30,7 @@ class VirtualHosts:
         Returns:
             Whether it had to be built.
         """
-        if Path(self.state.get("vm_image", "/nonexistent")).is_file():
+        if self.image.is_file():
             return False
         recipe = vmimage.Recipe(release, tuple(sorted(set(packages))))
         if (CACHE / "vm-images" / recipe.digest() / "disk.raw").is_file():
@@ -40,6 +40,11 @@ class VirtualHosts:
             built = vmimage.build(recipe, say=lambda text: progress.say(f"         {text}"))
         self.state["vm_image"] = str(built.path)
         return True
+
+    @property
+    def image(self) -> Path:
+        """The disk image that machines are made of."""
+        return Path(self.state.get("vm_image", "/nonexistent"))
 
     def machine(self, host: str) -> vm.Machine:
         """Return a host's machine, with link and power in the caller's hand.
@@ -53,7 +58,7 @@ class VirtualHosts:
         spec = vmspec.MachineSpec(
             lab=self.paths.name,
             name=host,
-            image=Path(self.state.get("vm_image", "/nonexistent")),
+            image=self.image,
             address=row["address"],
             memory_mib=row["memory_mib"],
             cpus=row["cpus"],

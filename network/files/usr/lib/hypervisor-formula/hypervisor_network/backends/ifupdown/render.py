@@ -1,0 +1,112 @@
+"""Stanzas of /etc/network/interfaces for the interfaces of a profile. Pure.
+
+Each interface has a file of its own. Their names sort what others stand on first, since `ifup -a` takes stanzas as
+they come; they have no full stop, since `source-directory` passes over files that do.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from hypervisor_network.backends import common
+from hypervisor_network.backends.common import HEADER, depth, family, of_family
+from hypervisor_network.backends.contract import Owned
+from hypervisor_network.model import Interface, Profile
+
+FOLDER = "/etc/network/interfaces.d"
+PREFIX = "50-hypervisor"
+# bridge-utils waits for ports to leave their states, which they do at once without a spanning tree.
+_BRIDGE_WAIT = 0
+
+
+def path(profile: Profile, one: Interface) -> str:
+    """Returns the file of an interface."""
+    return f"{FOLDER}/{PREFIX}-{depth(profile, one.name)}-{one.name.replace('.', '__')}"
+
+
+def render(profile: Profile) -> dict[str, Owned]:
+    """Returns the files of all interfaces that shall be there."""
+    return {path(profile, one): Owned(_text(one)) for one in common.ours(profile)}
+
+
+def _text(one: Interface) -> str:
+    """Returns one interface's file."""
+    stanzas = _stanzas(one)
+    # What makes the interface stands in its first stanza, what needs its addresses in its last.
+    stanzas[0][1:1] = _made(one)
+    stanzas[-1] += _routes(one)
+    if not one.configured and not one.master:
+        # A guest could otherwise give the host an address, by a router advertisement.
+        stanzas[-1].append(f"up sysctl -q -w net/ipv6/conf/{one.name}/accept_ra=0")
+    text = "\n\n".join("\n    ".join(lines) for lines in stanzas)
+    return f"{HEADER}\nauto {one.name}\n{text}\n"
+
+
+def _stanzas(one: Interface) -> list[list[str]]:
+    """Returns the stanzas for addresses: one for each address, IPv4 first."""
+    found = []
+    if one.dhcp4:
+        found.append([f"iface {one.name} inet dhcp"])
+    for position, address in enumerate(of_family(one.addresses, 4)):
+        gateway = [f"gateway {one.gateway4}"] if one.gateway4 and position == 0 else []
+        found.append([f"iface {one.name} inet static", f"address {address}", *gateway])
+    if not found:
+        found.append([f"iface {one.name} inet manual"])
+    if one.dhcp6:
+        found.append([f"iface {one.name} inet6 dhcp", "accept_ra 1"])
+    for position, address in enumerate(of_family(one.addresses, 6)):
+        gateway = [f"gateway {one.gateway6}"] if one.gateway6 and position == 0 else []
+        found.append([f"iface {one.name} inet6 static", f"address {address}", *gateway])
+    return found
+
+
+def _made(one: Interface) -> list[str]:
+    """Returns what makes an interface, and what it is besides its addresses."""
+    lines = []
+    if one.kind == "bridge":
+        lines += [f"bridge_ports {' '.join(one.ports) or 'none'}"]
+        lines += [f"bridge_hw {one.mac}"] if one.mac else []
+        lines += [f"bridge_stp {'on' if one.bridge.stp else 'off'}", f"bridge_fd {one.bridge.forward_delay}"]
+        lines += [f"bridge_ageing {one.bridge.ageing}"] if one.bridge.ageing is not None else []
+        lines += [] if one.bridge.stp else [f"bridge_maxwait {_BRIDGE_WAIT}"]
+    elif one.kind == "bond":
+        lines += _bond(one)
+    elif one.kind == "vlan":
+        made = f"ip link add link {one.link} name {one.name} type vlan id {one.vlan_id}"
+        lines += [f"pre-up ip link show dev {one.name} >/dev/null 2>&1 || {made}"]
+        lines += [f"post-down ip link delete dev {one.name} || true"]
+    if one.mtu is not None:
+        lines += [f"up ip link set dev {one.name} mtu {one.mtu}"]
+    if one.dns_servers:
+        lines += [f"dns-nameservers {' '.join(one.dns_servers)}"]
+    if one.dns_search:
+        lines += [f"dns-search {' '.join(one.dns_search)}"]
+    return lines
+
+
+def _bond(one: Interface) -> list[str]:
+    """Returns the options of ifenslave."""
+    bond = one.bond
+    lines = [f"hwaddress {one.mac}"] if one.mac else []
+    lines += [f"bond-slaves {' '.join(one.ports)}", f"bond-mode {bond.mode}", f"bond-miimon {bond.miimon}"]
+    lines += [f"bond-lacp-rate {bond.lacp_rate}"] if bond.lacp_rate else []
+    lines += [f"bond-xmit-hash-policy {bond.hash_policy}"] if bond.hash_policy else []
+    return lines + ([f"bond-primary {bond.primary}"] if bond.primary else [])
+
+
+def _routes(one: Interface) -> list[str]:
+    """Returns commands for further routes; they go with their interface, so that nothing takes them away."""
+    lines = []
+    if one.gateway4 and not of_family(one.addresses, 4):
+        lines.append(f"up ip -4 route replace default via {one.gateway4} dev {one.name} onlink")
+    if one.gateway6 and not of_family(one.addresses, 6):
+        lines.append(f"up ip -6 route replace default via {one.gateway6} dev {one.name} onlink")
+    for route in one.routes:
+        words = [f"up ip -{family(route.to)} route replace {ipaddress.ip_network(route.to)}"]
+        words += [f"via {route.via}"] if route.via else []
+        words += [f"dev {one.name}"]
+        words += [f"metric {route.metric}"] if route.metric is not None else []
+        words += [f"table {route.table}"] if route.table is not None else []
+        lines.append(" ".join(words))
+    return lines
+
