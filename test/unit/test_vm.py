@@ -121,7 +121,8 @@ def test_no_default_route_without_a_gateway():
 def test_a_machine_starts_with_the_stack_that_is_wanted(stack, dhcp):
     spec = replace(SPEC, stack=stack, dhcp=dhcp, gateway="10.213.9.1")
     with tarfile.open(fileobj=io.BytesIO(vmspec.seed(spec, {}))) as archive:
-        content = {member.name: archive.extractfile(member).read().decode() for member in archive if member.isfile()}
+        files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
+        content = {name: file.read().decode() for name, file in files.items() if file is not None}
     marker = content.pop(vmstack.MARKER.lstrip("/"), "ifupdown\n")
     (text,) = content.values()
     assert marker == f"{stack}\n"

@@ -26,14 +26,14 @@ def path(profile: Profile, one: Interface) -> str:
 
 def render(profile: Profile) -> dict[str, Owned]:
     """Returns the files of all interfaces that shall be there."""
-    return {path(profile, one): Owned(_text(one)) for one in common.ours(profile)}
+    return {path(profile, one): Owned(_text(profile, one)) for one in common.ours(profile)}
 
 
-def _text(one: Interface) -> str:
+def _text(profile: Profile, one: Interface) -> str:
     """Returns one interface's file."""
     stanzas = _stanzas(one)
     # What makes the interface stands in its first stanza, what needs its addresses in its last.
-    stanzas[0][1:1] = _made(one)
+    stanzas[0][1:1] = [*_port(profile, one), *_made(one)]
     stanzas[-1] += _routes(one)
     if not one.configured and not one.master:
         # A guest could otherwise give the host an address, by a router advertisement.
@@ -58,6 +58,16 @@ def _stanzas(one: Interface) -> list[list[str]]:
         gateway = [f"gateway {one.gateway6}"] if one.gateway6 and position == 0 else []
         found.append([f"iface {one.name} inet6 static", f"address {address}", *gateway])
     return found
+
+
+def _port(profile: Profile, one: Interface) -> list[str]:
+    """Returns what keeps a port of a bridge from having an IPv6 address beside the bridge's."""
+    master = profile.get(one.master) if one.master else None
+    if master is None or master.kind != "bridge":
+        return []
+    # Where IPv6 is off, there is nothing to set.
+    set_mode = f"ip link set dev {one.name} addrgenmode"
+    return [f"pre-up {set_mode} none || true", f"post-down {set_mode} eui64 || true"]
 
 
 def _made(one: Interface) -> list[str]:

@@ -115,10 +115,10 @@ class Backend(networkd.Backend):
             if name not in own and not _speaks_of(name, profile):
                 _put(whole, name, host.path(name).read_bytes())
                 _put(alone, name, host.path(name).read_bytes())
-        for name, one in own.items():
+        for name, file in own.items():
             if name.startswith(f"{render.FOLDER}/"):
-                _put(whole, name, one.text.encode())
-                _put(alone, name, one.text.encode())
+                _put(whole, name, file.text.encode())
+                _put(alone, name, file.text.encode())
         done = host.run([*_generator(host), "--root-dir", str(whole)], timeout=60)
         if done.code:
             return [*wrong, f"netplan generate: {_reason(done.err or done.out, whole)}"]
