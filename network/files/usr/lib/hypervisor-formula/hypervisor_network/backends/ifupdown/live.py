@@ -17,10 +17,6 @@ from . import render, stanzas
 # Seconds for ifup, which asks a DHCP server for a minute before it gives up.
 _PATIENCE = 90
 _CLIENTS = ("dhclient", "dhcpcd", "udhcpc")
-_SCRIPTS = {
-    "bridge": ("/etc/network/if-pre-up.d/bridge", "bridge-utils"),
-    "bond": ("/etc/network/if-pre-up.d/ifenslave", "ifenslave"),
-}
 
 
 class Backend:
@@ -79,10 +75,6 @@ class Backend:
     def validate(self, host: Host, candidate: Path, profile: Profile) -> list[str]:
         """Lets ifup read the candidate files without acting."""
         wrong = common.missing_ports(host, profile)
-        for kind, (script, package) in _SCRIPTS.items():
-            names = [one.name for one in profile.present if one.kind == kind]
-            if names and not host.path(script).exists():
-                wrong.append(f"{names[0]}: ifupdown makes a {kind} with the package {package}, which is not installed")
         wrong += [
             f"{one.name}: ifupdown takes the tag from this name, which is not {one.link}.{one.vlan_id}"
             for one in profile.present
@@ -137,11 +129,6 @@ class Backend:
         else:
             wanted = [one.name for one in common.touched(step.profile, step.changed) if not one.absent]
             wanted = [name for name in wanted if name in {one.name for one in common.ours(step.profile)}]
-            there = common.links(host)
-            for one in common.touched(step.profile, wanted):
-                if one.kind == "bridge" and one.mac and one.name not in there:
-                    # The scripts of bridge-utils wait a second before they set the address of a bridge they make.
-                    host.run(["ip", "link", "add", "name", one.name, "address", one.mac, "type", "bridge"])
             common.remove_absent(host, step)
         if wanted:
             common.ran(host, ["ifup", *wanted], timeout=_PATIENCE)

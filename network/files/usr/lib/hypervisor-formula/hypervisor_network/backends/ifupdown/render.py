@@ -2,6 +2,9 @@
 
 Each interface has a file of its own. Their names sort what others stand on first, since `ifup -a` takes stanzas as
 they come; they have no full stop, since `source-directory` passes over files that do.
+
+Interfaces are made by `ip` rather than by the options of bridge-utils, ifenslave and vlan: nothing has to be installed
+before, and bridge-utils waits a second, in which the host is not reached, before it sets a bridge's MAC address.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from hypervisor_network.model import Interface, Profile
 
 FOLDER = "/etc/network/interfaces.d"
 PREFIX = "50-hypervisor"
-# bridge-utils waits for ports to leave their states, which they do at once without a spanning tree.
-_BRIDGE_WAIT = 0
+# The kernel takes the times of bridges in hundredths of a second.
+_HZ = 100
 
 
 def path(profile: Profile, one: Interface) -> str:
@@ -33,7 +36,7 @@ def _text(profile: Profile, one: Interface) -> str:
     """Returns one interface's file."""
     stanzas = _stanzas(one)
     # What makes the interface stands in its first stanza, what needs its addresses in its last.
-    stanzas[0][1:1] = [*_port(profile, one), *_made(one)]
+    stanzas[0][1:1] = [*_made(one), *_port(profile, one)]
     stanzas[-1] += _routes(one)
     if not one.configured and not one.master:
         # A guest could otherwise give the host an address, by a router advertisement.
@@ -73,17 +76,18 @@ def _port(profile: Profile, one: Interface) -> list[str]:
 def _made(one: Interface) -> list[str]:
     """Returns what makes an interface, and what it is besides its addresses."""
     lines = []
-    if one.kind == "bridge":
-        lines += [f"bridge_ports {' '.join(one.ports) or 'none'}"]
-        lines += [f"bridge_hw {one.mac}"] if one.mac else []
-        lines += [f"bridge_stp {'on' if one.bridge.stp else 'off'}", f"bridge_fd {one.bridge.forward_delay}"]
-        lines += [f"bridge_ageing {one.bridge.ageing}"] if one.bridge.ageing is not None else []
-        lines += [] if one.bridge.stp else [f"bridge_maxwait {_BRIDGE_WAIT}"]
-    elif one.kind == "bond":
-        lines += _bond(one)
-    elif one.kind == "vlan":
-        made = f"ip link add link {one.link} name {one.name} type vlan id {one.vlan_id}"
+    if one.kind != "ethernet":
+        link = f" link {one.link}" if one.link else ""
+        mac = f" address {one.mac}" if one.mac else ""
+        made = f"ip link add{link} name {one.name}{mac} type {_type(one)}"
+        # It may be there already, when an earlier attempt was interrupted.
         lines += [f"pre-up ip link show dev {one.name} >/dev/null 2>&1 || {made}"]
+        # As with a card that has died, the others must do without a port that is missing at boot.
+        for port in one.ports:
+            down = f"ip link set dev {port} down; " if one.kind == "bond" else ""
+            lines += [f"pre-up {down}ip link set dev {port} master {one.name} && ip link set dev {port} up || true"]
+        if one.bond.primary:
+            lines += [f"pre-up ip link set dev {one.name} type bond primary {one.bond.primary} || true"]
         lines += [f"post-down ip link delete dev {one.name} || true"]
     if one.mtu is not None:
         lines += [f"up ip link set dev {one.name} mtu {one.mtu}"]
@@ -94,14 +98,18 @@ def _made(one: Interface) -> list[str]:
     return lines
 
 
-def _bond(one: Interface) -> list[str]:
-    """Returns the options of ifenslave."""
-    bond = one.bond
-    lines = [f"hwaddress {one.mac}"] if one.mac else []
-    lines += [f"bond-slaves {' '.join(one.ports)}", f"bond-mode {bond.mode}", f"bond-miimon {bond.miimon}"]
-    lines += [f"bond-lacp-rate {bond.lacp_rate}"] if bond.lacp_rate else []
-    lines += [f"bond-xmit-hash-policy {bond.hash_policy}"] if bond.hash_policy else []
-    return lines + ([f"bond-primary {bond.primary}"] if bond.primary else [])
+def _type(one: Interface) -> str:
+    """Returns the kind of an interface with its options, as `ip link add` takes them."""
+    if one.kind == "vlan":
+        return f"vlan id {one.vlan_id}"
+    if one.kind == "bond":
+        bond = one.bond
+        words = f"bond mode {bond.mode} miimon {bond.miimon}"
+        words += f" lacp_rate {bond.lacp_rate}" if bond.lacp_rate else ""
+        return words + (f" xmit_hash_policy {bond.hash_policy}" if bond.hash_policy else "")
+    bridge = one.bridge
+    words = f"bridge stp_state {int(bridge.stp)} forward_delay {bridge.forward_delay * _HZ}"
+    return words + (f" ageing_time {bridge.ageing * _HZ}" if bridge.ageing is not None else "")
 
 
 def _routes(one: Interface) -> list[str]:

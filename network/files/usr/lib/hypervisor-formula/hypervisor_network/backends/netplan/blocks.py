@@ -39,7 +39,7 @@ def _indent(line: str) -> int:
 
 
 def _blank(line: str) -> bool:
-    return not line.strip() or line.lstrip().startswith("#")
+    return not line.strip() or line.lstrip().startswith("#") or line.rstrip() == "---"
 
 
 def _value(text: str | None) -> str:
@@ -60,16 +60,21 @@ def _children(lines: list[str], first: int, end: int, where: str) -> list[tuple[
     level = _indent(lines[inside[0]])
     found: list[tuple[str, str, int, int]] = []
     for number in inside:
-        if _indent(lines[number]) > level:
+        # A list may stand as far to the left as its key.
+        if _indent(lines[number]) > level or (found and lines[number].lstrip().startswith("-")):
             continue
         match = _KEY.match(lines[number].rstrip("\n"))
         if "\t" in lines[number] or match is None or _indent(lines[number]) < level:
             raise BackendError(f"{where}, line {number + 1}: {_NOT_BLOCKS}")
         found.append((match[2] or match[3] or match[4], _value(match[5]), number, end))
-    return [
-        (key, value, begin, found[position + 1][2] if position + 1 < len(found) else stop)
-        for position, (key, value, begin, stop) in enumerate(found)
-    ]
+    ended = []
+    for position, (key, value, begin, stop) in enumerate(found):
+        last = found[position + 1][2] if position + 1 < len(found) else stop
+        # Comments and empty lines at its end belong to what follows.
+        while last > begin + 1 and _blank(lines[last - 1]):
+            last -= 1
+        ended.append((key, value, begin, last))
+    return ended
 
 
 def _flow(value: str) -> bool:

@@ -177,7 +177,7 @@ def _bytes(path: Path) -> bytes | None:
 
 def _speaks_of(name: str, profile: Profile) -> bool:
     """Says whether one of the formula's files is for an interface of the profile."""
-    return any(name in {render.path(one.name), render.identity_path(one.name)} for one in profile.interfaces)
+    return any(name in {render.path(profile, one), render.identity_path(one.name)} for one in profile.interfaces)
 
 
 def _reason(text: str, root: Path) -> str:

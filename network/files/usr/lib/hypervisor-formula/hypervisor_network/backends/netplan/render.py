@@ -1,7 +1,7 @@
 """netplan's YAML for the interfaces of a profile. Pure.
 
 Netplan merges all of its files, the later over the earlier, and appends lists to lists. So each interface is in one
-file only, and nobody else's file may speak of it.
+file only, and nobody else's file may speak of it. A file may only name interfaces of files that sort before it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any
 
-from hypervisor_network.backends.common import HEADER, ini, ours
+from hypervisor_network.backends.common import HEADER, depth, ini, ours
 from hypervisor_network.backends.contract import Owned
 from hypervisor_network.model import Interface, Profile
 
@@ -26,9 +26,9 @@ _NOT_PLAIN = frozenset({"yes", "no", "on", "off", "true", "false", "null", "y", 
 _MODE = 0o600
 
 
-def path(name: str) -> str:
+def path(profile: Profile, one: Interface) -> str:
     """Returns the file of an interface."""
-    return f"{FOLDER}/{PREFIX}-{name}.yaml"
+    return f"{FOLDER}/{PREFIX}-{depth(profile, one.name)}-{one.name}.yaml"
 
 
 def identity_path(name: str) -> str:
@@ -41,7 +41,7 @@ def render(profile: Profile) -> dict[str, Owned]:
     found = {}
     for one in ours(profile):
         content = {"network": {"version": 2, _SECTION[one.kind]: {one.name: _definition(one)}}}
-        found[path(one.name)] = Owned(f"{HEADER}\n{yaml(content)}", _MODE)
+        found[path(profile, one)] = Owned(f"{HEADER}\n{yaml(content)}", _MODE)
         if one.client:
             pairs = [("ClientIdentifier", "mac")] if one.client == "mac" else [("IAID", one.client)]
             found[identity_path(one.name)] = Owned(ini([("DHCPv4", pairs if one.dhcp4 else [])]))
