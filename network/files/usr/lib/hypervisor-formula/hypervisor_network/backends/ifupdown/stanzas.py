@@ -103,8 +103,8 @@ def without(text: str, names: Collection[str], where: str) -> str:
                          for position, line in enumerate(lines))  # fmt: skip
         words = joined.split()
         if not words or words[0].startswith("#"):
-            # Comments and empty lines above the next stanza belong to that.
-            if not (dropping and words):
+            # A comment to the left belongs to what follows, an indented one to the stanza that it is in.
+            if not (dropping and words and lines[0][:1].isspace()):
                 kept += lines
             continue
         if words[0] in {"iface", "mapping", "template"} or words[0] in _ALONE or _SELECT.fullmatch(words[0]):
