@@ -78,21 +78,17 @@ def test_what_shall_go_goes(tmp_path, name):
 def test_a_link_that_has_become_something_else_is_made_anew(tmp_path):
     host = Stack(tmp_path)
     host.there["v5"] = {"ifname": "v5", "link": "eth0", "linkinfo": {"info_kind": "vlan", "info_data": {"id": 5}}}
-    vlan = {"ethernets": {"eth0": {}}, "vlans": {"v5": {"link": "eth0", "id": 5}}}
-    common.remove_outdated(host, step(vlan))
+    common.remove_outdated(host, step({"vlans": {"v5": {"link": "eth0", "id": 5}}}))
     assert host.ran == []
-    vlan["vlans"]["v5"]["id"] = 6
-    common.remove_outdated(host, step(vlan))
+    common.remove_outdated(host, step({"vlans": {"v5": {"link": "eth0", "id": 6}}}))
     assert host.ran == ["ip link delete dev v5"]
 
 
-def test_a_failed_command_says_why():
-    class Failing:
-        def run(self, argv, timeout=30.0, stdin=None):
-            return Done(1, "", "something\nRTNETLINK answers: No such device\n")
-
+def test_a_failed_command_says_why(tmp_path):
+    host = Stack(tmp_path)
+    host.answers["ip link"] = Done(1, "", "something\nRTNETLINK answers: No such device\n")
     with pytest.raises(BackendError, match=r"ip link: RTNETLINK answers: No such device$"):
-        common.ran(Failing(), ["ip", "link"])
+        common.ran(host, ["ip", "link"])
 
 
 # ---- ifupdown ----
