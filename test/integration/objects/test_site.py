@@ -20,7 +20,11 @@ GUEST = {
     "interfaces": [{"name": "eth0", "type": "network", "source": "site-net"}],
     "graphics": {"type": "none"},
 }
-PILLAR = {"pools": {"site-pool": POOL}, "networks": {"site-net": NETWORK}, "guests": {"site-guest": GUEST}}
+PILLAR: dict[str, dict[str, object]] = {
+    "pools": {"site-pool": POOL},
+    "networks": {"site-net": NETWORK},
+    "guests": {"site-guest": GUEST},
+}
 IDS = ["libvirt_pool_site-pool", "libvirt_network_site-net", "libvirt_guest_site-guest"]
 ABSENT = {kind: {name: {"ensure": "absent"} for name in found} for kind, found in PILLAR.items()}
 
