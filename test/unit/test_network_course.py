@@ -182,6 +182,11 @@ def test_an_uplink_that_vanishes_is_refused(course):
     assert "eth0 carries the connection to the master: it becomes a port of br0, which has no addresses" in message
 
 
+def test_an_uplink_may_move_to_a_vlan_of_its_card(course):
+    tagged = {"vlans": {"eth0.7": {"link": "eth0", "id": 7}}, "ethernets": {"eth0": {}}}
+    assert stage(course, pillar({**tagged, "bridges": {"br0": {"ports": ["eth0.7"], "dhcp4": True}}}))["changed"]
+
+
 def test_what_the_validator_says_is_refused(course, backend):
     backend.broken = "validate"
     assert refused(course, pillar()) == "the candidate is wrong"

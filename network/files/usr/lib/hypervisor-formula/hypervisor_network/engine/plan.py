@@ -9,14 +9,14 @@ import difflib
 import importlib
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hypervisor_network import model
 from hypervisor_network.backends.contract import Backend, BackendError, Snapshot
-from hypervisor_network.model import KINDS, Profile
+from hypervisor_network.model import KINDS, Interface, Profile
 
 from . import checks, files, runtime
 from .host import LocalHost
@@ -216,6 +216,15 @@ def _changed(
     return [name for name in names if name in touched]
 
 
+def _below(profile: Profile, one: Interface) -> Iterator[str]:
+    """Returns everything that an interface stands on."""
+    for name in filter(None, (*one.ports, one.link)):
+        yield name
+        below = profile.get(name)
+        if below is not None:
+            yield from _below(profile, below)
+
+
 def _vanishing(profile: Profile, carriers: set[str], snapshot: Snapshot) -> list[str]:
     """Says which interface with the host's addresses would lose them without another taking its place."""
     found = []
@@ -230,8 +239,12 @@ def _vanishing(profile: Profile, carriers: set[str], snapshot: Snapshot) -> list
         above = profile.get(one.master) if one.master else None
         while above is not None and not above.configured and above.master:
             above = profile.get(above.master)
-        # A card may take over from the bridge whose port it was.
-        others = [one.name for one in profile.present if one.configured and (one.uplink or one.name in carriers)]
+        # A card may take over from the bridge whose port it was, and a VLAN from the card that it stands on.
+        others = [
+            one.name
+            for one in profile.present
+            if one.configured and (one.uplink or carriers & {one.name, *_below(profile, one)})
+        ]
         if (above is None or not above.configured) and not others:
             place = f"it becomes a port of {one.master}, which has no addresses" if one.master else "it loses its own"
             found.append(f"{name} carries the connection to the master: {place}, and nothing takes its place")
