@@ -8,6 +8,19 @@
 {% do profile.update({key: network[key]}) %}
 {% endfor %}
 
+network_interface_lock:
+  package_lock.free:
+    - packages: {{ network.packages.interfaces | json }}
+    - order: 10
+
+network_interface_packages:
+  pkg.installed:
+    - pkgs: {{ network.packages.interfaces | json }}
+    - install_recommends: false
+    - order: 10
+    - require:
+      - package_lock: network_interface_lock
+
 network_program:
   file.recurse:
     - name: /usr/lib/hypervisor-formula
@@ -77,4 +90,5 @@ network_profile:
     - python: {{ network.python | yaml_dquote }}
     - order: 10
     - require:
+      - pkg: network_interface_packages
       - durable: network_durable
