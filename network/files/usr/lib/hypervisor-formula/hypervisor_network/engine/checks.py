@@ -19,6 +19,7 @@ _TCP = 2.0  # seconds for a connection
 _LOOKUP = 5.0  # seconds for a name
 _COMMAND = 20.0  # seconds for a command of the pillar
 _PROBE = 0.2  # seconds between looks at the master while its absence is measured
+_CALM = 1.0  # the same once the change is made and the master answers: looking takes the checks' time
 _HOST_PORT = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d+)\Z")
 
 
@@ -174,6 +175,7 @@ class Outage:
         self._port = target.port if target else 0
         self._address = next(iter(addresses(host, target.host)), "") if target else ""
         self._end = threading.Event()
+        self._calm = False
         self._latest = 0.0
         self._longest = 0.0
         self._lost = False
@@ -198,7 +200,11 @@ class Outage:
                 self._latest, self._lost = now, False
             else:
                 self._lost = True
-            self._end.wait(_PROBE)
+            self._end.wait(_CALM if self._calm and not self._lost else _PROBE)
+
+    def calm(self, *, calm: bool) -> None:
+        """Looks less often while nothing is changed."""
+        self._calm = calm
 
     def seconds(self) -> float | None:
         """Returns the longest time without an answer so far, the present one too; None if nothing was measured."""

@@ -313,6 +313,7 @@ class Course:
                 files.exchange(self.host, files.load(change.after), NEW)
                 backend.activate(self.host, step)
                 self.say("changed, checking")
+                outage.calm(calm=True)
                 state = self.store.set(replace(state, state=APPLIED))
                 reason = self._checked(change, step, targets, deadline)
         except (BackendError, OSError) as error:
@@ -325,6 +326,7 @@ class Course:
         try:
             if reason:
                 # Until the old state is there again the master may be away.
+                outage.calm(calm=False)
                 return self._back(state, reason, outage=outage)
             self.say("confirmed")
             state = self.store.set(replace(state, state=CONFIRMED_STATE, outage=outage.seconds()))
