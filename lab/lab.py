@@ -112,6 +112,7 @@ class Lab:
         only: list[str] | None = None,
         highstate: bool = True,
         demo: bool = True,
+        minions: bool = True,
     ) -> dict[str, Any]:
         """Bring the lab to where every host runs and has its highstate; what is done already isn't done again.
 
@@ -122,6 +123,7 @@ class Lab:
             only: the hosts wanted, all when None.
             highstate: run ``salt '*' state.highstate``.
             demo: boot the demonstration guest on the first hypervisor (needs ``highstate``).
+            minions: make the hosts minions of the controller; without it they merely run.
 
         Returns:
             What :meth:`status` returns, with ``did`` (whether anything had to be done) and ``times``.
@@ -139,8 +141,10 @@ class Lab:
             if not self.exists:
                 self._define(platform, kind or "container", kinds or {}, only)
             self._same(platform, only, kind, kinds or {})
-            done = [self._network(), self._images(), self._hosts(), self._salt()]
-            if highstate:
+            done = [self._network(), self._images(), self._hosts()]
+            if minions:
+                done.append(self._salt())
+            if highstate and minions:
                 done.append(self._highstate())
                 if demo and self.hosts.hypervisors:
                     done.append(self._demo())

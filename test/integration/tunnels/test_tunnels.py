@@ -1,0 +1,202 @@
+"""A private network of two hosts: leases and pings through GRE with IPsec, and never a plain packet on the wire.
+
+A guest is a network namespace with a port on the switch: its frames are as real as a virtual machine's. The tests
+share the machines and run in this order.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from wire import ESP, GRE, watched
+
+KEY, WRONG = "kq3Vw8yR0bN5tXz1LmCe", "Zp7Hd2sUa9fQ4jGx6IoM"
+INSIDE = {"hv1": "10.9.0.1", "hv2": "10.9.0.2"}
+OTHER = {"hv1": "hv2", "hv2": "hv1"}
+LARGEST = 1424
+GUARD = "nft --json list table inet hypervisor_tunnels"
+LEASE = """#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip address replace "$ip/24" dev "$interface"
+ip link set dev "$interface" mtu "$mtu"
+echo "ip=$ip mtu=$mtu router=$router dns=$dns"
+"""
+GUEST = """
+ip netns list | grep -q guest || ip netns add guest
+ovs-vsctl --may-exist add-port ovs0 guest0 -- set Interface guest0 type=internal
+ip link set guest0 netns guest
+ip -n guest link set guest0 up
+"""
+# Speaks to the other host as soon as the switch runs, and until the power is off.
+CHATTER = """[Unit]
+DefaultDependencies=no
+After=ovs-vswitchd.service
+[Service]
+ExecStart=/bin/sh -c 'while :; do ip link set priv0 up; ip address replace {own}/24 dev priv0; \\
+  ping -c 1 -W 1 {other}; sleep 0.2; done'
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def network(pair, host, key=KEY):
+    nodes = {name: {"address": pair.addresses[name], "inside": [f"{INSIDE[name]}/24"]} for name in INSIDE}
+    found = {
+        "ipsec": {"psk": key, "wait_seconds": 5},
+        "mesh": {"private": {"bridge": "ovs0", "port": "priv0", "nodes": nodes}},
+    }
+    if host == "hv1":
+        ranges = [{"start": "10.9.0.100", "end": "10.9.0.150"}]
+        found["dnsmasq"] = {"private": {"interface": "priv0", "ranges": ranges, "domain": "private.lab"}}
+    return found
+
+
+def tap(pair, host="hv1"):
+    return watched(pair.lab.paths.name, pair.machines[host].spec.tap(0))
+
+
+def failures(rows):
+    return {name: row["comment"] for name, row in rows.items() if row["result"] is not True}
+
+
+def lease(pair, host):
+    """Ask for a lease in a host's guest and return what it got."""
+    said = pair.sh(
+        host, GUEST + "ip netns exec guest busybox udhcpc -i guest0 -f -q -n -t 20 -T 1 -O mtu -s /root/lease 2>&1"
+    )
+    lines = [line for line in said.splitlines() if line.startswith("ip=")]
+    assert lines, said
+    return dict(word.split("=", 1) for word in lines[-1].split(" "))
+
+
+def pings(pair, host, target, seconds):
+    """Ping from a host's guest until an answer comes, for so many seconds at most; return whether one came."""
+    script = (
+        f"end=$(( $(date +%s) + {seconds} )); while [ $(date +%s) -le $end ]; do "
+        f"ip netns exec guest ping -c 1 -W 1 {target} >/dev/null 2>&1 && exit 0; sleep 0.2; done; exit 1"
+    )
+    return pair.machines[host].ssh(["sh", "-c", script], check=False, timeout=seconds + 60).returncode == 0
+
+
+def dropped(pair, host):
+    """Return how many packets the guard has kept from leaving a host."""
+    rules = [one["rule"] for one in json.loads(pair.sh(host, GUARD))["nftables"] if "rule" in one]
+    return sum(
+        part["counter"]["packets"]
+        for rule in rules
+        if rule["chain"] == "out"
+        for part in rule["expr"]
+        if "counter" in part
+    )
+
+
+@pytest.fixture(scope="module", name="joined")
+def two_hosts_with_a_private_network(pair):
+    for host in INSIDE:
+        pair.pillar(host, network(pair, host))
+        pair.lab.hosts.unpack(host, {"/root/lease": (0o755, LEASE.encode())})
+    rows = pair.both(lambda host: pair.apply(host, "network"))
+    # The first of the two may find the other one without its tunnel; it must not fail for that.
+    assert {host: failures(one) for host, one in rows.items()} == {"hv1": {}, "hv2": {}}
+    assert KEY not in json.dumps(rows)
+    return pair
+
+
+def test_a_guest_of_each_host_gets_a_lease_and_reaches_the_other(joined):
+    with tap(joined) as wire:
+        got = {host: lease(joined, host) for host in INSIDE}
+        assert [int(one["mtu"]) for one in got.values()] == [LARGEST, LARGEST]
+        # This network has no router, and guests are not told of one.
+        assert {(one["router"], one["dns"]) for one in got.values()} == {("", INSIDE["hv1"])}
+        assert pings(joined, "hv2", got["hv1"]["ip"], 20)
+        full = ["ip", "netns", "exec", "guest", "ping", "-c", "3", "-W", "5", "-M", "do", "-s", str(LARGEST - 28)]
+        joined.machines["hv1"].ssh([*full, got["hv2"]["ip"]])
+    assert wire.count(ESP) > 10
+    assert wire.count(GRE) == 0
+
+
+def test_a_second_run_changes_nothing_and_says_so_before(joined):
+    rows = joined.apply("hv1", "network", "test=True")
+    assert {name: row["changes"] for name, row in rows.items() if row["changes"] or row["result"] is not True} == {}
+
+
+def test_the_key_stands_in_no_log(joined):
+    found = joined.sh(
+        "hv1", f"journalctl --no-pager | grep -c {KEY}; grep -rl {KEY} /var/log /proc/[0-9]*/cmdline", check=False
+    )
+    # What asks for it is itself a process with the key in its arguments.
+    assert [line for line in found.splitlines() if line.startswith("/var/log")] == []
+
+
+def test_nothing_plain_leaves_when_the_service_is_stopped(joined):
+    before = dropped(joined, "hv1")
+    with tap(joined) as wire:
+        joined.sh("hv1", "systemctl stop openvswitch-ipsec")
+        assert not pings(joined, "hv1", INSIDE["hv2"], 3)
+        assert not pings(joined, "hv2", INSIDE["hv1"], 3)
+    assert wire.count(GRE) == 0
+    assert dropped(joined, "hv1") > before
+
+
+def test_without_the_guard_it_would_leave(joined):
+    with tap(joined) as wire:
+        joined.sh("hv1", "nft delete table inet hypervisor_tunnels")
+        assert not pings(joined, "hv1", INSIDE["hv2"], 2)
+    assert wire.count(GRE) > 0
+    joined.sh("hv1", "nft --file /etc/hypervisor-formula/tunnel-guard.nft; systemctl start openvswitch-ipsec")
+    assert pings(joined, "hv1", INSIDE["hv2"], 60)
+
+
+def test_nothing_plain_leaves_when_one_side_has_no_key(joined):
+    before = dropped(joined, "hv2")
+    with tap(joined, "hv2") as wire:
+        joined.sh("hv2", "ovs-vsctl remove Interface private_hv1 options psk")
+        # Until openvswitch-ipsec has noticed, what is agreed on still holds.
+        time.sleep(5)
+        assert not pings(joined, "hv2", INSIDE["hv1"], 3)
+        assert not pings(joined, "hv1", INSIDE["hv2"], 3)
+    assert wire.count(GRE) == 0
+    assert dropped(joined, "hv2") > before
+
+
+def test_a_wrong_key_stops_traffic_and_is_reported_and_the_right_one_brings_it_back(joined):
+    joined.pillar("hv2", network(joined, "hv2", WRONG))
+    with tap(joined, "hv2") as wire:
+        rows = joined.apply("hv2", "network.openvswitch")
+        assert rows["network_ovs"]["changes"] == {"ovs0:private_hv1:psk": {"old": None, "new": "the declared key"}}
+        assert rows["network_ipsec_established"]["result"] is False
+        assert "hv1 (private_hv1, " in rows["network_ipsec_established"]["comment"]
+        assert "refuses the key" in rows["network_ipsec_established"]["comment"]
+        assert WRONG not in json.dumps(rows)
+        assert not pings(joined, "hv2", INSIDE["hv1"], 3)
+        joined.pillar("hv2", network(joined, "hv2"))
+        rows = joined.apply("hv2", "network.openvswitch")
+        assert failures(rows) == {}
+        assert rows["network_ovs"]["changes"] == {
+            "ovs0:private_hv1:psk": {"old": "another key", "new": "the declared key"}
+        }
+        assert pings(joined, "hv2", INSIDE["hv1"], 10)
+    assert wire.count(GRE) == 0
+
+
+def test_all_of_it_holds_over_a_reboot_of_both(joined):
+    def reboot(host):
+        unit = CHATTER.format(own=INSIDE[host], other=INSIDE[OTHER[host]]).encode()
+        joined.lab.hosts.unpack(host, {"/etc/systemd/system/chatter.service": (0o644, unit)})
+        joined.sh(host, "systemctl daemon-reload; systemctl enable --now chatter.service")
+        before = joined.machines[host].boot_id()
+        joined.sh(host, "systemctl reboot", check=False)
+        joined.machines[host].wait_reboot(before, timeout=400)
+
+    with tap(joined) as wire, tap(joined, "hv2") as other:
+        joined.both(reboot)
+        got = {host: lease(joined, host) for host in INSIDE}
+        assert pings(joined, "hv2", got["hv1"]["ip"], 60)
+    assert (wire.count(GRE), other.count(GRE)) == (0, 0)
+    assert wire.count(ESP) > 0
+    joined.both(lambda host: joined.sh(host, "systemctl disable --now chatter.service"))
+    shown = joined.sh("hv1", "ip -json address show priv0; systemctl is-active hypervisor-dnsmasq@private")
+    assert INSIDE["hv1"] in shown
+    assert shown.strip().endswith("active")
