@@ -132,3 +132,14 @@ def test_a_name_that_is_no_setting_changes_nothing(kernel):
     ret = kernel.apply(settings={"vm.swappiness": 1, "nonsense": 1})
     assert (ret["result"], ret["changes"]) == (False, {})
     assert kernel.get("vm/swappiness") == "60\n"
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_what_a_module_would_bring_may_be_left_out(kernel, test):
+    kernel.opts["test"] = test
+    settings = {"vm.swappiness": 1, "net.bridge.bridge-nf-call-iptables": 0}
+    ret = kernel_settings.applied("x", settings, if_there=True)
+    assert ret["changes"] == {"vm.swappiness": {"old": "60", "new": "1"}}
+    assert ret["result"] is (None if test else True)
+    kernel.set("net/bridge/bridge-nf-call-iptables", "1")
+    assert "net.bridge.bridge-nf-call-iptables" in kernel_settings.applied("x", settings, if_there=True)["changes"]

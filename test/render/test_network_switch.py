@@ -1,0 +1,67 @@
+"""Switches, tunnels and served networks as Salt compiles them: in order, and without a key."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from render_harness import ROOT, grains
+
+DEBIAN = grains()["debian-12"]
+KEY = "kq3Vw8yR0bN5tXz1LmCe"
+NODES = {"hv1": {"address": "192.0.2.1", "inside": ["10.9.0.1/24"]}, "hv2": {"address": "192.0.2.2"}}
+NETWORK: dict[str, Any] = {
+    "mesh": {"private": {"bridge": "ovs0", "port": "priv0", "psk": KEY, "nodes": NODES}},
+    "ovs": {"bridges": {"ovs0": {"ports": {"g": {"type": "gre", "remote": "192.0.2.9", "psk": KEY}}}}},
+    "dnsmasq": {"net": {"interface": "priv0"}, "old": {"ensure": "absent"}},
+}
+
+
+def states(make_host, network: dict[str, Any], sls: str = "network") -> dict[str, dict[str, Any]]:
+    low, errors = make_host(DEBIAN, {"network": network}, ROOT).compile(sls)
+    assert errors == []
+    return {chunk["__id__"]: chunk for chunk in low}
+
+
+def test_no_key_stands_in_what_is_compiled(make_host):
+    found = states(make_host, {**NETWORK, "ipsec": {"psk": KEY}})
+    assert "network_ovs" in found
+    assert KEY not in json.dumps(found, default=str)
+
+
+def test_the_guard_comes_before_the_first_tunnel_and_addresses_before_what_is_served(make_host):
+    found = states(make_host, NETWORK)
+    assert {"tunnel_guard": "network_tunnel_guard"} in found["network_ovs"]["require"]
+    assert {"ovs_addresses": "network_ovs_addresses"} in found["network_dnsmasq_net"]["require"]
+    assert found["network_tunnel_guard"]["fun"] == "loaded"
+    assert found["network_dnsmasq_old"]["fun"] == "absent"
+    assert states(make_host, {**NETWORK, "ipsec": {"guard": False}})["network_tunnel_guard"]["fun"] == "absent"
+
+
+def test_only_packages_of_what_is_used_are_installed(make_host):
+    everything = states(make_host, NETWORK)["network_packages"]["pkgs"]
+    assert everything == ["openvswitch-switch", "nftables", "openvswitch-ipsec", "strongswan", "dnsmasq-base"]
+    served = {"dnsmasq": {"old": {"ensure": "absent"}}}
+    assert states(make_host, served)["network_packages"]["pkgs"] == ["dnsmasq-base"]
+    assert states(make_host, {}) == {}
+
+
+@pytest.mark.parametrize("module", ["network_rules", "network_ovs_rules"])
+def test_every_module_of_rules_is_asked(make_host, module):
+    wrong = {
+        "network_rules": {"bonds": {"bond0": {"ports": ["eth0"]}}},
+        "network_ovs_rules": {"ovs": {"bridges": {"b": {"stp": True, "rstp": True}}}},
+    }
+    low, errors = make_host(DEBIAN, {"network": wrong[module]}, ROOT).compile("network")
+    assert low == []
+    assert "the pillar of network has 1 error" in errors[0]
+
+
+def test_guests_dhcp_crosses_bridges_unless_the_host_shall_keep_what_it_has(make_host):
+    bridges = {"br7": {}}
+    found = states(make_host, {"bridges": bridges})
+    assert found["network_bridge_sysctl"]["if_there"] is True
+    kept = states(make_host, {"bridges": bridges, "bridge_filter": "keep"})
+    assert kept["network_bridge_sysctl_file"]["fun"] == "absent"
+    assert "network_bridge_sysctl" not in kept
