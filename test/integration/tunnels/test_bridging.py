@@ -22,13 +22,13 @@ for one in asker server; do
 done
 ip -n server address add 10.7.0.1/24 dev eth0
 systemd-run --unit=bridge-server ip netns exec server dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 \
-  --dhcp-range=10.7.0.10,10.7.0.20 --dhcp-leasefile=/run/bridge-leases --pid-file
+  --dhcp-range=10.7.0.10,10.7.0.20 --dhcp-leasefile=/run/bridge-leases --pid-file --no-ping
 """
 REMOVE = """
 systemctl stop bridge-server
 ip netns delete asker; ip netns delete server; ip link delete br7; nft delete table ip dropping
 """
-ASK = "ip netns exec asker busybox udhcpc -i eth0 -f -q -n -t 6 -T 1 -s /bin/true 2>&1"
+ASK = "ip netns exec asker busybox udhcpc -i eth0 -f -q -n -t 10 -T 1 -s /bin/true 2>&1"
 
 
 @pytest.fixture(name="filtering")
@@ -46,6 +46,6 @@ def test_a_lease_is_lost_without_our_settings_and_arrives_with_them(filtering):
     assert rows["network_bridge_sysctl"]["changes"]["net.bridge.bridge-nf-call-iptables"] == {"old": "1", "new": "0"}
     assert "lease of 10.7.0.1" in filtering.sh("hv2", ASK)
     # Also when the module comes back later, with what the kernel sets by itself.
-    filtering.sh("hv2", "modprobe --remove br_netfilter && modprobe br_netfilter && udevadm settle")
+    filtering.sh("hv2", "rmmod br_netfilter && modprobe br_netfilter && udevadm settle")
     assert filtering.sh("hv2", "cat /proc/sys/net/bridge/bridge-nf-call-iptables").strip() == "0"
     assert "lease of 10.7.0.1" in filtering.sh("hv2", ASK)
