@@ -59,7 +59,7 @@ def test_every_module_of_rules_is_asked(make_host, module):
 
 
 def test_guests_dhcp_crosses_bridges_unless_the_host_shall_keep_what_it_has(make_host):
-    bridges = {"br7": {}}
+    bridges: dict[str, Any] = {"br7": {}}
     found = states(make_host, {"bridges": bridges})
     assert found["network_bridge_sysctl"]["if_there"] is True
     kept = states(make_host, {"bridges": bridges, "bridge_filter": "keep"})

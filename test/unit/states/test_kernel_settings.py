@@ -137,7 +137,7 @@ def test_a_name_that_is_no_setting_changes_nothing(kernel):
 @pytest.mark.parametrize("test", [False, True])
 def test_what_a_module_would_bring_may_be_left_out(kernel, test):
     kernel.opts["test"] = test
-    settings = {"vm.swappiness": 1, "net.bridge.bridge-nf-call-iptables": 0}
+    settings: dict[str, Any] = {"vm.swappiness": 1, "net.bridge.bridge-nf-call-iptables": 0}
     ret = kernel_settings.applied("x", settings, if_there=True)
     assert ret["changes"] == {"vm.swappiness": {"old": "60", "new": "1"}}
     assert ret["result"] is (None if test else True)
