@@ -79,6 +79,11 @@ faults: venv ## cut the power of hosts after a highstate, many times; FAULTS='--
 	$(BIN)/lab deps
 	PYTHONPATH=.:test $(BIN)/python -m faults $(FAULTS)
 
+.PHONY: slow
+slow: venv ## tests that reboot virtual machines and take many minutes without KVM (root)
+	$(BIN)/lab deps
+	LAB_SLOW=1 $(PYTEST) test/integration/vm test/integration/tunnels
+
 .PHONY: ruff mypy yamllint salt-lint shell-lint docs-check
 ruff: venv
 	@$(BIN)/ruff check --quiet .
