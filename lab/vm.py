@@ -358,6 +358,8 @@ def _start_time(pid: int) -> str:
         # The name in brackets may hold anything: count from its end.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # The first thread may have ended while others still hold the process's files.
+        threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
     except OSError:
         return ""
-    return "" if fields[0] in "ZX" else f"{boot}/{fields[19]}"
+    return "" if fields[0] in "ZX" and threads < 2 else f"{boot}/{fields[19]}"

@@ -1,4 +1,4 @@
-"""`make faults`: cuts the power of virtual machine hosts right after a highstate, and looks what is left."""
+"""`make faults`: cuts the power of hosts right after a highstate, and breaks changes of their interfaces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lab.proc import LabError
 from lab.state import CHECKOUT
 from lab.ui import Progress
 
-from . import durable
+from . import durable, network
 from .frozen import NUMBERS, FrozenHost
 from .record import Record
 
@@ -23,11 +23,17 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = argparse.ArgumentParser(
         prog="faults",
-        description="Cut the power of a virtual machine host one second after a green highstate, boot it, and compare "
-        "every file that the highstate wrote. Needs root, and about two minutes for a cut where there is no KVM.",
+        description="durable: cut the power of a virtual machine host one second after a green highstate, boot it, and "
+        "compare every file that the highstate wrote; about two minutes for a cut where there is no KVM. network: "
+        "change the interfaces of hosts while something fails, and look whether they are as before or as confirmed; "
+        "about a minute for a run. Needs root.",
         epilog="What is done is kept in --out: the same command goes on where it was interrupted. "
         "make faults FAULTS='--count 3 --file-system xfs' passes options.",
     )
+    made.add_argument("--campaign", action="append", choices=("durable", "network"), help="default: both")
+    made.add_argument("--network-count", type=int, default=60, help="changes of interfaces (default: 60)")
+    made.add_argument("--window", type=int, default=20, help="seconds to confirm each of these (default: 20)")
+    made.add_argument("--backend", action="append", help="ifupdown, networkd, netplan or networkmanager; default: all")
     made.add_argument("--count", type=int, default=10, help="cuts on each file system (default: 10)")
     made.add_argument("--seed", type=int, default=1, help="chooses the pillars (default: 1)")
     made.add_argument("--file-system", action="append", choices=sorted(NUMBERS), help="default: each of them")
@@ -39,7 +45,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--keep", action="store_true", help="leave the lab with the frozen hosts for the next time")
     made.add_argument("--name", default="faults", help="name of the lab that is made for it (default: faults)")
     made.add_argument("--platform", default="debian-12", help="a platform of kitchen.yml (default: debian-12)")
-    made.add_argument("--out", type=Path, help="where runs are kept (default: build/faults[-without-flush].json)")
+    made.add_argument(
+        "--out", type=Path,
+        help="where runs of one campaign are kept (default: build/faults[-without-flush].json, faults-network.json)",
+    )  # fmt: skip
     return made
 
 
@@ -105,13 +114,18 @@ def main(argv: list[str] | None = None) -> int:
     """
     made = parser()
     options = made.parse_args(argv)
-    if options.count < 1:
+    if min(options.count, options.network_count) < 1:
         made.error("--count must be at least 1")
+    campaigns = options.campaign or ["durable", "network"]
+    if options.out and len(campaigns) > 1:
+        made.error("--out is for one --campaign")
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     if load > 1:
         print(f"faults: this machine is busy (load {load:.1f} a processor); it takes longer", file=sys.stderr)
     try:
-        result = campaign(options, Progress())
+        result = max(
+            {"durable": campaign, "network": network.campaign}[name](options, Progress()) for name in campaigns
+        )
     except LabError as error:
         print(f"faults: {error}", file=sys.stderr)
         return 2
@@ -119,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
         print("faults: interrupted; the same command goes on", file=sys.stderr)
         print(f"faults: to remove what is left: .venv/bin/lab down --name {options.name}", file=sys.stderr)
         return 130
-    if not options.keep:
+    if not options.keep and "durable" in campaigns:
         Lab(options.name, Progress(quiet=True)).down()
     return result
 

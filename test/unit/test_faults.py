@@ -98,10 +98,10 @@ def test_finished_runs_need_no_host(tmp_path, monkeypatch, capsys):
     terms = {"campaign": "durable", "seed": 1, "flush": True, "platform": "debian-12", "sources": "a"}
     runs = [{**run(number), "file_system": system} for system in ("ext4", "xfs") for number in (1, 2)]
     out.write_text(json.dumps({"terms": terms, "runs": runs}))
-    assert command.main(["--count", "2", "--out", str(out), "--keep"]) == 0
+    assert command.main(["--campaign", "durable", "--count", "2", "--out", str(out), "--keep"]) == 0
     said = capsys.readouterr()
     assert "0 runs in" in said.out + said.err
     runs[-1]["lost"] = {"/etc/x": "empty"}
     out.write_text(json.dumps({"terms": terms, "runs": runs}))
-    assert command.main(["--count", "2", "--out", str(out), "--keep"]) == 1
+    assert command.main(["--campaign", "durable", "--count", "2", "--out", str(out), "--keep"]) == 1
     assert "NOT AS PROMISED" in "".join(capsys.readouterr())
