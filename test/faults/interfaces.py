@@ -365,8 +365,8 @@ def power_cut(subject: Subject) -> dict[str, Any] | None:
 @fault("refused")
 def disk_full(subject: Subject) -> dict[str, Any] | None:
     """There is no space for what a change needs."""
-    fill = "head -c $(( $(df --output=avail -B1 / | tail -1) - 65536 )) /dev/zero > /full; true"
-    subject.run(["sh", "-c", fill], timeout=300)
+    free = int(subject.run(["df", "--output=avail", "-B1", "/"]).split()[-1])
+    subject.run(["fallocate", "--length", str(free - 65536), "/full"], timeout=300)
     try:
         return subject.apply(subject.pillar())
     finally:

@@ -96,7 +96,7 @@ class LocalHost:
         time.sleep(seconds)
 
     def free(self, name: str) -> int:
-        """Returns how many bytes root can still write to the file system of a path, or of its nearest folder."""
+        """Returns how many bytes are free in the file system of a path, or of its nearest folder."""
         path = self.path(name)
         while not path.exists():
             path = path.parent
