@@ -31,6 +31,14 @@ def test_a_port_that_is_not_there_is_refused(tmp_path, name):
     assert "eth0: this host has no such card" in backend_of(name).validate(host, tmp_path / "c", resolved(BRIDGE))
 
 
+@pytest.mark.parametrize("name", [one for one in BACKENDS if one != "ifupdown"])
+def test_an_interface_that_another_backend_has_set_up_is_refused(tmp_path, name):
+    host = Stack(tmp_path)
+    host.answers["ifquery --state eth0"] = Done(0, "eth0=eth0\n", "")
+    found = backend_of(name).validate(host, tmp_path / "c", resolved(BRIDGE))
+    assert [line for line in found if line.startswith("eth0: ifupdown has set it up; set network:backend to ifupdown")]
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 def test_only_files_of_its_own_are_its_own(tmp_path, name):
     host, backend = Stack(tmp_path), backend_of(name)

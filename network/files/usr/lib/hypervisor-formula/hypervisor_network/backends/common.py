@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -55,6 +56,30 @@ def missing_ports(host: Host, profile: Profile) -> list[str]:
         for one in profile.present
         if one.kind == "ethernet" and one.name not in there
     ]
+
+
+def other_hands(host: Host, profile: Profile, own: str) -> list[str]:
+    """Says which interfaces another backend has set up, since two of them would work against each other.
+
+    Args:
+        host: the host.
+        profile: with names of this host.
+        own: the backend that is to set them up.
+    """
+    there = links(host)
+    names = [one.name for one in ours(profile) if one.name in there]
+    found = []
+    for other in ("netplan", "networkmanager", "networkd", "ifupdown"):
+        if other == own:
+            continue
+        backend = importlib.import_module(f"hypervisor_network.backends.{other}").Backend()
+        if not backend.missing(host):
+            found += [
+                f"{name}: {other} has set it up; set network:backend to {other}, or take it out of there first"
+                for name in names
+                if backend.manages(host, name)
+            ]
+    return found
 
 
 def family(text: str) -> int:

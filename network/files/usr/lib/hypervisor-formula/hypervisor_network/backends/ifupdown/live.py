@@ -35,7 +35,7 @@ class Backend:
 
     def manages(self, host: Host, interface: str) -> bool:
         """Says whether ifupdown has brought the interface up, or would."""
-        if host.run(["ifquery", "--state", interface]).code == 0:
+        if f"{interface}=" in host.run(["ifquery", "--state", interface]).out:
             return True
         try:
             return interface in stanzas.declared(host)
@@ -74,7 +74,7 @@ class Backend:
 
     def validate(self, host: Host, candidate: Path, profile: Profile) -> list[str]:
         """Lets ifup read the candidate files without acting."""
-        wrong = common.missing_ports(host, profile)
+        wrong = common.missing_ports(host, profile) + common.other_hands(host, profile, self.name)
         wrong += [
             f"{one.name}: ifupdown takes the tag from this name, which is not {one.link}.{one.vlan_id}"
             for one in profile.present

@@ -103,7 +103,8 @@ class Backend(networkd.Backend):
 
     def validate(self, host: Host, candidate: Path, profile: Profile) -> list[str]:
         """Lets netplan make networkd's files of the candidate with all else, and of the candidate's own alone."""
-        wrong = common.missing_ports(host, profile) + self._resolver(host, profile)
+        wrong = common.missing_ports(host, profile) + common.other_hands(host, profile, self.name)
+        wrong += self._resolver(host, profile)
         changed = self.takeover(host, profile)
         own = render.render(profile)
         alone, whole = candidate / "alone", candidate / "whole"

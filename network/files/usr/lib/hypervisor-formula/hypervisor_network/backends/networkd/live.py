@@ -94,7 +94,7 @@ class Backend:
 
     def validate(self, host: Host, candidate: Path, profile: Profile) -> list[str]:
         """Reads the candidate files back, since networkd has no way to judge them."""
-        wrong = common.missing_ports(host, profile)
+        wrong = common.missing_ports(host, profile) + common.other_hands(host, profile, self.name)
         wrong += [
             f"{one.name}: networkd names the VLANs of a card in the card's own file; declare {one.link} too"
             for one in profile.present

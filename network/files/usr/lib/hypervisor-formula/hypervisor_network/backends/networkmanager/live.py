@@ -70,7 +70,7 @@ class Backend:
 
     def validate(self, host: Host, candidate: Path, profile: Profile) -> list[str]:
         """Lets nmcli read the candidate files as connections, without the daemon."""
-        wrong = common.missing_ports(host, profile)
+        wrong = common.missing_ports(host, profile) + common.other_hands(host, profile, self.name)
         there = common.links(host)
         for one in common.ours(profile):
             if one.kind == "ethernet" and one.name in there:
