@@ -11,13 +11,14 @@ from lab.proc import LabError
 from lab.state import CHECKOUT
 from lab.ui import Progress
 
-from . import more_runs, salt_runs
+from . import more_runs, network, salt_runs
 from .rows import table, write
 
 MORE = {
     "compile beside libvirt-formula": more_runs.beside_row,
     "highstates that write, with and without a flush": more_runs.durable_row,
 }
+OUTAGES = 3  # runs of each change of an uplink, which take a minute
 BUSY = 0.5  # load per processor above which the figures are said to be noisy
 
 
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"bench: this machine is busy (load {load:.1f} a processor)", file=sys.stderr)
     try:
         rows = salt_runs.rows(options.name, options.platform, options.repeat, options.fresh, MORE, Progress())
+        rows += network.rows(f"{options.name}-net", options.platform, min(options.repeat, OUTAGES), Progress())
         write(rows, options.out)
     except (LabError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from bench import __main__ as bench_main
-from bench import migration, more_runs, on_host, on_migration, salt_runs
+from bench import migration, more_runs, network, on_host, on_migration, on_network, salt_runs
 from bench.rows import Row, median, spread, table, write
 from lab import salt as lab_salt
+from lab import vmstack
 from lab.proc import LabError
 from lab.state import CHECKOUT
 
@@ -48,7 +49,30 @@ def test_table_names_what_is_missed():
     assert text.count("how it was done") == 3
 
 
+def test_an_outage_is_the_longest_time_without_an_answer_after_the_change():
+    assert on_network.longest([0.0, 5.0, 5.1, 7.5, 7.6, 7.7], 5.2, 8.0) == pytest.approx(2.4)
+    assert on_network.longest([0.0, 5.0], 5.2, 60.0) == 55.0
+    assert on_network.longest([], 5.0, 60.0) == 55.0
+
+
+def test_what_is_done_by_hand_exchanges_files_once():
+    values = {"address": "192.0.2.5", "gateway": "192.0.2.1", "mac": "52:54:00:00:00:01"}
+    assert set(network.BY_HAND) == set(vmstack.STACKS)
+    for files, commands in network.BY_HAND.values():
+        assert commands.count((network.EXCHANGE,)) == 1
+        texts = [text.format(**values) for text in files.values() if text is not None]
+        assert "192.0.2.5/24" in "".join(texts)
+
+
+def test_all_that_a_change_needs_is_put_on_the_machine():
+    files = network.installed()
+    assert files["/usr/sbin/network-profile"][1].startswith(b"#!/usr/bin/python3 -I\n")
+    assert "/etc/systemd/system/hypervisor-network-apply.service" in files
+    assert "/usr/lib/hypervisor-formula/hypervisor_network/backends/netplan/live.py" in files
+
+
 def test_a_figure_that_was_not_measured_fails_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(network, "rows", lambda *_: [row(0.5)])
     monkeypatch.setattr(salt_runs, "rows", lambda *_: [row(0.5), row(None)])
     assert bench_main.main(["--out", str(tmp_path / "bench.json")]) == 0
     assert "not measured" in capsys.readouterr().out
