@@ -33,7 +33,7 @@ NFS_SERVER = ("nfs-kernel-server",)
 NETWORKING = (
     *("ifupdown", "bridge-utils", "ifenslave", "isc-dhcp-client", "netplan.io", "network-manager", "ethtool"),
     *("openvswitch-switch", "openvswitch-ipsec", "strongswan", "libstrongswan-standard-plugins", "nftables"),
-    *("dnsmasq", "udhcpd", "udhcpc", "busybox", "tcpdump"),
+    *("dnsmasq", "udhcpc", "busybox", "tcpdump"),
 )
 # What a machine has besides what every host has. The cloud kernel lacks dlm and many drivers.
 PACKAGES = ("linux-image-amd64", "initramfs-tools", "zstd", "grub-pc", *NETWORKING, *NFS_SERVER)
@@ -48,7 +48,7 @@ UNWANTED_UNITS = (
     *(*rootfs.TIMERS, "e2scrub_reap.service", "man-db.timer", "nfs-server.service"),
     *("NetworkManager.service", "NetworkManager-dispatcher.service", "NetworkManager-wait-online.service"),
     *("systemd-networkd.service", "openvswitch-switch.service", "openvswitch-ipsec.service"),
-    *("strongswan-starter.service", "dnsmasq.service", "udhcpd.service", "nftables.service", "ModemManager.service"),
+    *("strongswan-starter.service", "dnsmasq.service", "nftables.service", "ModemManager.service"),
 )
 # By these a host could be taken for another, or the build is still to be seen.
 FORGOTTEN = (
