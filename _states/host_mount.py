@@ -1,7 +1,8 @@
 """Mounts that a dead file server turns neither into a hanging run nor into a hanging boot.
 
-The entry stands in ``/etc/fstab``. systemd mounts a network file system at the first access, so that
-no boot waits for its server and every access tries again: the mount heals when the server is back.
+A local file system has an entry in ``/etc/fstab``. A network file system has units of its own, because systemd
+touches all mount points of fstab at every daemon-reload. It is mounted at the first access, so that no boot waits
+for its server and every access tries again: the mount heals when the server is back.
 
 A process that touches a file system whose server is dead hangs and cannot be killed. So nothing here
 touches a mount point itself: what is mounted is read from the kernel's table, and an access is the
@@ -12,10 +13,6 @@ busy, and the kernel refuses.
 import os
 import posixpath
 import shutil
-import socket
-import subprocess
-import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,18 +29,12 @@ if TYPE_CHECKING:
 _FSTAB = Path("/etc/fstab")
 _TABLE = Path("/proc/self/mountinfo")
 _UNITS = Path("/etc/systemd/system")
-_PROC = Path("/proc")
 _CONNECT = 5  # seconds that a server has to accept a connection
 _PROBE = 10  # seconds that a mounted file system has to answer
 _BUDGET = 60  # seconds that all dead servers of a run may cost together
+_RELOAD = 20  # seconds that systemd has to read its files again, at least
 _FORGET = 120  # seconds after which a server gets another chance
 _HELPERS = "/sbin:/usr/sbin:/bin:/usr/bin"
-_DROP_IN = """\
-# Written by Salt. Without a limit, access after access tries to mount until the server is back.
-[Unit]
-StartLimitIntervalSec=0
-"""
-_LEFT: list[subprocess.Popen[bytes]] = []
 _SOURCES = {"UUID": "by-uuid", "LABEL": "by-label", "PARTUUID": "by-partuuid", "PARTLABEL": "by-partlabel"}
 
 
@@ -52,32 +43,9 @@ class MountError(Exception):
 
 
 def _run(*argv: str, timeout: float) -> tuple[int | None, str]:
-    """Run a child that may hang beyond any signal; it is never waited for longer than that.
-
-    Returns its return code, None if it had not ended by then, and what it wrote.
-    """
-    with tempfile.TemporaryFile() as output:
-        child = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            env={"PATH": _HELPERS, "LC_ALL": "C.UTF-8"},
-            start_new_session=True,
-        )
-        try:
-            code: int | None = child.wait(timeout)
-        except subprocess.TimeoutExpired:
-            code = None
-            child.kill()
-            try:
-                child.wait(1)
-            except subprocess.TimeoutExpired:
-                # It sleeps in the kernel until its server is back, and is reaped some day.
-                _LEFT.append(child)
-        output.seek(0)
-        return code, output.read(100_000).decode(errors="replace").strip()
+    """Run a child that may hang; returns its return code, None if it had not ended by then, and what it wrote."""
+    answer: tuple[int | None, str] = __utils__["mount_probe.run"](*argv, timeout=timeout)
+    return answer
 
 
 def _systemctl(*words: str, timeout: float = 60) -> None:
@@ -106,23 +74,6 @@ def _waited(begun: float) -> None:
     _experience()["spent"] += time.monotonic() - begun
 
 
-def _connects(host: str, port: int, seconds: float) -> bool:
-    """Say whether a server accepts a connection; looking up its name counts too."""
-    answer: list[bool] = []
-
-    def attempt() -> None:
-        try:
-            with socket.create_connection((host, port), timeout=seconds):
-                answer.append(True)
-        except OSError:
-            answer.append(False)
-
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answer == [True]
-
-
 def _dead(entry: Any) -> str:
     """Return the sentence that says an NFS server does not answer; empty when it does or is none."""
     host = __utils__["mount_table.server"](entry.device) if entry.fstype in {"nfs", "nfs4"} else ""
@@ -132,7 +83,7 @@ def _dead(entry: Any) -> str:
     known = _experience()["servers"]
     if (host, port) not in known:
         begun = time.monotonic()
-        known[host, port] = _connects(host, port, _budget(_CONNECT))
+        known[host, port] = __utils__["mount_probe.connects"](host, port, _budget(_CONNECT))
         if not known[host, port]:
             _waited(begun)
     return "" if known[host, port] else f"the server {host} does not answer on port {port}"
@@ -185,85 +136,91 @@ def _folder(name: str) -> bool:
     return True
 
 
-def users(name: str) -> list[str]:
-    """Name the programs that have files open below a path, a guest by its name."""
-    found = set()
-    for process in _PROC.glob("[0-9]*"):
-        links = [process / "cwd", process / "root", *process.glob("fd/*")]
-        try:
-            targets = [str(link.readlink()) for link in links if link.is_symlink()]
-            if any(target == name or target.startswith(f"{name.rstrip('/')}/") for target in targets):
-                command = (process / "cmdline").read_bytes().split(b"\0")
-                guest = [word for word in command if word.startswith(b"guest=")]
-                label = (process / "comm").read_text(encoding="utf-8").strip()
-                if guest:
-                    label = f"guest {guest[0].decode().removeprefix('guest=').partition(',')[0]}"
-                found.add(label)
-        except OSError:
-            continue  # it ended meanwhile
-    return sorted(found)
-
-
-def _unmount(name: str) -> None:
-    """Unmount what is not in use; raises MountError otherwise.
+def _unmount(name: str, why: str = "") -> None:
+    """Unmount what is not in use; raises MountError otherwise, beginning with why that was to be.
 
     Not by systemd: to stop its unit would first stop every service that needs the mount.
     """
     code, said = _run("umount", "--no-canonicalize", name, timeout=_budget(60))
     if _table(name)[0] is not None:
-        by = users(name)
+        by = __utils__["mount_probe.users"](name)
         reason = f"in use by {', '.join(by)}" if by else said.replace("\n", " ") or f"umount ended with {code}"
-        raise MountError(f"{name} cannot be unmounted: {reason}. Nothing is unmounted by force")
+        raise MountError(f"{why}{name} cannot be unmounted: {reason}. Nothing is unmounted by force")
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a file by a new one that is on disk, with the old one's permissions."""
+    """Replace a file by a new one that is on disk, with the old one's permissions; a link in a folder of links."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
     staged = path.with_name(f".{path.name}.hypervisor-formula")
-    with staged.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fchmod(handle.fileno(), mode)
-        os.fsync(handle.fileno())
+    staged.unlink(missing_ok=True)
+    if path.parent.suffix == ".wants":
+        staged.symlink_to(text)
+    else:
+        mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
+        with staged.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fchmod(handle.fileno(), mode)
+            os.fsync(handle.fileno())
     staged.replace(path)
 
 
-def _drop_in(name: str) -> Path:
-    """Return the file that takes systemd's limit of attempts off a mount."""
-    return _UNITS / f"{__utils__['mount_table.unit'](name, 'mount')}.d" / "hypervisor.conf"
-
-
 def _read(path: Path) -> str:
-    """Return a file's text, empty for none."""
+    """Return a file's text, empty for none; of a link, where it leads to."""
+    if path.is_symlink():
+        return str(path.readlink())
     return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _unit(name: str, suffix: str) -> str:
+    """Return the name of systemd's unit for a mount point."""
+    return str(__utils__["mount_table.unit"](name, suffix))
 
 
 def _files(name: str, entry: Any | None) -> dict[Path, str | None]:
     """Return the files that have to change for an entry (None: no entry), by path; None removes one."""
-    before = _read(_FSTAB)
-    after = __utils__["mount_table.with_entry"](before, name, entry)
-    automatic = entry is not None and "x-systemd.automount" in entry.options
+    native = entry is not None and __utils__["mount_table.is_network"](entry.fstype)
+    # Not a function of this module: it would find none of Salt's names while one of _utils runs.
+    namer = __utils__["mount_table.unit"]
+    units = __utils__["mount_units.files"](entry, namer, str(_UNITS)) if native else {}
     wanted: dict[Path, str | None] = {}
-    if after != before:
-        wanted[_FSTAB] = after
-    drop_in = _drop_in(name)
-    if automatic and _read(drop_in) != _DROP_IN:
-        wanted[drop_in] = _DROP_IN
-    if not automatic and drop_in.exists():
-        wanted[drop_in] = None
-    return wanted
+    for relative in __utils__["mount_units.names"](name, namer):
+        path, text = _UNITS / relative, units.get(relative)
+        is_now = _read(path)
+        is_link = path.parent == _UNITS and path.is_symlink()
+        if native and is_link:
+            raise MountError(f"{path} is a symbolic link to {is_now}. Unmask or remove the unit")
+        # One that somebody else has put there hides an entry in fstab, but is theirs.
+        theirs = entry is not None and path.parent == _UNITS and not __utils__["mount_units.ours"](is_now)
+        if text is not None and is_now != text:
+            wanted[path] = text
+        elif text is None and is_now and not is_link and (native or not theirs):
+            wanted[path] = None
+    before = _read(_FSTAB)
+    after = __utils__["mount_table.with_entry"](before, name, None if native else entry)
+    # The last one: whatever interrupts this, the mount is declared somewhere.
+    return wanted | ({_FSTAB: after} if after != before else {})
 
 
 def _store(files: dict[Path, str | None]) -> None:
-    """Write or remove files, and tell systemd."""
+    """Write or remove files."""
     for path, text in files.items():
         if text is None:
             path.unlink()
         else:
             _write(path, text)
-    if files:
-        _systemctl("daemon-reload")
+
+
+def _reload() -> None:
+    """Make systemd read its files again; raises MountError with what it waits for."""
+    begun = time.monotonic()
+    try:
+        _systemctl("daemon-reload", timeout=max(_RELOAD, _budget(60)))
+    except MountError as problem:
+        _waited(begun)
+        others = [entry.point for entry in __utils__["mount_table.entries"](_read(_FSTAB)) if _dead(entry)]
+        because = f"; systemd waits for {', '.join(others)} of {_FSTAB}, whose server is dead" if others else ""
+        raise MountError(f"{problem}{because}") from None
 
 
 def _line(name: str) -> str | None:
@@ -272,11 +229,30 @@ def _line(name: str) -> str | None:
     return found[0].line() if found else None
 
 
+def _declared(name: str, entry: Any | None, files: dict[Path, str | None]) -> dict[str, Any]:
+    """Return what changes of the entry in fstab and of units."""
+    found: dict[str, Any] = {}
+    if _FSTAB in files:
+        new = None if entry is None or __utils__["mount_table.is_network"](entry.fstype) else entry.line()
+        found["fstab"] = {"old": _line(name), "new": new}
+    units = {
+        str(path.relative_to(_UNITS)): __utils__["mount_units.difference"](_read(path), text or "")
+        for path, text in files.items()
+        if path != _FSTAB
+    }
+    return found | ({"units": units} if units else {})
+
+
 def _arguments(name: str, timeout: int, **arguments: Any) -> None:
     """Raise MountError for arguments that the schema refuses."""
     wrong = __salt__["formula.judge"]("kvm", "mount", {**arguments, "timeout": timeout}, name)
     if not name.startswith("/") or posixpath.normpath(name) != name or name == "/":
         wrong.insert(0, f"{name}: a mount point is an absolute path such as /srv/vm, without .. or a slash at its end")
+    if __utils__["mount_table.is_network"](arguments["fstype"]):
+        wrong += [
+            f"{name}: {word} among opts is not known of a network file system"
+            for word in __utils__["mount_units.unknown"](arguments["opts"])
+        ]
     if wrong:
         raise MountError("; ".join(wrong))
 
@@ -328,8 +304,7 @@ def _changes(plan: Plan) -> dict[str, Any]:
     """Return what a plan changes."""
     entry, name = plan.entry, plan.entry.point
     steps: dict[str, Any] = {
-        "fstab": _FSTAB in plan.files and {"old": _line(name), "new": entry.line()},
-        "unit": _drop_in(name) in plan.files and {"new": str(_drop_in(name))},
+        **_declared(name, entry, plan.files),
         "folder": plan.folder and {"new": name},
     }
     if plan.live is None and _automatic(entry):
@@ -373,10 +348,7 @@ def mounted(
     except (OSError, MountError) as error:
         for step in ("mount", "remount"):
             ret["changes"].pop(step, None)
-        why = str(error)
-        # systemd looks at every mount point when it reads its files again, and waits for a dead one.
-        dead = _dead(entry) if "daemon-reload" in why else ""
-        return ret | {"result": False, "comment": f"{name} ({device}): {dead}{'; ' if dead else ''}{why}."}
+        return ret | {"result": False, "comment": f"{name} ({device}): {error}."}
     return ret | {"comment": _comment(entry)}
 
 
@@ -405,20 +377,20 @@ def _comment(entry: Any) -> str:
 def _apply(plan: Plan, timeout: int) -> None:
     """Bring a mount about; raises MountError where something stands in its way."""
     entry, live = plan.entry, plan.live
-    automount = __utils__["mount_table.unit"](entry.point, "automount")
-    _store(plan.files)
+    automount = _unit(entry.point, "automount")
     # All that needs no server is done first, so that the mount comes when the server does.
-    if live is None and _automatic(entry):
+    _store(plan.files)
+    to_start = live is None and not plan.waiting
+    # An earlier run may have been interrupted before systemd knew what is to be started now.
+    if plan.files or to_start:
+        _reload()
+    if to_start and _automatic(entry):
         _systemctl("start", automount)
     if dead := _dead(entry):
         then = "those who use it go on" if live is not None else "the next access mounts it"
         raise MountError(f"{dead}; {then} when it is back")
     if plan.others:
-        try:
-            _unmount(entry.point)
-        except MountError as problem:
-            differ = f"options that only a new mount can set differ: {', '.join(plan.others)}"
-            raise MountError(f"{differ}. {problem}") from None
+        _unmount(entry.point, f"options that only a new mount can set differ: {', '.join(plan.others)}. ")
         live = None
         if _automatic(entry):
             _systemctl("start", automount)
@@ -445,7 +417,7 @@ def _mount(entry: Any, timeout: int) -> None:
     device = Path(_device(entry.device))
     if device.is_absolute() and str(device).startswith("/dev/") and not device.exists():
         raise MountError("there is no such device")
-    unit = __utils__["mount_table.unit"](entry.point, "mount")
+    unit = _unit(entry.point, "mount")
     begun = time.monotonic()
     try:
         _systemctl("start", unit, timeout=_budget(timeout + 5))
@@ -456,7 +428,7 @@ def _mount(entry: Any, timeout: int) -> None:
 
 def _access(entry: Any, timeout: int) -> None:
     """Touch a network file system from a child process; raises MountError if it does not answer."""
-    name, mount = entry.point, __utils__["mount_table.unit"](entry.point, "mount")
+    name, mount = entry.point, _unit(entry.point, "mount")
     is_mounted = _table(name)[0] is not None
     begun = time.monotonic()
     code, said = _run("stat", "--file-system", name, timeout=_budget(_PROBE if is_mounted else timeout + 5))
@@ -495,11 +467,13 @@ def _verify(entry: Any) -> None:
 def unmounted(
     name: str, device: str, fstype: str, opts: Sequence[str] | None = None, timeout: int = 30
 ) -> dict[str, Any]:
-    """Make sure that a file system is not mounted, but can be with ``mount NAME``.
+    """Make sure that a file system is not mounted, but can be by hand.
+
+    A local one with ``mount NAME``; one of the network with ``systemctl start`` and its unit.
 
     Args:
         name: The mount point.
-        device: see ``mounted``; what fstab keeps.
+        device: see ``mounted``; what fstab or the unit keeps.
         fstype: see above.
         opts: see above.
         timeout: see above.
@@ -515,7 +489,7 @@ def unmounted(
 
 
 def absent(name: str, **_: Any) -> dict[str, Any]:
-    """Make sure that nothing is mounted on a path, and that fstab has no entry for it.
+    """Make sure that nothing is mounted on a path, and that neither fstab nor a unit of this host says so.
 
     Args:
         name: The mount point. Its folder, and what the file system holds, stay.
@@ -530,7 +504,7 @@ def absent(name: str, **_: Any) -> dict[str, Any]:
 
 
 def _without(name: str, entry: Any | None) -> dict[str, Any]:
-    """Unmount a file system and give it an entry that mounts nothing, or none."""
+    """Unmount a file system and give it an entry or unit that mounts nothing by itself, or none."""
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}}
     changes = ret["changes"]
     live, waiting = _table(name)
@@ -539,10 +513,7 @@ def _without(name: str, entry: Any | None) -> dict[str, Any]:
         changes["mount"] = {"old": f"{live.source} ({live.fstype})", "new": None}
     if waiting:
         changes["automount"] = {"old": "active", "new": "inactive"}
-    if _FSTAB in files:
-        changes["fstab"] = {"old": _line(name), "new": entry.line() if entry is not None else None}
-    if _drop_in(name) in files:
-        changes["unit"] = {"old": str(_drop_in(name))}
+    changes |= _declared(name, entry, files)
     if not changes:
         return ret | {"comment": f"{name} is not mounted."}
     if __opts__["test"]:
@@ -552,6 +523,8 @@ def _without(name: str, entry: Any | None) -> dict[str, Any]:
         _unmount(name)
     if waiting:
         # Only now: systemd would detach what is mounted there, in use or not.
-        _systemctl("stop", __utils__["mount_table.unit"](name, "automount"))
+        _systemctl("stop", _unit(name, "automount"))
     _store(files)
+    if files:
+        _reload()
     return ret | {"changes": changes, "comment": f"{name} is not mounted any more."}

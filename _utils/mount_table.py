@@ -106,6 +106,11 @@ def remote(text: str, path: str) -> bool:
     return any(mount.fstype in NETWORK | {"autofs"} for mount in here)
 
 
+def is_network(fstype: str) -> bool:
+    """Says whether a type of file system is one that another host serves."""
+    return fstype in NETWORK
+
+
 def entries(text: str) -> list[Entry]:
     """Reads the entries of an fstab, without comments and what is no entry."""
     found = []

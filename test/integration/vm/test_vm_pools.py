@@ -1,12 +1,8 @@
 """Pools that need a kernel of their own: volume groups and NFS, on a virtual machine that serves itself."""
 
-import os
-
 import pytest
 from support import apply_states, changes_of, converge
 
-# Minutes of an emulated machine that reboots behind dead servers: run it with LAB_SLOW=1.
-SLOW = pytest.mark.skipif(os.environ.get("LAB_SLOW") != "1", reason="takes minutes on an emulated machine: LAB_SLOW=1")
 HOST = "hv1"
 IMAGE = "/srv/pools.raw"
 # Its own name for a loop device of a file, which stands for a second disk.
@@ -90,7 +86,6 @@ def nfs_server(site):
     shell(site, "systemctl stop nfs-server; rm -rf /etc/exports /srv/pools /srv/vm-nfs")
 
 
-@SLOW
 def test_nfs_is_mounted_mounted_again_and_told_when_its_server_is_gone(site, served):
     assert list(converge(site, HOST, {"vm-nfs": served})["vm-nfs"]) == ["folder", "definition", "state", "autostart"]
     assert shell(site, "cat /srv/vm-nfs/file") == "here"
