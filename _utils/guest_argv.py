@@ -92,6 +92,9 @@ def install(
     words += ["--disk", "none", "--network", "none", "--rng", "/dev/urandom", "--memballoon", "virtio"]
     words += ["--channel", "unix,target.type=virtio,target.name=org.qemu.guest_agent.0"]
     words += ["--controller", "usb,model=qemu-xhci" if display else "usb,model=none"]
+    if any(path.endswith("/target/@bus") and text == "scsi" for _, path, text in steps):
+        # libvirt itself would choose one of 1993, which current kernels have no driver for.
+        words += ["--controller", "scsi,model=virtio-scsi"]
     words += ["--graphics", "vnc,listens0.type=socket" if display else "none"]
     boot = _boot(wanted)
     words += ["--boot", boot] if boot else []

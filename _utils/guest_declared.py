@@ -225,7 +225,9 @@ def seed_disk(name: str, others: Sequence[Mapping[str, Any]], folder: str) -> di
         folder: where it lies when the guest has no files.
     """
     home = next((one["folder"] for one in others if not one["block"] and not one["cdrom"]), folder)
-    props = {"@type": "file", "@device": "cdrom", "driver/@name": "qemu", "driver/@type": "raw", "target/@bus": "sata"}
+    # Kernels for clouds, such as Debian's, have drivers of virtio alone and would find no SATA drive.
+    bus = "scsi" if any(one["props"]["target/@bus"] in {"virtio", "scsi"} for one in others) else "sata"
+    props = {"@type": "file", "@device": "cdrom", "driver/@name": "qemu", "driver/@type": "raw", "target/@bus": bus}
     return {
         "label": "cloud-init", "path": f"{home}/{name}_cloud-init.iso", "folder": home, "pool": None, "block": False,
         "cdrom": True, "format": "raw", "size": None, "image": None, "image_hash": None, "overlay": False,

@@ -354,6 +354,15 @@ def new_device(kind: str, number: int, device: Mapping[str, Any], dev: str | Non
     return [*found, ("set", f"{path}/alias/@name", label)]
 
 
+def scsi_controller(domain: Element) -> list[Step]:
+    """Says how a definition gets the controller that a disk on the bus scsi needs; nothing if it has one."""
+    controllers = domain.findall("devices/controller")
+    if any(one.get("type") == "scsi" for one in controllers):
+        return []
+    path = f"./devices/controller[{len(controllers) + 1}]"
+    return [("set", f"{path}/@type", "scsi"), ("set", f"{path}/@model", "virtio-scsi")]
+
+
 def fragment(domain: Element, kind: str, number: int) -> str:
     """Takes the element of a device out of a definition, for ``virsh attach-device``.
 

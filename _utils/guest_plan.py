@@ -173,6 +173,8 @@ def _disks(utils: Utils, want: Wanted, domain: Any, live: Any, plan: Plan) -> No
         if live is not None and running[place] is None:
             plan.changes.setdefault(label, {"old": None, "new": disk["path"]})
             plan.attach.append((label, "disk", number))
+    if any(path.endswith("/target/@bus") and text == "scsi" for _, path, text in plan.steps):
+        plan.steps.extend(utils["guest_domain.scsi_controller"](domain))
 
 
 def _disk(

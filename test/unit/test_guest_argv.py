@@ -75,6 +75,12 @@ def test_a_new_guest():
     assert argv[-2:] == ["--xml", 'xpath.set=./a/@b,xpath.value="c"']
 
 
+def test_a_disk_on_scsi_brings_its_controller():
+    disk = [("set", "./devices/disk[1]/target/@bus", "scsi")]
+    assert "scsi,model=virtio-scsi" in guest_argv.install("srv01", {}, HOST, disk)
+    assert "scsi,model=virtio-scsi" not in guest_argv.install("srv01", {}, HOST, [])
+
+
 def test_a_new_guest_that_declares_nothing_has_no_display_and_logs_its_console():
     argv = guest_argv.install("srv01", {}, HOST, [])
     assert after(argv, "--graphics") == "none"

@@ -134,6 +134,21 @@ def test_names_in_the_guest():
     assert declared.target("virtio", taken) == "vdaa"
 
 
+@pytest.mark.parametrize(
+    ("disks", "bus"),
+    [
+        ([{"name": "system", "size": 1}], "scsi"),
+        ([{"name": "system", "size": 1, "model": "scsi"}], "scsi"),
+        ([{"name": "system", "size": 1, "model": "sata"}], "sata"),
+        ([{"name": "install", "device": "cdrom", "source_file": "/x.iso"}], "sata"),
+        ([], "sata"),
+    ],
+)
+def test_cloud_init_reads_from_a_drive_that_the_guest_has_a_driver_for(disks, bus):
+    others = declared.disks("srv01", {"disks": disks}, {}, FOLDER)
+    assert declared.seed_disk("srv01", others, FOLDER)["props"]["target/@bus"] == bus
+
+
 # ---- interfaces ----
 
 

@@ -341,3 +341,14 @@ def test_the_devices_of_a_new_guest():
     assert ("create", "./devices/disk[3]/readonly", "") in steps
     assert ("set", "./devices/interface[2]/source/@network", "net0") in steps
     assert ("set", "./cpu/@mode", "host-passthrough") in steps
+
+
+def test_a_disk_on_scsi_brings_its_controller_once():
+    more = {"disks": [*SAME["disks"], {"name": "more", "size": 1, "model": "scsi"}]}
+    steps = plan(domain(), **{**SAME, **more}).steps
+    assert steps[-2:] == [
+        ("set", "./devices/controller[1]/@type", "scsi"),
+        ("set", "./devices/controller[1]/@model", "virtio-scsi"),
+    ]
+    has = edited("<devices>", "<devices><controller type='usb'/><controller type='scsi' model='virtio-scsi'/>")
+    assert not [step for step in plan(has, **{**SAME, **more}).steps if "controller" in step[1]]
