@@ -82,7 +82,7 @@ faults: venv ## cut the power of hosts after a highstate, many times; FAULTS='--
 .PHONY: slow
 slow: venv ## tests that reboot virtual machines and take many minutes without KVM (root)
 	$(BIN)/lab deps
-	LAB_SLOW=1 $(PYTEST) test/integration/vm test/integration/tunnels
+	LAB_SLOW=1 $(PYTEST) test/integration/tunnels
 
 .PHONY: ruff mypy yamllint salt-lint shell-lint docs-check
 ruff: venv
