@@ -7,19 +7,22 @@ noticed although the master is in the same network.
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from . import identity, packages, salt, vm, vmspec, vmstack
 from .hosts import Hosts
 from .kitchen import HostSpec
 from .lab import Lab, parallel
+from .proc import LabError
 from .virtual import VirtualHosts
 
 # Hosts of kitchen.yml are numbered from 10; the machine of a test that needs one more is number 200.
 FIRST = 100
-MEMORY_MIB = 768
+MEMORY_MIB = 1024
 # TEST-NET-1: what answers there is behind the controller for everybody else.
 BEYOND = "192.0.2.1"
 # More than two emulated machines at a time slow each other down so much that they only fail later.
@@ -96,32 +99,51 @@ class StackHosts:
             made[one.name] = vm.Machine(spec, paths.host(one.name), paths.ssh_config, state["accelerator"])
         return made
 
-    def up(self) -> None:
-        """Start the machines, make them minions of the lab's master and wait until they answer.
+    def prepare(self) -> None:
+        """Make what the machines share: image, ssh keys, pillar, and the address beyond the controller."""
+        for one in self.wanted:
+            identity.make_keys(self.lab.paths, one.name)
+        identity.write_ssh_files(self.lab.paths, self.hosts.addresses)
+        salt.merge_pillar(self.hosts, salt.pillar_files(self.hosts))
+        self.lab.run(self.lab.hosts.controller, ["ip", "address", "replace", f"{BEYOND}/32", "dev", "lo"])
+        with self.lab.progress.step("have a disk image for virtual machines"):
+            _ = self.machines
+
+    def with_controller(self, name: str) -> Hosts:
+        """Return the controller and one machine as the hosts of a lab."""
+        hosts = self.hosts
+        chosen = (hosts.controller, name)
+        return replace(hosts, specs={host: hosts.specs[host] for host in chosen})
+
+    def start(self, name: str, *, minion: bool = True) -> vm.Machine:
+        """Start a machine and wait until it answers.
+
+        Args:
+            name: the machine.
+            minion: make it a minion of the lab's master, too.
 
         Raises:
-            LabError: one did not start, or did not become a minion.
+            LabError: it did not start, or did not become a minion.
         """
-        hosts, paths = self.hosts, self.lab.paths
-        for one in self.wanted:
-            identity.make_keys(paths, one.name)
-        identity.write_ssh_files(paths, hosts.addresses)
-        hosts.run(hosts.controller, ["ip", "address", "replace", f"{BEYOND}/32", "dev", "lo"])
-        finger = salt.master_finger(hosts)
-
-        def start(one: StackHost) -> None:
-            machine = self.machines[one.name]
-            machine.create(identity.files(paths, one.name, hosts.addresses))
-            machine.start()
-            machine.wait_ssh(300)
-            salt.bootstrap_minion(hosts, one.name, finger)
-
-        with self.lab.progress.step(f"start {', '.join(one.name for one in self.wanted)}"):
-            _ = self.machines
-            with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
-                list(pool.map(start, self.wanted))
-            salt.accept_keys(hosts)
-            salt.wait_answering(hosts)
+        machine = self.machines[name]
+        machine.create(identity.files(self.lab.paths, name, self.hosts.addresses))
+        machine.start()
+        machine.wait_ssh(400)
+        if minion:
+            both = self.with_controller(name)
+            if not salt.subscribed(both, name):
+                salt.bootstrap_minion(both, name, salt.master_finger(both))
+                salt.accept_keys(both)
+            deadline = time.monotonic() + 300
+            while not salt.subscribed(both, name) and time.monotonic() < deadline:
+                time.sleep(1)
+            # A highstate would do that by itself; single states do not. One question that waits, rather than many
+            # short ones, which an emulated machine answers too late each time.
+            argv = ["salt", name, "--timeout=240", "--out=json", "--static", "saltutil.sync_all"]
+            said = both.run(both.controller, argv, check=False, timeout=600).stdout
+            if '"states"' not in said:
+                raise LabError(f"the minion {name} does not answer its master: {said.strip()[-300:]}")
+        return machine
 
     def restart(self, name: str) -> float:
         """Cut a machine's power, switch it on and wait until it answers ssh; return the seconds."""
@@ -129,6 +151,26 @@ class StackHosts:
         machine.kill()
         machine.start()
         return machine.wait_ssh(300)
+
+    def each(self, do: Callable[[str], Any]) -> dict[str, Any]:
+        """Do something with each machine, with a few of them at a time.
+
+        Args:
+            do: gets a machine's name.
+
+        Returns:
+            What it returned for each, by name; an exception is the result where it raised one.
+        """
+
+        def safely(name: str) -> Any:
+            try:
+                return do(name)
+            except Exception as error:  # noqa: BLE001 - the others go on, and the caller looks
+                return error
+
+        names = [one.name for one in self.wanted]
+        with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+            return dict(zip(names, pool.map(safely, names), strict=True))
 
     def down(self) -> None:
         """Cut the power of all machines and remove what they left."""
