@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -59,7 +60,7 @@ def plan(now, live=None, **declaration):
     return guest_plan.existing(UTILS, want(**declaration), now, live)
 
 
-SAME = {
+SAME: dict[str, Any] = {
     "cpu": {"current": 1, "maximum": 2, "model": "host-passthrough"},
     "mem": {"current": 128, "maximum": 256, "hugepages": False},
     "machine": "q35", "arch": "x86_64", "loader": "bios", "description": "The web",
