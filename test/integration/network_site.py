@@ -99,6 +99,10 @@ class Site:
 
     def apply(self, *, test: bool = False) -> dict[str, Any]:
         """Have the master apply network/ and return its rows by id."""
+        # What is said before a minion listens, it never hears.
+        end = time.monotonic() + 180
+        while not salt.subscribed(self.hosts, self.name) and time.monotonic() < end:
+            time.sleep(1)
         argv = ["salt", self.name, "--out=json", "--static", "--timeout=240", "state.apply", "network", "queue=True"]
         argv += ["test=True"] if test else []
         done = self.hosts.run(self.hosts.controller, argv, check=False, timeout=600)
