@@ -12,6 +12,8 @@ OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.installed-$(shell cat requirements/oldest.lock tools/make-venv | sha256sum | cut -c1-16)
 # Folders of Salt's loader may hold modules of the same name, so that each is checked by itself.
 MYPY_FOLDERS := $(wildcard lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden test/integration test/faults network/files/usr/lib/hypervisor-formula)
+# Suites whose emulated machines need many minutes: "make slow" runs them.
+SLOW := test/integration/network test/integration/tunnels
 FAULTS ?=
 SHELL_SCRIPTS := bootstrap .ci/run tools/make-venv tools/lint-shell tools/lock
 PYTEST_WORKERS ?= 2
@@ -45,7 +47,7 @@ kitchen: venv ## write .kitchen.local.yml, so that Test Kitchen works on the run
 .PHONY: test
 test: venv lint oldest ## everything: installs what it needs, all checks, the hosts' tests (root)
 	$(BIN)/lab deps
-	$(PYTEST) test/unit test/render test/golden test/integration
+	$(PYTEST) test/unit test/render test/golden test/integration $(SLOW:%=--ignore=%)
 
 .PHONY: check
 check: venv lint ## all that needs neither root nor hosts: linters, unit tests, render matrix
@@ -82,7 +84,7 @@ faults: venv ## cut the power of hosts after a highstate, many times; FAULTS='--
 .PHONY: slow
 slow: venv ## tests that reboot virtual machines and take many minutes without KVM (root)
 	$(BIN)/lab deps
-	LAB_SLOW=1 $(PYTEST) test/integration/tunnels
+	LAB_SLOW=1 $(PYTEST) $(SLOW)
 
 .PHONY: ruff mypy yamllint salt-lint shell-lint docs-check
 ruff: venv

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
-
-# Minutes of emulated machines: run it with LAB_SLOW=1.
-pytestmark = pytest.mark.skipif(os.environ.get("LAB_SLOW") != "1", reason="takes minutes: LAB_SLOW=1")
 
 # A server and a guest, each in a namespace of its own, on a bridge; the filter is the usual one of a host that is
 # no router, and the module is what Docker, firewalld or libvirt's filters load.

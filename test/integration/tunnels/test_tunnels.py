@@ -7,14 +7,11 @@ share the machines and run in this order.
 from __future__ import annotations
 
 import json
-import os
 import time
 
 import pytest
 from wire import ESP, GRE, watched
 
-# Minutes of emulated machines that reboot: run it with LAB_SLOW=1.
-pytestmark = pytest.mark.skipif(os.environ.get("LAB_SLOW") != "1", reason="takes minutes: LAB_SLOW=1")
 KEY, WRONG = "kq3Vw8yR0bN5tXz1LmCe", "Zp7Hd2sUa9fQ4jGx6IoM"
 INSIDE = {"hv1": "10.9.0.1", "hv2": "10.9.0.2"}
 OTHER = {"hv1": "hv2", "hv2": "hv1"}
