@@ -154,7 +154,8 @@ def differences(before: dict[str, Any], after: dict[str, Any], *, shared: bool =
                 if old.get(key) != new.get(key) and not (PER_LINK.match(key) and (key not in old or key not in new))
             ]
         else:
-            found += [f"{part}: gone: {item}" for item in sorted(set(old) - set(new))]
+            # What labs share may have been there for another one, which took it away when it ended.
+            found += [f"{part}: gone: {item}" for item in sorted(set(old) - set(new) - for_all.get(part, set()))]
             extra = set(new) - set(old) - (for_all.get(part, set()) if shared else set())
             found += [f"{part}: new: {item}" for item in sorted(extra)]
     return found

@@ -47,6 +47,12 @@ def test_what_other_labs_still_need_is_not_this_labs_to_give_back():
     ]
 
 
+def test_what_another_lab_took_away_when_it_ended_is_not_missed():
+    before = {"modules": ["tun", "veth"], "mounts": ["/", machine.STORE, "/mnt"]}
+    after = {"modules": ["veth"], "mounts": ["/"]}
+    assert machine.differences(before, after) == ["mounts: gone: /mnt"]
+
+
 @pytest.mark.parametrize(
     "key",
     [
