@@ -66,6 +66,7 @@ _SIBLINGS = (
     "hypervisor_xml.pool",
     "hypervisor_xml.state",
     "libvirt_tools.run",
+    "network_tool.pending",
 )
 _MOST_VCPUS = 4096
 _MOST_MIB = 16 * 1024 * 1024

@@ -238,7 +238,9 @@ def command_kitchen(options: argparse.Namespace, progress: Progress) -> int:
     lab = Lab(options.name, progress)
     hosts = lab.hosts
     key, known = lab.paths.ssh_key, lab.paths.root / "known_hosts"
-    targets = {host: kitchen.Target(host, hosts.addresses[host], key, known) for host in hosts.specs}
+    targets = {
+        host: kitchen.Target(host, hosts.addresses[host], key, known, kind=hosts.kind(host)) for host in hosts.specs
+    }
     path = Path(options.output)
     kitchen.write_override(lab.kitchen, options.name, lab.state["platform"], targets, path)
     print(f"wrote {path}; now: bundle exec kitchen converge && bundle exec kitchen verify")

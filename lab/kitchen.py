@@ -57,7 +57,8 @@ class Suite:
 
     `host` is the lab host that proves it, `verifier_argv` the command of Test Kitchen's verifier as
     an argument list, `pillars` maps pillar file names on the host to files here (relative to the
-    repository), `states` lists the states of its top file.
+    repository), `states` lists the states of its top file. `kind` is the only kind of host that it works
+    on, "container" or "vm", or empty when any does.
     """
 
     name: str
@@ -65,6 +66,11 @@ class Suite:
     verifier_argv: tuple[str, ...]
     pillars: Mapping[str, str]
     states: tuple[str, ...]
+    kind: str = ""
+
+    def works_on(self, kind: str) -> bool:
+        """Returns whether a host of that kind, "container" or "vm", can prove it."""
+        return self.kind in ("", kind)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,8 @@ class Kitchen:
 class Target:
     """How a host of a running lab is reached by ssh.
 
-    `host` is its short name and minion id; `ssh_key` and `known_hosts` are files on this machine.
+    `host` is its short name and minion id, `kind` "container" or "vm"; `ssh_key` and `known_hosts` are files
+    on this machine.
     """
 
     host: str
@@ -94,6 +101,7 @@ class Target:
     known_hosts: Path
     port: int = 22
     username: str = "root"
+    kind: str = "container"
 
 
 def load(path: Path) -> Kitchen:
@@ -170,7 +178,7 @@ def override(kitchen: Kitchen, lab: str, platform: str, targets: Mapping[str, Ta
     suites = [
         _override_suite(suite, targets[suite.host], kitchen.controller)
         for suite in kitchen.suites.values()
-        if suite.host in targets
+        if suite.host in targets and suite.works_on(targets[suite.host].kind)
     ]
     if not suites:
         wanted = ", ".join(sorted({suite.host for suite in kitchen.suites.values()}))
@@ -342,7 +350,10 @@ def _suites(nodes: _Node, places: _Node, hosts: Mapping[str, HostSpec]) -> dict[
 
 
 def _suite(name: str, node: _Node, place: _Node, hosts: Mapping[str, HostSpec]) -> Suite:
-    host = place.only("host").child("host")
+    host = place.only("host", "kind").child("host")
+    kind = place.child("kind").text() if "kind" in place.mapping() else ""
+    if kind not in ("", "container", "vm"):
+        raise place.child("kind").error("must be container or vm")
     if host.text() not in hosts:
         raise host.error(f"{host.value!r} is not a host; there are: {', '.join(hosts)}")
     provisioner = node.child("provisioner")
@@ -359,4 +370,5 @@ def _suite(name: str, node: _Node, place: _Node, hosts: Mapping[str, HostSpec]) 
         verifier_argv=argv,
         pillars={key: value.text() for key, value in pillars.items()},
         states=tuple(state.text() for state in base.elements()),
+        kind=kind,
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from functools import partial
 
 import pytest
-from hypervisor_harness import DOMAIN, LIST, OTHER, UUID, Libvirt, utilities
+from hypervisor_harness import DOMAIN, LIST, OTHER, ROOT, UUID, Libvirt, utilities
 from salt.exceptions import CommandExecutionError
 
+from _modules import hypervisor
 from _utils import hypervisor_actions, hypervisor_guests, hypervisor_host, hypervisor_records, hypervisor_xml
 
 UTILS = utilities()
@@ -400,3 +402,10 @@ def test_a_kvm_device_that_does_not_work_does_not_count(tmp_path):
 )
 def test_sizes_are_read_with_their_unit(text, kib):
     assert hypervisor_xml.kib(hypervisor_xml.parsed(text)) == kib
+
+
+def test_the_module_hands_over_every_function_that_its_utilities_call():
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "_utils").glob("hypervisor_*.py"))
+    called = set(re.findall(r'utils\["([a-z_]+\.[a-z_]+)"\]', text))
+    assert len(called) > 20
+    assert called <= set(hypervisor._SIBLINGS)

@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ TARGETS = {
         address=f"192.0.2.{10 + index}",
         ssh_key=Path("/lab/a key"),
         known_hosts=Path("/lab/known_hosts"),
+        kind="vm",
     )
     for index, name in enumerate(KITCHEN.hosts)
 }
@@ -151,6 +153,11 @@ def test_override_gives_the_verifier_the_variables_of_the_lab(tmp_path):
         assert provisioner["salt_minion_extra_config"]["master"] == "controller"
         assert provisioner["pillars_from_files"] == dict(suite.pillars)
         assert provisioner["state_top"]["base"]["*"] == list(suite.states)
+
+
+def test_override_leaves_out_suites_that_the_kind_of_host_cannot_prove():
+    text = kitchen.override(KITCHEN, "unit", "debian-12", {"hv1": replace(TARGETS["hv1"], kind="container")})
+    assert [suite["name"] for suite in yaml.safe_load(text)["suites"]] == ["kvm"]
 
 
 def test_override_leaves_out_suites_whose_hosts_are_not_there():
