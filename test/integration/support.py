@@ -118,19 +118,39 @@ def seconds(text: str) -> list[int]:
     return [int(number) for number in SECOND.findall(text)]
 
 
+def counted_to(lab: Lab, host: str, name: str, least: int, behind: int = 0) -> str:
+    """Wait until a guest has counted to a number or beyond it on a host.
+
+    It is no use to wait for one number: a guest that moves may have counted that on the other host.
+
+    Args:
+        lab: the lab.
+        host: where the guest's console is read.
+        name: of the guest.
+        least: the number.
+        behind: how many characters of the console do not matter.
+
+    Returns:
+        What the console has shown behind those.
+    """
+    deadline = time.monotonic() + 60
+    while True:
+        printed = lab.console(host, name)[behind:]
+        if (seconds(printed) or [-1])[-1] >= least:
+            return printed
+        assert time.monotonic() < deadline, f"{name} has not counted to {least} on {host}: {printed[-200:]}"
+        time.sleep(0.5)
+
+
 def last_second(lab: Lab, host: str, name: str) -> int:
     """Return what a guest has counted up to on a host; wait for its first line there if it has just arrived."""
-    deadline = time.monotonic() + 60
-    while not (counted := seconds(lab.wait_console(host, name))):
-        assert time.monotonic() < deadline, f"{name} has counted nothing on {host}"
-        time.sleep(0.2)  # half a line has been written
-    return counted[-1]
+    return seconds(counted_to(lab, host, name, 0))[-1]
 
 
 def counts_on(lab: Lab, host: str, name: str) -> None:
     """Wait until a guest that runs on a host has counted on."""
     assert state_of(lab, host, name) == "running"
-    lab.wait_console(host, name, f"guest second {last_second(lab, host, name) + 2}")
+    counted_to(lab, host, name, last_second(lab, host, name) + 2)
 
 
 def migrate(lab: Lab, name: str, source: str, target: str, *options: str, check: bool = True) -> Any:

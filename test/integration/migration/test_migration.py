@@ -5,7 +5,7 @@ import subprocess
 import time
 
 import pytest
-from support import counts_on, end_guest, last_second, migrate, seconds, start_guest, state_of
+from support import counted_to, counts_on, end_guest, last_second, migrate, seconds, start_guest, state_of
 
 from lab import network
 
@@ -53,8 +53,7 @@ def moved(lab, name, source, target):
     migrate(lab, name, source, target)
     assert state_of(lab, target, name) == "running"
     assert state_of(lab, source, name) == ""
-    wanted = before + 3
-    printed = lab.wait_console(target, name, f"guest second {wanted}\n".strip(), timeout=60)[len(behind) :]
+    printed = counted_to(lab, target, name, before + 3, len(behind))
     took = time.monotonic() - begun
     after = seconds(printed)
     assert "guest boot" not in printed, "the guest was restarted"
