@@ -8,17 +8,15 @@ from collections.abc import Iterator
 import pytest
 import testinfra
 import yaml
-from network_course import Record, run
+from network_course import WANTED, Record, run
 from network_site import Site
 
-from lab import stacks, vmstack
+from lab import stacks
 from lab.lab import Lab
 from lab.ui import Progress
 
 NAME = f"{os.environ.get('LAB_NAME', 'test')}-net"
 KEEP = os.environ.get("LAB_KEEP") == "1"
-# For a look at some of them: LAB_STACKS=netplan,ifupdown.
-WANTED = os.environ.get("LAB_STACKS", ",".join(vmstack.STACKS)).split(",")
 
 
 @pytest.fixture(scope="session", name="farm")
