@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
-from hypervisor_network.backends import common
+from hypervisor_network.backends import common, networkd
 from hypervisor_network.backends.contract import BackendError, Done
 from hypervisor_network.engine.plan import BACKENDS, backend_of
 from network_stack import BRIDGE, MACS, Stack, resolved, step
@@ -194,6 +197,27 @@ def test_a_networkd_that_does_not_answer_is_started_anew(tmp_path):
     host.answers["networkctl reload"] = Done(1, "", "Failed to reload")
     backend_of("networkd").activate(host, step(BRIDGE))
     assert host.ran[1] == "systemctl restart systemd-networkd.service"
+
+
+def test_networkd_is_waited_for_until_the_addresses_are_back_however_long_it_looks_for_routers(tmp_path):
+    host = Stack(tmp_path)
+    networkd_state(host, "eth0", ADMIN_STATE="configuring")
+    address = {"family": "inet", "local": "192.0.2.5", "prefixlen": 24, "scope": "global"}
+    looks = []
+
+    def comes_back():
+        looks.append(host.there["eth0"].get("addr_info", []))
+        if len(looks) > 2:
+            host.there["eth0"]["addr_info"] = [address]
+
+    shown = host.ip
+    host.ip = lambda *words: (comes_back() if words[0] == "address" else None) or shown(*words)
+    back = step(BRIDGE, back=True, managed=["eth0"])
+    before = replace(back.snapshot, addresses=[{"ifname": "eth0", "addr_info": [address]}])
+    begun = time.monotonic()
+    backend_of("networkd").activate(host, replace(back, snapshot=before))
+    assert looks == [[], [], []]
+    assert time.monotonic() - begun < networkd.live._SETTLES
 
 
 @pytest.mark.parametrize("name", ["networkd", "netplan"])

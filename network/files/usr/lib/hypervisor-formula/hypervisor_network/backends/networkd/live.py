@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hypervisor_network.backends import common
-from hypervisor_network.backends.contract import BackendError, Host, Owned, Step
+from hypervisor_network.backends.contract import BackendError, Host, Json, Owned, Step
 from hypervisor_network.model import Interface, Profile
 
 from . import render
@@ -144,7 +144,7 @@ class Backend:
             raise BackendError(f"networkd has not made {', '.join(sorted(set(wanted) - set(there)))}")
         if step.back:
             common.restore_modes(host, step)
-            _until(lambda: all(_ready(host, name) for name in present), _SETTLES)
+            _until(lambda: all(_restored(host, step, name) or _ready(host, name) for name in present), _SETTLES)
         common.reattach(host, step)
 
     def _reload(self, host: Host) -> None:
@@ -212,8 +212,23 @@ def _meant(text: str, macs: dict[str, str]) -> set[str]:
     return set(names)
 
 
+def _restored(host: Host, step: Step, name: str) -> bool:
+    """Says whether an interface has the addresses again that it had before the change, if it had any."""
+
+    def of(shown: Json) -> set[tuple[Any, Any]]:
+        return {
+            (one.get("local"), one.get("prefixlen"))
+            for link in shown
+            for one in link.get("addr_info", [])
+            if link.get("ifname") == name and one.get("scope") == "global"
+        }
+
+    before = of(step.snapshot.addresses)
+    return bool(before) and before <= of(host.ip("address", "show", "dev", name))
+
+
 def _ready(host: Host, name: str) -> bool:
-    """Says whether networkd has done with an interface."""
+    """Says whether networkd has done with an interface; one that looks for IPv6 routers takes 12 s to give up."""
     return state_of(host, name).get("ADMIN_STATE") in {"configured", "unmanaged", "failed"}
 
 
