@@ -199,7 +199,7 @@ def _wanted(name: str, declaration: Mapping[str, Any], used: list[str]) -> Any:
     disks = __utils__["guest_declared.disks"](name, declaration, known, folder)
     nics = __utils__["guest_declared.interfaces"](name, declaration, profiles)
     for disk in disks:
-        if disk["path"] is None:
+        if disk["path"] is None and disk["image"]:
             disk["path"] = __utils__["guest_storage.place"](disk, __salt__["cp.hash_file"])
     if "cloud_init" in declaration:
         disks.append(__utils__["guest_declared.seed_disk"](name, disks, folder))

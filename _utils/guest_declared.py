@@ -133,8 +133,6 @@ def _disk_contradictions(disk: Mapping[str, Any]) -> list[str]:
     if image.startswith(("http://", "https://")) and "image_hash" not in disk:
         found.append("image_hash is needed for an image from the network, such as sha256=...")
     if disk.get("device") == "cdrom":
-        if not (source or image):
-            found.append("a cdrom needs an image or a source_file")
         if "size" in disk:
             found.append("a cdrom has no size")
     elif not (source or image or "size" in disk):
@@ -185,7 +183,7 @@ def _disk(
         path = source if source.startswith("/") else f"{home}/{source}"
         block = block or path.startswith("/dev/")
     elif cdrom:
-        # An image is used as it is; its path is known once it has been fetched.
+        # An image is used as it is; its path is known once it has been fetched. Without one the drive is empty.
         path = None
     else:
         volume = f"{name}_{disk['name']}" + ("" if block else f".{kind}")

@@ -344,8 +344,9 @@ def new_device(kind: str, number: int, device: Mapping[str, Any], dev: str | Non
     path = f"./devices/{kind}[{number}]"
     found = [("set", f"{path}/{key}", str(text)) for key, text in device["props"].items()]
     if kind == "disk":
-        found += [("set", f"{path}/source/@{'dev' if device['block'] else 'file'}", str(device["path"])),
-                  ("set", f"{path}/target/@dev", str(dev))]  # fmt: skip
+        if device["path"]:
+            found.append(("set", f"{path}/source/@{'dev' if device['block'] else 'file'}", str(device["path"])))
+        found.append(("set", f"{path}/target/@dev", str(dev)))
         if device["cdrom"]:
             found.append(("create", f"{path}/readonly", ""))
     else:

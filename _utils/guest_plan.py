@@ -166,12 +166,12 @@ def _disks(utils: Utils, want: Wanted, domain: Any, live: Any, plan: Plan) -> No
             number = count  # noqa: PLW2901 - the number it will have
             dev = utils["guest_declared.target"](disk["props"]["target/@bus"], taken)
             taken.append(dev)
-            plan.changes.setdefault(label, {"old": None, "new": disk["path"]})
+            plan.changes.setdefault(label, {"old": None, "new": disk["path"] or "an empty drive"})
             plan.steps.extend(utils["guest_domain.new_device"]("disk", number, disk, dev))
         else:
             _disk(utils, want, elements[number - 1], disk, (number, taken), plan)
         if live is not None and running[place] is None:
-            plan.changes.setdefault(label, {"old": None, "new": disk["path"]})
+            plan.changes.setdefault(label, {"old": None, "new": disk["path"] or "an empty drive"})
             plan.attach.append((label, "disk", number))
     if any(path.endswith("/target/@bus") and text == "scsi" for _, path, text in plan.steps):
         plan.steps.extend(utils["guest_domain.scsi_controller"](domain))
@@ -194,10 +194,12 @@ def _disk(
         plan.changes[f"{label} source"] = {"old": path, "new": disk["path"]}
         key = "dev" if disk["block"] else "file"
         plan.steps.extend([("delete", f"./devices/disk[{number}]/source", ""),
-                       ("set", f"./devices/disk[{number}]/@type", disk["props"]["@type"]),
-                       ("set", f"./devices/disk[{number}]/source/@{key}", str(disk["path"]))])  # fmt: skip
+                       ("set", f"./devices/disk[{number}]/@type", disk["props"]["@type"])])  # fmt: skip
+        if disk["path"]:
+            plan.steps.append(("set", f"./devices/disk[{number}]/source/@{key}", str(disk["path"])))
+        medium = ["--update", "--source", disk["path"]] if disk["path"] else ["--eject"]
         target = utils["guest_domain.value"](element, "target/@dev")
-        words = ["change-media", "--live", "--update", "--path", target, "--source", disk["path"]]
+        words = ["change-media", "--live", "--path", target, *medium]
         plan.live.append((label, [*words, "--domain", want.name]))
     if found:
         dev = utils["guest_declared.target"](disk["props"]["target/@bus"], taken)
@@ -275,6 +277,10 @@ def waiting(utils: Utils, want: Wanted, live: Any, plan: Plan) -> list[str]:
     for kind, devices, pairs in sets:
         elements = live.findall(f"devices/{kind}")
         for device, number in zip(devices, pairs, strict=True):
-            if number is None or utils["guest_domain.device_differences"](elements[number - 1], device):
+            element = None if number is None else elements[number - 1]
+            if element is None or utils["guest_domain.device_differences"](element, device):
+                found.append(f"{kind} {device['label']}")
+            elif device.get("cdrom") and utils["guest_domain.disk_path"](element, want.pools) != device["path"]:
+                # A guest that uses what lies in its drive does not give it out.
                 found.append(f"{kind} {device['label']}")
     return [one for one in found if one not in soon]

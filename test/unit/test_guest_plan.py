@@ -259,6 +259,36 @@ def test_another_cdrom_is_laid_in_at_once():
     assert words[words.index("--path") + 1] == "sda"
 
 
+EMPTY = {"name": "install", "device": "cdrom"}
+
+
+def test_a_drive_is_emptied_at_once():
+    found = plan(domain(), domain(), disks=[EMPTY])
+    assert found.changes == {"disk install source": {"old": "/a.iso", "new": None}}
+    assert ("delete", "./devices/disk[3]/source", "") in found.steps
+    assert not any(path.endswith("/source/@file") for _, path, _ in found.steps)
+    ((_, words),) = found.live
+    assert words[:2] == ["change-media", "--live"]
+    assert "--eject" in words
+    assert "--source" not in words
+
+
+def test_an_empty_drive_stays_empty_and_is_made_so():
+    emptied = edited("<source file='/a.iso'/>", "")
+    assert plan(emptied, emptied, disks=[EMPTY]).changes == {}
+    fresh = plan(domain(), domain(), disks=[{"name": "install", "device": "cdrom"}, {**EMPTY, "name": "second"}])
+    assert fresh.changes["disk second"] == {"old": None, "new": "an empty drive"}
+    assert fresh.attach == [("disk second", "disk", 4)]
+
+
+def test_what_a_guest_does_not_give_out_waits():
+    declared = want(disks=[EMPTY])
+    emptied = edited("<source file='/a.iso'/>", "")
+    again = guest_plan.existing(UTILS, declared, emptied, domain())
+    assert again.changes == {}
+    assert guest_plan.waiting(UTILS, declared, domain(), again) == ["disk install"]
+
+
 def test_another_bus_gives_the_disk_another_name():
     found = plan(domain(), disks=[{"name": "system", "size": 1, "model": "sata"}])
     assert found.changes == {"disk system model": {"old": "virtio", "new": "sata"}}
