@@ -207,8 +207,10 @@ def fetched(disk: Mapping[str, Any], hash_file: Callable[..., Any], get_file: Ca
             get_file(image, str(partial))
         else:
             _download(image, partial)
-        if not partial.exists() or digest_of(partial, kind) != wanted:
-            raise ValueError(f"disks:{disk['label']}:image: what came from {image} is not what its {kind} says")
+        found = digest_of(partial, kind) if partial.exists() else "nothing"
+        if found != wanted:
+            where = f"disks:{disk['label']}:image: what came from {image} is not what its checksum says"
+            raise ValueError(f"{where}: {kind} is {found}, not {wanted}")
         settle(partial, target, 0o444)
     finally:
         partial.unlink(missing_ok=True)
