@@ -423,7 +423,9 @@ def _mount(entry: Any, timeout: int) -> None:
         _systemctl("start", unit, timeout=_budget(timeout + 5))
     except MountError as problem:
         _waited(begun)
-        raise MountError(_reason(unit) or str(problem)) from None
+        # mount itself only lists what may be wrong.
+        wrong = __utils__["mount_probe.wrong_type"](entry.fstype, str(device))
+        raise MountError(wrong or _reason(unit) or str(problem)) from None
 
 
 def _access(entry: Any, timeout: int) -> None:
@@ -451,7 +453,7 @@ def _reason(mount: str) -> str:
     argv = ("journalctl", "--quiet", "--boot", f"--unit={mount}", "--lines=20", "--output=cat", "--no-pager")
     code, said = _run(*argv, timeout=10)
     lines = [line.strip() for line in said.splitlines() if line.startswith(("mount", "umount"))]
-    return lines[-1] if code == 0 and lines else ""
+    return lines[-1].rstrip(".") if code == 0 and lines else ""
 
 
 def _verify(entry: Any) -> None:

@@ -6,6 +6,7 @@ whatever might touch one is done by a child process that is not waited for beyon
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -95,3 +96,28 @@ def users(name: str, folder: str = "/proc") -> list[str]:
         except OSError:
             continue  # it ended meanwhile
     return sorted(found)
+
+
+def wrong_type(fstype: str, device: str, known: str = "/proc/filesystems") -> str:
+    """Says whether a file system could not be mounted because it is of another type, or its type is none.
+
+    Args:
+        fstype: the type that it was to be mounted as.
+        device: the path of what was to be mounted; another word where it is no device.
+        known: where the kernel lists the types that it knows now.
+
+    Returns:
+        A sentence without its end; empty if that is not why.
+    """
+    if device.startswith("/dev/"):
+        code, said = run("blkid", "--probe", "--match-tag=TYPE", "--output=value", device, timeout=10)
+        if code == 0 and said.strip() not in {"", fstype}:
+            return f"fstype is {fstype}, but {device} holds {said.strip()}"
+    listed = {line.split()[-1] for line in Path(known).read_text(encoding="ascii").splitlines() if line.strip()}
+    if fstype in listed or shutil.which(f"mount.{fstype}", path=HELPERS):
+        return ""
+    # The kernel would have loaded a module of that name.
+    argv = ("modprobe", "--dry-run", "--quiet", f"fs-{fstype}")
+    if shutil.which(argv[0], path=HELPERS) and run(*argv, timeout=10)[0] == 0:
+        return ""
+    return f"fstype is {fstype}, and this host knows no file system of that type"

@@ -44,6 +44,7 @@ class Host:
         self.context: dict[str, Any] = {}
         self.opts = {"test": False}
         self.mounted = {"vm.mount": NFS}
+        self.refusing: set[str] = set()
         monkeypatch.setattr(host_mount, "_FSTAB", self.fstab)
         monkeypatch.setattr(host_mount, "_TABLE", self.table)
         monkeypatch.setattr(host_mount, "_UNITS", self.units)
@@ -97,6 +98,8 @@ class Host:
         """Play systemd."""
         if argv[1] == "daemon-reload" and self.stuck:
             return None, ""
+        if argv[1] == "start" and argv[2] in self.refusing:
+            return 1, f"Job for {argv[2]} failed."
         if argv[1] == "start":
             self.table.write_text(table + (AUTOFS if argv[2].endswith(".automount") else self.mounted[argv[2]]))
         if argv[1] == "stop":
@@ -391,3 +394,36 @@ def test_users_are_named(tmp_path):
     (process / "comm").write_text("qemu-system-x86\n")
     assert mount_probe.users("/vm", str(tmp_path)) == ["guest srv01"]
     assert mount_probe.users("/v", str(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("fstype", "device", "holds", "expected"),
+    [
+        ("xfs", "/dev/vg/a", "ext4\n", "fstype is xfs, but /dev/vg/a holds ext4"),
+        ("ext4", "/dev/vg/a", "ext4\n", ""),
+        ("ext4", "/dev/vg/a", None, ""),
+        ("hugetlbfs", "hugetlbfs", None, ""),
+        ("modular", "/dev/vg/a", None, ""),
+        ("nsf", "nas:/vm", None, "fstype is nsf, and this host knows no file system of that type"),
+    ],
+)
+def test_a_wrong_type_is_told(monkeypatch, tmp_path, fstype, device, holds, expected):
+    def run(*argv, timeout):
+        if argv[0] == "blkid":
+            assert argv[-1] == device
+            return (2, "") if holds is None else (0, holds)
+        return int(argv[-1] != "fs-modular"), ""
+
+    monkeypatch.setattr(mount_probe, "run", run)
+    monkeypatch.setattr("shutil.which", lambda name, **_: name if name == "modprobe" else None)
+    known = tmp_path / "filesystems"
+    known.write_text("nodev\tsysfs\nnodev\thugetlbfs\n\text4\n")
+    assert mount_probe.wrong_type(fstype, device, str(known)) == expected
+
+
+def test_a_wrong_type_stands_in_the_result(host):
+    local: dict[str, Any] = {"device": "nothing", "fstype": "nsf"}
+    host.refusing, host.helper = {"vm.mount"}, False
+    ret = host_mount.mounted("/vm", **local)
+    assert ret["result"] is False
+    assert ret["comment"] == "/vm (nothing): fstype is nsf, and this host knows no file system of that type."
