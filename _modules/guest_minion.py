@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import salt.config
-import salt.runner
+import salt.pillar
+import salt.utils.minions
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -84,8 +85,9 @@ def _check_assigned(name: str, caller: str, opts: dict[str, Any]) -> None:
     listed = HOSTS.read_text(encoding="utf-8").splitlines() if HOSTS.exists() else []
     if name in {line.split()[0] for line in listed if line.split()} | {__opts__["id"], caller}:
         raise ValueError(f"{name} is the name of a host")
-    pillar = salt.runner.RunnerClient(opts).cmd("pillar.show_pillar", [caller], print_event=False)
-    found: Any = pillar
+    # As the runner pillar.show_pillar does it, which would put all of the pillar on the bus and in the cache of jobs.
+    _, grains, _ = salt.utils.minions.get_minion_data(caller, opts)
+    found: Any = salt.pillar.Pillar(opts, grains or {"fqdn": caller}, caller, "base").compile_pillar()
     for key in ("libvirt", "guests", name):
         found = found.get(key) if isinstance(found, dict) else None
     seeded = found.get("cloud_init") if isinstance(found, dict) and found.get("ensure") != "absent" else None

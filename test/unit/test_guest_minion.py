@@ -41,19 +41,23 @@ def fake_master(monkeypatch, tmp_path):
     (pki / "master.pem").write_text("")
     (tmp_path / "hosts").write_text("hv1 hv1.example.org\nhv3\n\n")
 
-    class Runner:
-        def __init__(self, opts):
-            pass
+    class Pillar:
+        def __init__(self, opts, grains, minion, saltenv):
+            assert grains == {"id": minion, "os": "Debian"}
+            self.minion = minion
 
-        def cmd(self, function, arguments, **options):
-            assert function == "pillar.show_pillar"
-            return PILLAR[arguments[0]]
+        def compile_pillar(self):
+            return PILLAR[self.minion]
+
+    def data_of(minion, opts):
+        return minion, {"id": minion, "os": "Debian"}, {}
 
     class Master:
         keys = pki
 
     master = Master()
-    monkeypatch.setattr("salt.runner.RunnerClient", Runner)
+    monkeypatch.setattr("salt.pillar.Pillar", Pillar)
+    monkeypatch.setattr("salt.utils.minions.get_minion_data", data_of)
     monkeypatch.setattr("salt.config.master_config", lambda path: {"pki_dir": str(pki)})
     monkeypatch.setattr(guest_minion, "HOSTS", tmp_path / "hosts")
     opts = {"conf_file": "/etc/salt/minion", "id": "controller"}
