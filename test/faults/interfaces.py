@@ -158,8 +158,11 @@ class Subject:
     def standing(self) -> dict[str, Any]:
         """Return the same from the change's record alone, which takes the host less time."""
         folder = "/var/lib/hypervisor-formula/network"
-        lines = self.run(["sh", "-c", f"ls {folder}; cat {folder}/state.json"], timeout=20).split("{", 1)
-        return {**json.loads("{" + lines[1]), "left": "pending" in lines[0].split()}
+        # Before the first change there is no record.
+        script = f"cd {folder} 2>/dev/null || exit 0; ls; cat state.json 2>/dev/null || true"
+        there, brace, text = self.run(["sh", "-c", script], timeout=20).partition("{")
+        state = json.loads(brace + text) if brace else {"state": "idle", "id": ""}
+        return {**state, "left": "pending" in there.split()}
 
     def pillar(self, interfaces: dict[str, Any] | None = None, **confirm: Any) -> dict[str, Any]:
         """Return a pillar; without interfaces the good one: br0 on eth0 with the address that eth0 has."""
@@ -195,7 +198,7 @@ class Subject:
         while time.monotonic() < end:
             try:
                 state = self.standing()
-            except (CommandError, ValueError, IndexError):
+            except (CommandError, ValueError):
                 time.sleep(1)
                 continue
             if not state["left"] and state["state"] in {"idle", "confirmed", "rolled-back"}:
@@ -210,7 +213,7 @@ class Subject:
             try:
                 if self.standing()["state"] == wanted:
                     return
-            except (CommandError, ValueError, IndexError):
+            except (CommandError, ValueError):
                 time.sleep(0.2)
 
     def behind(self, program: str, *words: str) -> None:
