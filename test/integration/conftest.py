@@ -2,7 +2,8 @@
 
 A verifier of Test Kitchen names its host in the environment (KITCHEN_HOSTNAME and the others); the tests of a
 suite then run against it alone. Without them the tests start a lab. ``LAB_NAME`` names it (default ``test``);
-``LAB_KEEP=1`` leaves it running for a look; a run on it again has no first highstate to judge.
+``LAB_KEEP=1`` leaves it running for a look; a run on it again has no first highstate to judge. ``LAB_PLATFORM``
+chooses the operating system of its hosts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import testinfra
-from support import FirstRun, first_run
+from support import PLATFORM, FirstRun, first_run
 
 from lab.lab import Lab
 from lab.ui import Progress
@@ -50,34 +51,37 @@ def loud(pytestconfig):
 
 @pytest.fixture(scope="session")
 def fresh(loud):
-    """The lab of Debian 12 hosts: a controller and two hypervisors that are minions and no more."""
-    yield from made(NAME, loud)
+    """The lab: a controller and two hypervisors that are minions and no more."""
+    yield from made(NAME, loud, platform=PLATFORM)
 
 
 @pytest.fixture(scope="session")
 def first(fresh) -> FirstRun:
-    """What the first highstate of the Debian 12 lab did, with what was predicted before and found after."""
+    """What the first highstate of the lab did, with what was predicted before and found after."""
     return first_run(fresh)
 
 
 @pytest.fixture(scope="session")
 def lab(fresh, first):
-    """The lab of Debian 12 hosts after its first highstate; the guest's kernel is on its hypervisors."""
+    """The lab after its first highstate; the guest's kernel is on its hypervisors."""
     assert first.green, first.failures()
     fresh.push_guest()
     return fresh
 
 
 @pytest.fixture(scope="session")
-def fresh13(loud):
-    """A lab of Debian 13 hosts: a controller and a hypervisor."""
+def fresh13(request, loud):
+    """A lab of Debian 13 hosts: a controller and a hypervisor, or the lab if that is one."""
+    if PLATFORM == "debian-13":
+        yield request.getfixturevalue("fresh")
+        return
     yield from made(f"{NAME}-13", loud, platform="debian-13", only=["controller", "hv1"])
 
 
 @pytest.fixture(scope="session")
-def first13(fresh13) -> FirstRun:
+def first13(request, fresh13) -> FirstRun:
     """What the first highstate of the Debian 13 lab did."""
-    return first_run(fresh13)
+    return request.getfixturevalue("first") if PLATFORM == "debian-13" else first_run(fresh13)
 
 
 @pytest.fixture(scope="session")

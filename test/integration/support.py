@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 from lab import guest, salt
 from lab.lab import Lab
 
+# The operating system of the hosts that tests start, a platform of kitchen.yml.
+PLATFORM = os.environ.get("LAB_PLATFORM", "debian-12")
 # Prints {path: digest} of everything a highstate may change. Salt's own schedule and caches aren't the formulas'.
 DIGEST = """
 import hashlib, json, os, stat, subprocess

@@ -10,6 +10,7 @@ import testinfra
 import yaml
 from network_course import WANTED, Record, run
 from network_site import Site
+from support import PLATFORM
 
 from lab import stacks
 from lab.lab import Lab
@@ -24,7 +25,7 @@ def machines(loud) -> Iterator[stacks.StackHosts]:
     """The machines, none of which runs yet."""
     with loud.disabled():
         lab = Lab(NAME, Progress())
-        lab.up(only=["controller"], highstate=False)
+        lab.up(platform=PLATFORM, only=["controller"], highstate=False)
         farm = stacks.StackHosts(lab, [stacks.StackHost(name, name) for name in WANTED])
         farm.prepare()
     try:

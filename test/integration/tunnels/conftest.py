@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support import PLATFORM
 
 from lab import salt
 from lab.lab import Lab
@@ -76,7 +77,8 @@ def two_machines(loud) -> Iterator[Pair]:
     """Two machines with the formulas on their disks and nothing applied yet."""
     with loud.disabled():
         lab = Lab(NAME, Progress())
-        lab.up(kinds=dict.fromkeys(HOSTS, "vm"), only=["controller", *HOSTS], highstate=False, minions=False)
+        kinds = dict.fromkeys(HOSTS, "vm")
+        lab.up(platform=PLATFORM, kinds=kinds, only=["controller", *HOSTS], highstate=False, minions=False)
     pair = Pair(lab)
     packed = salt.pack(salt.sources(), CHECKOUT)
     for host in HOSTS:

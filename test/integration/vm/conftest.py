@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from support import PLATFORM
 
 from lab import identity, vmspec
 from lab.lab import Lab
@@ -23,7 +24,7 @@ def mixed_lab(loud) -> Iterator[Lab]:
     """A lab of a container (the controller) and a virtual machine (hv1), minions and no more."""
     with loud.disabled():
         lab = Lab(NAME, Progress())
-        lab.up(kinds={"hv1": "vm"}, only=["controller", "hv1"], highstate=False)
+        lab.up(platform=PLATFORM, kinds={"hv1": "vm"}, only=["controller", "hv1"], highstate=False)
     yield lab
     if not KEEP:
         assert lab.down() == [], "the lab left the machine changed"
