@@ -38,8 +38,8 @@ network_ovs_service:
 
 network_ovs:
   ovs.configured:
-    - bridges: {{ bridges | json }}
-    - mesh: {{ mesh | json }}
+    - bridges: &bridges {{ bridges | json }}
+    - mesh: &mesh {{ mesh | json }}
     - other_config: {{ network.ovs.other_config | json }}
     - require:
       - service: network_ovs_service
@@ -48,15 +48,15 @@ network_ovs:
 
 network_ovs_addresses:
   ovs_addresses.applied:
-    - bridges: {{ bridges | json }}
-    - mesh: {{ mesh | json }}
+    - bridges: *bridges
+    - mesh: *mesh
     - require:
       - ovs: network_ovs
 
 network_ipsec_established:
   tunnel_ipsec.established:
-    - bridges: {{ bridges | json }}
-    - mesh: {{ mesh | json }}
+    - bridges: *bridges
+    - mesh: *mesh
     - wait_seconds: {{ ipsec.wait_seconds }}
     - require:
       - ovs: network_ovs
