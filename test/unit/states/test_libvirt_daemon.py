@@ -77,6 +77,20 @@ def test_modular_is_found_by_its_units():
     assert [path.name for path in found.reads("virtproxyd.service")] == ["virtproxyd.conf"]
 
 
+def test_of_all_modular_units_of_libvirt_11_the_ones_for_qemu_are_taken():
+    # The units that its source makes; Debian's package leaves them out (debian/not-installed of 11.3.0-3+deb13u3).
+    qemu = {"qemu", "proxy", "network", "storage", "nodedev", "nwfilter", "secret", "interface"}
+    kinds = (".service", ".socket", "-ro.socket", "-admin.socket")
+    units = {f"virt{name}d{kind}" for name in (*qemu, "lxc", "vbox", "xen") for kind in kinds}
+    units |= {"virtproxyd-tls.socket", "virtproxyd-tcp.socket", "virtlogd.service", "virtlogd.socket"}
+    found = libvirt_daemon.layout(units, set())
+    assert found is not None
+    assert {*found.daemons} == {f"virt{name}d" for name in qemu}
+    assert {*found.sockets} == {f"virt{name}d{kind}" for name in qemu for kind in kinds[1:]}
+    assert found.tls_socket == "virtproxyd-tls.socket"
+    assert found.keepers == ("virtlogd.service", "virtlogd.socket")
+
+
 @pytest.mark.parametrize(
     ("enabled", "front"),
     [
