@@ -98,7 +98,7 @@ def _planned(bridges: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
     else:
         facts = __utils__["ovs_plan.facts_of"](__utils__["ovs_tools.read"](__utils__["ovs_plan.question"]()))
     nics = __utils__["ovs_plan.nics_of"](__utils__["ovs_tools.run"](["ip", "-json", "address", "show"]))
-    return __utils__["ovs_plan.plan"](bridges, settings, facts, nics)
+    return __utils__["ovs_plan.plan"](bridges, settings, facts, nics, __utils__["network_tool.switches"]())
 
 
 def _refusal(errors: list[tuple[str, str]]) -> str:

@@ -17,6 +17,8 @@ _KEY_MAX = {"gre": (1 << 32) - 1, "vxlan": (1 << 24) - 1, "geneve": (1 << 24) - 
 _OF_TUNNELS = ("remote", "local", "key", "ipsec", "psk")
 _OF_BONDS = ("bond_mode", "lacp")
 _OF_INTERNAL = ("addresses", "mac")
+# What a bridge of network:bridges may have here: nothing that could cut the host off.
+_OF_SHARED = ("ports", "external_ids", "mcast_snooping")
 # What stands in examples, here and elsewhere, in place of a key.
 _PLACEHOLDERS = (
     *("changeme", "change-me", "change_me", "secretkey", "secret_key", "secret-key", "placeholder", "example"),
@@ -56,19 +58,43 @@ def _present(specs: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _bridges(bridges: Mapping[str, Any], configuration: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yields what is wrong with bridges and their ports."""
+    shared = _switches(configuration)
     ours = {name for kind in ("bridges", "bonds", "vlans") for name in _present(configuration.get(kind))}
+    yield from _guarded(bridges, shared)
     for bridge, spec in _present(bridges).items():
         path = f"network:ovs:bridges:{bridge}"
         for name, where in [(bridge, path), *((one, f"{path}:ports:{one}") for one in _present(spec.get("ports")))]:
             if len(name) > _NAME_MAX:
                 yield where, f"{name} has more than {_NAME_MAX} characters"
-        if bridge in ours:
+        if bridge in ours - set(shared):
             yield path, "the same name stands below bridges, bonds or vlans"
         if spec.get("stp") and spec.get("rstp"):
             yield f"{path}:rstp", "not allowed with stp: one spanning tree at a time"
         for port, one in _present(spec.get("ports")).items():
             yield from ((f"{path}:ports:{port}:{key}", text) for key, text in _port(port, one, configuration))
     yield from _members(bridges, configuration)
+
+
+def _switches(configuration: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Returns the bridges of Open vSwitch of network:bridges with what they have there: own port, cards."""
+    return {
+        name: {name, spec.get("host_port", name), *(spec.get("ports") or [])}
+        for name, spec in (configuration.get("bridges") or {}).items()
+        if spec.get("switch") == "openvswitch"
+    }
+
+
+def _guarded(bridges: Mapping[str, Any], shared: Mapping[str, set[str]]) -> Iterator[tuple[str, str]]:
+    """Yields what would take from a bridge of network:bridges what is changed there alone, tried and undone."""
+    owner = {port: bridge for bridge, ports in shared.items() for port in ports}
+    for bridge, spec in bridges.items():
+        path = f"network:ovs:bridges:{bridge}"
+        if bridge in shared:
+            more = [key for key in spec if key not in _OF_SHARED]
+            yield from ((f"{path}:{key}", f"not allowed here; network:bridges:{bridge} decides it") for key in more)
+        for port in spec.get("ports") or {}:
+            if port in owner:
+                yield f"{path}:ports:{port}", f"not allowed here; {port} is one of network:bridges:{owner[port]}"
 
 
 def _members(bridges: Mapping[str, Any], configuration: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -145,6 +171,9 @@ def _mesh(name: str, spec: Mapping[str, Any], configuration: Mapping[str, Any]) 
         yield f"{path}:key", f"{spec['key']} is too large; {kind} has at most {_KEY_MAX[kind]}"
     if configuration["ovs"]["bridges"].get(spec["bridge"], {}).get("ensure") == "absent":
         yield f"{path}:bridge", f"{spec['bridge']} is declared absent"
+    kernels = _present(configuration.get("bridges")).get(spec["bridge"])
+    if kernels is not None and kernels.get("switch") != "openvswitch":
+        yield f"{path}:bridge", f"{spec['bridge']} is a bridge of the kernel; it needs switch: openvswitch"
     if spec.get("ipsec", True):
         if not (spec.get("psk") or configuration["ipsec"].get("psk")):
             yield f"{path}:psk", "missing; a key is needed here or in network:ipsec:psk, or ipsec: false"
@@ -246,7 +275,8 @@ def _networks(interface: str, configuration: Mapping[str, Any]) -> list[Any] | N
     found: list[str] = []
     known = False
     for kind in ("ethernets", "bonds", "vlans", "bridges"):
-        spec = _present(configuration.get(kind)).get(interface)
+        named = {spec.get("host_port", name): spec for name, spec in _present(configuration.get(kind)).items()}
+        spec = named.get(interface)
         if spec is not None:
             known = True
             found += spec.get("addresses") or []

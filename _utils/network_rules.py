@@ -16,6 +16,9 @@ Spec = Mapping[str, Any]
 Placed = list[tuple[str, str, ipaddress.IPv4Interface | ipaddress.IPv6Interface]]
 
 KINDS = ("ethernets", "bonds", "vlans", "bridges")
+SWITCH = "openvswitch"
+# Backends that find a port of Open vSwitch as any other link. NetworkManager wants a plugin for it.
+WITH_SWITCH = ("ifupdown", "networkd", "netplan")
 LONGEST = 15  # characters; the kernel's IFNAMSIZ less one
 RESERVED = frozenset({"lo", "all", "default", "bonding_masters"})
 USUAL_MTU = 1500
@@ -37,6 +40,7 @@ def errors(configuration: Mapping[str, Any]) -> Errors:
     every = [(key, name, spec) for key in KINDS for name, spec in configuration.get(key, {}).items()]
     found = list(_confirm(configuration.get("confirm", {})))
     found += _names(every)
+    found += _switches(every, configuration.get("backend", "auto"))
     there = {name: (key, spec) for key, name, spec in every if spec.get("ensure") != "absent"}
     gone = {name for _, name, _ in every if name not in there}
     found += _structure(there, gone)
@@ -90,8 +94,9 @@ def _names(every: list[tuple[str, str, Spec]]) -> Iterator[tuple[str, str]]:
     matched: dict[tuple[str, str], str] = {}
     for key, name, spec in every:
         where = f"{key}:{name}"
-        used = [name, *spec.get("ports", ()), *filter(None, [spec.get("link"), spec.get("match", {}).get("name")])]
-        for one in dict.fromkeys(used):
+        used = [name, *spec.get("ports", ()), spec.get("match", {}).get("name")]
+        used += [spec.get("link"), spec.get("host_port")]
+        for one in dict.fromkeys(filter(None, used)):
             if len(one) > LONGEST:
                 yield where, f'"{one}" has {len(one)} characters; the name of an interface has at most {LONGEST}'
             if one in RESERVED:
@@ -104,6 +109,36 @@ def _names(every: list[tuple[str, str, Spec]]) -> Iterator[tuple[str, str]]:
         mac = spec.get("mac", "")
         if mac and int(mac[:2], 16) & 1:
             yield f"{where}:mac", f"{mac} is a group's address, not that of one interface"
+
+
+def _switches(every: list[tuple[str, str, Spec]], backend: str) -> Iterator[tuple[str, str]]:
+    """Judges bridges of Open vSwitch, on which the host has a port of its own."""
+    names = {name for _, name, _ in every}
+    ports = {port for _, _, spec in every for port in spec.get("ports", ())}
+    owners: dict[str, str] = {}
+    for key, name, spec in every:
+        where = f"{key}:{name}"
+        if spec.get("switch") != SWITCH:
+            if "host_port" in spec:
+                yield f"{where}:host_port", f"not allowed without switch: {SWITCH}"
+            owner = next((one for _, one, other in every if one == spec.get("link") and _own(one, other) != one), "")
+            if owner:
+                own = next(_own(one, other) for _, one, other in every if one == owner)
+                yield f"{where}:link", f"the host is on {owner} with the port {own}; a VLAN stands on that"
+            continue
+        if backend not in {"auto", *WITH_SWITCH}:
+            allowed = ", ".join(WITH_SWITCH)
+            yield f"{where}:switch", f"{SWITCH} is not allowed with network:backend {backend}; allowed: {allowed}"
+        own = _own(name, spec)
+        if own != name and own in names | ports:
+            yield f"{where}:host_port", f"{own} is declared as another interface already"
+        if owners.setdefault(own, name) != name:
+            yield f"{where}:host_port", f"{own} is the host's port on {owners[own]} already"
+
+
+def _own(name: str, spec: Spec) -> str:
+    """Returns the name of a declared interface on the host."""
+    return str(spec.get("host_port", name)) if spec.get("switch") == SWITCH else name
 
 
 def _below(spec: Spec) -> list[str]:
@@ -273,8 +308,9 @@ def _bond(spec: Spec) -> Iterator[tuple[str, str]]:
 
 def _bridge(spec: Spec) -> Iterator[tuple[str, str]]:
     """Judges a bridge."""
-    if spec.get("stp") and spec.get("forward_delay", 0) < 2:
-        yield "forward_delay", "with stp: true it must be from 2 to 30"
+    least = 4 if spec.get("switch") == SWITCH else 2
+    if spec.get("stp") and spec.get("forward_delay", 0) < least:
+        yield "forward_delay", f"with stp: true it must be from {least} to 30"
 
 
 def _mtu(key: str, spec: Spec, there: Mapping[str, tuple[str, Spec]]) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ Run = Callable[..., Mapping[str, Any]]
 INSTALLED = "/usr/lib/hypervisor-formula/hypervisor_network/__main__.py"
 # Where it keeps where a change stands; its own word for it is in hypervisor_network.engine.store.
 STATE = "/var/lib/hypervisor-formula/network/state.json"
+CONFIRMED = "/var/lib/hypervisor-formula/network/confirmed.json"
 # Seconds for one call; planning looks up names and asks name servers.
 TIMEOUT = 120
 _OVER = frozenset({"idle", "confirmed", "rolled-back"})
@@ -87,6 +88,17 @@ def pending(path: str = STATE) -> dict[str, Any]:
     if found.get("state", "idle") in _OVER:
         return {"pending": False, "state": None, "id": None}
     return {"pending": True, "state": found["state"], "id": found.get("id")}
+
+
+def switches(path: str = CONFIRMED) -> dict[str, list[str]]:
+    """Returns the bridges of Open vSwitch that were confirmed last, with the ports that they have in that change."""
+    try:
+        interfaces = json.loads(Path(path).read_bytes())["profile"]["interfaces"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {
+        one["switch"]: [one["name"], *one["ports"]] for one in interfaces if one.get("switch") and not one["absent"]
+    }
 
 
 def outcome(state: Mapping[str, Any], report: Mapping[str, Any]) -> tuple[bool, dict[str, Any], str]:

@@ -143,7 +143,11 @@ def nics_of(text: str) -> dict[str, Nic]:
 
 
 def plan(
-    bridges: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any], facts: Facts, nics: Mapping[str, Nic]
+    bridges: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    facts: Facts,
+    nics: Mapping[str, Nic],
+    held: Mapping[str, Sequence[str]] | None = None,
 ) -> Plan:
     """Compares a declaration with what is there.
 
@@ -153,6 +157,7 @@ def plan(
         settings: other_config of the switch itself; None takes a key out.
         facts: what the database holds.
         nics: the host's interfaces.
+        held: bridges on which the host has its own addresses, with the ports that these need: they stay.
 
     Returns:
         What has to be done. With errors nothing must be done.
@@ -162,6 +167,7 @@ def plan(
         {"other_config": settings}
     ))
     gone = _absent(bridges, facts)
+    todo.errors.extend(_kept(gone, held or {}))
     for bridge, port in gone:
         todo.commands.append(["--if-exists", "del-port", bridge, port] if port else ["--if-exists", "del-br", bridge])
         todo.changes[f"{bridge}:{port}" if port else bridge] = {"old": "present", "new": "absent"}
@@ -183,6 +189,14 @@ def _absent(bridges: Mapping[str, Mapping[str, Any]], facts: Facts) -> list[tupl
             if one.get("ensure") == "absent" and facts.ports.get(port, {}).get("bridge") == name:
                 found.append((name, port))
     return found
+
+
+def _kept(gone: Sequence[tuple[str, str]], held: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
+    """Yields what must not go: the host would lose its addresses, and nothing would undo that."""
+    for bridge, port in gone:
+        if bridge in held and (not port or port in held[bridge]):
+            path = f"{bridge}:ports:{port}" if port else bridge
+            yield path, f"the host has its addresses on it; take it out of network:bridges:{bridge} first"
 
 
 def _bridge(

@@ -13,9 +13,16 @@
 {% endfor %}
 {% endfor %}
 
+{% set switches = network.bridges.values() | selectattr('switch', 'defined') | map(attribute='switch') | list %}
+{# Where the host's own addresses are on a switch, that one has been started before they moved there. #}
+{% set service = 'network_profile_switch' if 'openvswitch' in switches else 'network_ovs_service' %}
+
 include:
   - network.packages
   - network.ipsec
+{% if 'openvswitch' in switches %}
+  - network.profile
+{% endif %}
 
 {% if ipsec.guard %}
 network_tunnel_guard:
@@ -29,12 +36,14 @@ network_tunnel_guard:
   tunnel_guard.absent: []
 {% endif %}
 
+{% if service == 'network_ovs_service' %}
 network_ovs_service:
   service.running:
     - name: {{ network.ovs.service }}
     - enable: true
     - require:
       - pkg: network_packages
+{% endif %}
 
 network_ovs:
   ovs.configured:
@@ -42,7 +51,7 @@ network_ovs:
     - mesh: &mesh {{ mesh | json }}
     - other_config: {{ network.ovs.other_config | json }}
     - require:
-      - service: network_ovs_service
+      - service: {{ service }}
       - tunnel_guard: network_tunnel_guard
       - service: network_ipsec_service
 

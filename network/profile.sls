@@ -2,6 +2,11 @@
 #
 # It comes before all states of other formulas: those that need the network find the one that stays.
 {% set network = salt['formula.config']('network') %}
+{% set names = network.packages.interfaces | list %}
+{% set switches = network.bridges.values() | selectattr('switch', 'defined') | map(attribute='switch') | list %}
+{% if 'openvswitch' in switches %}
+{% do names.extend(network.packages.ovs) %}
+{% endif %}
 {% set keys = ['backend', 'allow_uplink_change', 'confirm', 'ethernets', 'bonds', 'vlans', 'bridges'] %}
 {% set profile = {} %}
 {% for key in keys %}
@@ -10,12 +15,12 @@
 
 network_interface_lock:
   package_lock.free:
-    - packages: {{ network.packages.interfaces | json }}
+    - packages: {{ names | json }}
     - order: 10
 
 network_interface_packages:
   pkg.installed:
-    - pkgs: {{ network.packages.interfaces | json }}
+    - pkgs: {{ names | json }}
     - install_recommends: false
     - order: 10
     - require:
@@ -84,6 +89,16 @@ network_durable:
       - file: network_unit_apply
       - service: network_boot
 
+{% if 'openvswitch' in switches %}
+network_profile_switch:
+  service.running:
+    - name: {{ network.ovs.service }}
+    - enable: true
+    - order: 10
+    - require:
+      - pkg: network_interface_packages
+{% endif %}
+
 network_profile:
   network_profile.applied:
     - profile: {{ profile | json }}
@@ -92,3 +107,6 @@ network_profile:
     - require:
       - pkg: network_interface_packages
       - durable: network_durable
+{% if 'openvswitch' in switches %}
+      - service: network_profile_switch
+{% endif %}

@@ -39,6 +39,18 @@ def served(**keys: Any) -> dict[str, Any]:
     return {**mesh(), "dnsmasq": {"net": {"interface": "priv0", **keys}}}
 
 
+def shared(spec: dict[str, Any]) -> dict[str, Any]:
+    """A bridge that carries the host's own addresses, and what is said of it below ovs."""
+    uplink = {"switch": "openvswitch", "host_port": "host0", "ports": ["eth0"], "addresses": ["10.0.0.1/24"]}
+    return {"bridges": {"ovs0": uplink}, "ovs": {"bridges": {"ovs0": spec}}}
+
+
+def test_a_bridge_with_the_hosts_addresses_takes_further_ports_and_a_mesh():
+    assert judged(shared({"ports": {"int0": {"type": "internal"}}, "external_ids": {"owner": "ops"}})) == []
+    served = {"net": {"interface": "host0", "ranges": [{"start": "10.0.0.100", "end": "10.0.0.110"}]}}
+    assert judged({**shared({}), **mesh(), "dnsmasq": served}) == []
+
+
 def test_what_fits_is_accepted():
     ranges = [{"start": "10.9.0.100", "end": "10.9.0.150"}, {"start": "10.9.0.160", "end": "10.9.0.170"}]
     pillar = served(ranges=ranges, hosts={"52:54:00:00:00:01": {"ip": "10.9.0.10", "name": "web"}}, router="10.9.0.1")
@@ -59,7 +71,8 @@ def test_what_fits_is_accepted():
     assert judged({}) == []
 
 
-AT = "network:ovs:bridges:ovs0:ports:p1"
+PORTS = "network:ovs:bridges:ovs0:ports"
+AT = f"{PORTS}:p1"
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     # ports
     (port({"tag": 4095}), f"{AT}:tag", "4094"),
@@ -75,6 +88,17 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"ovs": {"bridges": {"b": {"stp": True, "rstp": True}}}}, "network:ovs:bridges:b:rstp", "not allowed with stp"),
     (port({}, name="eth1", bridges={"br0": {"ports": ["eth1"]}}), "network:ovs:bridges:ovs0:ports:eth1", "a port of"),
     ({"ovs": {"bridges": {"br0": {}}}, "bridges": {"br0": {}}}, "network:ovs:bridges:br0", "the same name"),
+    (shared({"fail_mode": "secure"}), "network:ovs:bridges:ovs0:fail_mode", "network:bridges:ovs0 decides it"),
+    (shared({"ensure": "absent"}), "network:ovs:bridges:ovs0:ensure", "network:bridges:ovs0 decides it"),
+    (shared({"ports": {"eth0": {"ensure": "absent"}}}), f"{PORTS}:eth0", "one of network:bridges:ovs0"),
+    (shared({"ports": {"host0": {"type": "internal"}}}), f"{PORTS}:host0", "one of network:bridges"),
+    (shared({"ports": {"ovs0": {"type": "internal"}}}), f"{PORTS}:ovs0", "one of network:bridges"),
+    (
+        {**shared({}), "ovs": {"bridges": {"ovs1": {"ports": {"eth0": {}}}}}},
+        "network:ovs:bridges:ovs1:ports:eth0",
+        "one of network:bridges:ovs0",
+    ),
+    ({**mesh(), "bridges": {"ovs0": {"ports": ["eth0"]}}}, "network:mesh:private:bridge", "a bridge of the kernel"),
     (
         {"ovs": {"bridges": {"a": {"ports": {"eth1": {}}}, "b": {"ports": {"eth1": {}}}}}},
         "network:ovs:bridges:b:ports:eth1",

@@ -203,3 +203,15 @@ def test_addresses_of_the_link_alone_are_none():
         {"ifname": "eth1", "master": "br0", "addr_info": [{"local": "192.0.2.1", "prefixlen": 24, "scope": "global"}]},
     ]
     assert ovs_plan.nics_of(json.dumps(links)) == {"eth0": Nic(), "eth1": Nic(("192.0.2.1/24",), "br0")}
+
+
+def test_what_carries_the_hosts_addresses_is_not_removed():
+    held = {"ovs0": ["host0", "eth1"]}
+    gone = {"ovs0": {"ports": {"eth1": {"ensure": "absent"}, "gre1": {"ensure": "absent"}}}}
+    assert ovs_plan.plan(gone, {}, database(), NICS, held).errors == [
+        ("ovs0:ports:eth1", "the host has its addresses on it; take it out of network:bridges:ovs0 first")
+    ]
+    assert ovs_plan.plan({"ovs0": {"ensure": "absent"}}, {}, database(), NICS, held).errors == [
+        ("ovs0", "the host has its addresses on it; take it out of network:bridges:ovs0 first")
+    ]
+    assert ovs_plan.plan(gone, {}, database(), NICS, {"ovs1": ["eth1"]}).errors == []

@@ -33,6 +33,7 @@ class Switch:
         self.links = [{"ifname": "eth1", "addr_info": []}]
         self.obeys = True
         self.error: str | None = None
+        self.held: dict[str, list[str]] = {}
         monkeypatch.setattr(ovs, "__opts__", {"test": test, "id": "hv1"}, raising=False)
         monkeypatch.setattr(ovs, "__pillar__", {"network": {"mesh": {"private": {"psk": KEY}}}}, raising=False)
         monkeypatch.setattr(ovs, "_PATIENCE", 0)
@@ -43,6 +44,7 @@ class Switch:
             "ovs_plan.facts_of": lambda _: self.facts,
             "ovs_plan.nics_of": ovs_plan.nics_of,
             "ovs_plan.plan": ovs_plan.plan,
+            "network_tool.switches": lambda: self.held,
             "ovs_tools.runs": lambda: self.runs,
             "ovs_tools.read": lambda _: "",
             "ovs_tools.run": lambda _: json.dumps(self.links),

@@ -12,6 +12,8 @@ from typing import Any
 
 # The pillar's keys and the kind of what is below them, in the order in which they are made.
 KINDS = {"ethernets": "ethernet", "bonds": "bond", "vlans": "vlan", "bridges": "bridge"}
+# The kind of an interface that the host has on a bridge of Open vSwitch, as the kernel calls it.
+OPENVSWITCH = "openvswitch"
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Interface:
 
     Attributes:
         name: its name on the host, once :meth:`Profile.resolved` has found the card that is meant.
-        kind: ethernet, bond, vlan or bridge.
+        kind: ethernet, bond, vlan, bridge, or openvswitch for the host's own port of a bridge of Open vSwitch.
         absent: it has to go; an Ethernet card only loses the formula's files.
         declared: whether the pillar names it, rather than only as a port or as the link of something.
         dhcp4: asks a DHCP server for an IPv4 address.
@@ -103,11 +105,12 @@ class Interface:
             :meth:`Profile.resolved` has pinned the first port's.
         match: which card is meant.
         ports: of a bond or bridge.
-        master: the bond or bridge whose port it is, or empty.
+        master: the bond or bridge whose port it is, or empty; of Open vSwitch the name of the host's own port.
         bridge: options of a bridge.
         bond: options of a bond.
         link: what a VLAN stands on.
         vlan_id: the tag of a VLAN.
+        switch: the bridge of Open vSwitch that it is the host's own port of; empty for all other kinds.
         client: as whom it speaks to a DHCP server, found by :meth:`Backend.adapt`: an IAID, "mac", or empty for the
             backend's own way.
     """
@@ -134,6 +137,7 @@ class Interface:
     bond: Bond = field(default_factory=Bond)
     link: str = ""
     vlan_id: int = 0
+    switch: str = ""
     client: str = ""
 
     @property
@@ -193,6 +197,12 @@ class Profile:
         """Returns the interface of that name, or None."""
         return next((one for one in self.interfaces if one.name == name), None)
 
+    def kind_above(self, name: str) -> str:
+        """Returns the kind of what an interface is a port of; empty for one that is no port."""
+        one = self.get(name)
+        master = self.get(one.master) if one is not None and one.master else None
+        return master.kind if master is not None else ""
+
     def resolved(self, names: Mapping[str, str], macs: Mapping[str, str]) -> Profile:
         """Returns the profile with the names that cards have on this host, and with bridges' and bonds' addresses.
 
@@ -222,20 +232,26 @@ class Profile:
         # In their order, so that a bridge on a bond gets the bond's.
         for one in moved:
             first = one.ports[0] if one.ports else one.link
-            mac = one.mac or (known.get(first, "") if one.kind in {"bridge", "bond"} else "")
+            mac = one.mac or (known.get(first, "") if one.kind in {"bridge", "bond", OPENVSWITCH} else "")
             if one.kind != "ethernet":
                 known[one.name] = mac or known.get(first, "")
             pinned.append(replace(one, mac=mac))
         return replace(self, interfaces=tuple(pinned))
 
 
+def own_name(name: str, spec: Mapping[str, Any]) -> str:
+    """Returns the name of a declared interface on the host: the host's own port, for a bridge of Open vSwitch."""
+    return str(spec.get("host_port", name)) if spec.get("switch") == OPENVSWITCH else name
+
+
 def _interface(name: str, kind: str, spec: Mapping[str, Any], master: str) -> Interface:
     """Reads one interface of the pillar."""
     dns = spec.get("dns", {})
+    switch = name if spec.get("switch") == OPENVSWITCH else ""
     match = spec.get("match", {})
     return Interface(
-        name=name,
-        kind=kind,
+        name=own_name(name, spec),
+        kind=OPENVSWITCH if switch else kind,
         absent=spec.get("ensure") == "absent",
         dhcp4=spec.get("dhcp4", False),
         dhcp6=spec.get("dhcp6", False),
@@ -261,6 +277,7 @@ def _interface(name: str, kind: str, spec: Mapping[str, Any], master: str) -> In
         ),
         link=spec.get("link", ""),
         vlan_id=spec.get("id", 0),
+        switch=switch,
     )
 
 
@@ -286,14 +303,14 @@ def load(pillar: Mapping[str, Any]) -> Profile:
     Ports and links that are declared nowhere are Ethernet cards of the host.
     """
     masters = {
-        port: name
+        port: own_name(name, spec)
         for key in ("bonds", "bridges")
         for name, spec in pillar.get(key, {}).items()
         if spec.get("ensure") != "absent"
         for port in spec.get("ports", ())
     }
     found = {
-        name: _interface(name, kind, spec, masters.get(name, ""))
+        own_name(name, spec): _interface(name, kind, spec, masters.get(own_name(name, spec), ""))
         for key, kind in KINDS.items()
         for name, spec in pillar.get(key, {}).items()
     }

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from hypervisor_network.model import Interface, Profile
+from hypervisor_network.model import OPENVSWITCH, Interface, Profile
 
 from .contract import BackendError, Done, Host, Step
 
@@ -198,10 +198,10 @@ def reattach(host: Host, step: Step) -> None:
 
 
 def remove_made(host: Host, step: Step) -> None:
-    """Removes the interfaces that a change has made, those on top first."""
+    """Removes the interfaces that a change has made, those on top first; those of Open vSwitch the engine removes."""
     there = links(host)
     for one in reversed(touched(step.profile, step.made)):
-        if one.name in there:
+        if one.kind != OPENVSWITCH and one.name in there:
             host.run(["ip", "link", "delete", "dev", one.name])
 
 
@@ -213,7 +213,7 @@ def remove_absent(host: Host, step: Step) -> None:
     """
     there = links(host)
     for one in reversed(step.profile.absent):
-        if one.kind != "ethernet" and one.name in there:
+        if one.kind not in {"ethernet", OPENVSWITCH} and one.name in there:
             ran(host, ["ip", "link", "delete", "dev", one.name])
 
 

@@ -8,7 +8,7 @@ The order of a change, where any step may be the last one that is carried out::
 
     render, takeover, validate        nothing of the host is touched
     release(step)                     the old files are still there
-    (the engine exchanges files)
+    (the engine exchanges files, and rows of Open vSwitch's database)
     activate(step)                    the new files are there
 
 and of going back, with ``step.back`` set and ``before`` and ``after`` exchanged::

@@ -21,7 +21,7 @@ from typing import Any
 from hypervisor_network import model
 from hypervisor_network.backends.contract import Backend, BackendError, Snapshot, Step
 
-from . import checks, files, repair, runtime
+from . import checks, files, repair, runtime, switch
 from . import plan as planning
 from .host import NEW, OLD, LocalHost
 from .store import (
@@ -77,9 +77,9 @@ class Course:
 
     # ---- asked by a minion or a person ----
 
-    def plan(self, pillar: Mapping[str, Any], masters: Sequence[str]) -> planning.Plan:
+    def plan(self, pillar: Mapping[str, Any], masters: Sequence[str], *, making: bool = False) -> planning.Plan:
         """Says what a pillar would change, and changes nothing."""
-        return planning.make(self.host, self.store, pillar, masters)
+        return planning.make(self.host, self.store, pillar, masters, making=making)
 
     def apply(self, pillar: Mapping[str, Any], masters: Sequence[str]) -> dict[str, Any]:
         """Stages a change and starts the unit that makes it, without waiting.
@@ -93,7 +93,7 @@ class Course:
         try:
             with self.store.lock():
                 self._refuse_second()
-                found = self.plan(pillar, masters)
+                found = self.plan(pillar, masters, making=True)
                 if found.errors or found.refusal:
                     raise RefusedError("; ".join((*found.errors, *filter(None, [found.refusal]))))
                 if found.change is None:
@@ -311,6 +311,8 @@ class Course:
                 self.say(f"changing {', '.join(change.changed)} ({change.backend})")
                 backend.release(self.host, step)
                 files.exchange(self.host, files.load(change.after), NEW)
+                # Between the old interfaces and the new ones: no backend makes ports of Open vSwitch.
+                switch.put(self.host, switch.Rows.load(change.rows_after))
                 backend.activate(self.host, step)
                 self.say("changed, checking")
                 outage.calm(calm=True)
@@ -337,12 +339,16 @@ class Course:
     def _checked(self, change: Change, step: Step, targets: Sequence[checks.Target], deadline: float) -> str:
         """Checks until all is good several times in a row; returns what is not when the window is over."""
         good = 0
+        rows = switch.Rows.load(change.rows_after)
         while True:
             if self.store.asked("rollback"):
                 return "a person asked for it"
             if self.store.asked("confirm"):
                 return ""
-            self._said = checks.failures(self.host, step.profile, targets, change.expected, change.gateway)
+            # What was found last counts until a whole round has found something else.
+            self._said = switch.lacking(self.host, rows) or checks.failures(
+                self.host, step.profile, targets, change.expected, change.gateway
+            )
             good = 0 if self._said else good + 1
             if good >= step.profile.confirm.successes:
                 return ""
@@ -384,6 +390,11 @@ class Course:
         if not files_only:
             self._try(notes, backend.release, self.host, step)
         self._try(notes, files.exchange, self.host, files.load(change.before), OLD)
+        rows = switch.Rows.load(change.rows_before)
+        if files_only and not booting and rows:
+            # The switch still runs, and what uses the network while the host goes down needs it: the boot does it.
+            return self.store.set(replace(state, notes=tuple(notes)))
+        self._try(notes, switch.put, self.host, rows)
         verified, differing = None, []
         if booting:
             self._try(notes, backend.boot, self.host)
@@ -395,7 +406,9 @@ class Course:
         old = files.load(change.before)
         broken = [name for name, entry in old.items() if not files.same(files.look(self.host, name), entry)]
         differing += [f"{name} is not as before" for name in broken]
-        if broken:
+        lacking = self._lacking(rows)
+        differing += lacking
+        if broken or lacking:
             # Kept pending: the next start of the unit, or of the host, tries again.
             return self.store.set(replace(state, verified=False, differences=tuple(differing), notes=tuple(notes)))
         if self.store.confirmed() is not None and not _same_record(self.store.confirmed(), change.previous):
@@ -422,6 +435,13 @@ class Course:
                 notes += repair.repair(self.host, step.snapshot, now, [*step.made, *step.changed])
                 repaired = True
             self.host.sleep(0.5)
+
+    def _lacking(self, rows: switch.Rows) -> list[str]:
+        """Returns which rows of Open vSwitch are not as before; one that cannot be asked has not been put back."""
+        try:
+            return switch.lacking(self.host, rows)
+        except BackendError as error:
+            return [str(error)]
 
     def _try(self, notes: list[str], function: Any, *arguments: Any) -> None:
         """Goes on whatever happens: each step of the way back is made, however the one before ended."""

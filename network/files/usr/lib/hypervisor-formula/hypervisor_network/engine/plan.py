@@ -18,7 +18,7 @@ from hypervisor_network import model
 from hypervisor_network.backends.contract import Backend, BackendError, Snapshot
 from hypervisor_network.model import KINDS, Interface, Profile
 
-from . import checks, files, runtime
+from . import checks, files, runtime, switch, switch_plan
 from .host import LocalHost
 from .store import Change, Store
 
@@ -261,7 +261,9 @@ def _diff(name: str, before: files.Entry | None, after: files.Entry | None) -> s
     return text or "its permissions or its owner"
 
 
-def make(host: LocalHost, store: Store, pillar: Mapping[str, Any], masters: Sequence[str]) -> Plan:
+def make(
+    host: LocalHost, store: Store, pillar: Mapping[str, Any], masters: Sequence[str], *, making: bool = False
+) -> Plan:
     """Plans a change.
 
     Args:
@@ -269,6 +271,7 @@ def make(host: LocalHost, store: Store, pillar: Mapping[str, Any], masters: Sequ
         store: what was confirmed before.
         pillar: the merged pillar "network", which schema and rules have accepted.
         masters: the minion's masters.
+        making: whether the change is about to be made, so that Open vSwitch must run.
     """
     if not any(pillar.get(key) for key in KINDS):
         return Plan()
@@ -283,20 +286,38 @@ def make(host: LocalHost, store: Store, pillar: Mapping[str, Any], masters: Sequ
     if errors:
         return Plan(errors=tuple(errors))
     try:
-        return _fitting(host, confirmed, (whole, declared, snapshot), (names, macs), masters)
+        return _fitting(host, (confirmed, making), (whole, declared, snapshot), (names, macs), masters)
     except (BackendError, OSError) as error:
         return Plan(errors=(str(error),))
 
 
+def _rows(
+    host: LocalHost, profile: Profile, previous: Profile | None, snapshot: Snapshot, making: bool
+) -> tuple[switch.Rows, switch.Rows, dict[str, list[str]], list[str]]:
+    """Returns what the profile wants of Open vSwitch, see ``switch_plan.plan``.
+
+    Raises:
+        BackendError: it does not run.
+    """
+    spoken = [one for one in profile.interfaces if one.kind == model.OPENVSWITCH]
+    if not switch.involved(profile, snapshot=snapshot):
+        return switch.Rows(), switch.Rows(), {}, []
+    if making and spoken and not switch.runs(host):
+        raise BackendError(f"network:bridges:{spoken[0].switch}:switch: Open vSwitch does not run on this host")
+    there = switch.facts(host) if switch.known(host) else switch.Facts()
+    return switch_plan.plan(profile, previous, there, snapshot)
+
+
 def _fitting(
     host: LocalHost,
-    confirmed: Any,
+    earlier: tuple[Any, bool],
     subject: tuple[dict[str, Any], Profile, Snapshot],
     cards: tuple[dict[str, str], dict[str, str]],
     masters: Sequence[str],
 ) -> Plan:
     """Plans a change whose cards are all there."""
     whole, declared, snapshot = subject
+    confirmed, making = earlier
     profile = declared.resolved(*cards)
     asked = list(profile.confirm.masters or masters)
     carriers = carrier(host, snapshot, asked)
@@ -306,15 +327,17 @@ def _fitting(
     if confirmed and confirmed.get("backend") == backend.name:
         previous = model.restored(confirmed["profile"])
     before, after = _entries(host, backend, profile, previous)
+    rows_before, rows_after, rows, errors = _rows(host, profile, previous, snapshot, making)
     differing = runtime.differences(profile, snapshot)
+    differing = {name: [*rows.get(name, []), *differing.get(name, [])] for name in {**differing, **rows}}
     lines = [line for found in differing.values() for line in found]
     lines += [] if after else backend.read_back(host, profile)
     if not after and not lines:
-        return Plan(backend=backend.name)
+        return Plan(backend=backend.name, errors=tuple(errors))
     changed = _changed(profile, previous, after, differing)
     carriers |= {one.name for one in profile.interfaces if one.uplink}
     uplink = sorted(carriers & set(changed))
-    errors = _vanishing(profile, carriers, snapshot) + _judged(host, backend, after, profile)
+    errors += _vanishing(profile, carriers, snapshot) + _judged(host, backend, after, profile)
     refusal = ""
     if uplink and not profile.allow_uplink_change:
         refusal = (
@@ -339,6 +362,8 @@ def _fitting(
         targets=[one.stored() for one in targets],
         previous=confirmed,
         gateway=bool(uplink),
+        rows_before=rows_before.stored(),
+        rows_after=rows_after.stored(),
     )
     return Plan(
         backend=backend.name,

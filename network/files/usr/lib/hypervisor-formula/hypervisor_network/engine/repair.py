@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hypervisor_network.backends.contract import Snapshot
+from hypervisor_network.model import OPENVSWITCH
 
 from . import runtime
 from .host import LocalHost
@@ -23,7 +24,7 @@ def commands(before: Snapshot, now: Snapshot, names: Sequence[str]) -> Iterator[
     """
     old, new = before.names(), now.names()
     for name in names:
-        if name in new and name not in old:
+        if name in new and name not in old and runtime.kind(runtime.link_of(now, name) or {}) != OPENVSWITCH:
             yield ["ip", "link", "delete", "dev", name]
     for name in names:
         if name in old and name not in new:
@@ -51,7 +52,8 @@ def _made(before: Snapshot, name: str) -> Iterator[Argv]:
 def _link(before: Snapshot, now: Snapshot, name: str) -> Iterator[Argv]:
     """Sets master, MTU, MAC address and whether a link is up."""
     old, new = runtime.link_of(before, name) or {}, runtime.link_of(now, name) or {}
-    if old.get("master") != new.get("master"):
+    # What is a port of Open vSwitch, its database alone decides.
+    if old.get("master") != new.get("master") and runtime.DATAPATH not in {old.get("master"), new.get("master")}:
         yield ["ip", "link", "set", "dev", name, *(["master", old["master"]] if old.get("master") else ["nomaster"])]
     if old.get("address") and old.get("address") != new.get("address"):
         yield ["ip", "link", "set", "dev", name, "address", old["address"]]

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hypervisor_network.backends.contract import Json, Snapshot
-from hypervisor_network.model import Interface, Profile
+from hypervisor_network.model import OPENVSWITCH, Interface, Profile
 
 from .host import LocalHost
 
 # Links that come and go with guests and containers.
 _FLEETING = frozenset({"tun", "veth", "macvtap", "macvlan"})
+# The kernel's link that has the cards of all bridges of Open vSwitch as its ports. It comes and goes with them.
+DATAPATH = "ovs-system"
 _DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
 Facts = dict[str, tuple[Any, ...]]
 
@@ -46,7 +48,10 @@ def addresses_of(snapshot: Snapshot, name: str) -> Json:
 
 
 def chain(snapshot: Snapshot, name: str) -> set[str]:
-    """Returns a link and everything that it stands on: ports of bridges and bonds, links of VLANs."""
+    """Returns a link and everything that it stands on: ports of bridges and bonds, links of VLANs.
+
+    The kernel does not tell which bridge of Open vSwitch a card is a port of, so all such cards are returned for each.
+    """
     found: set[str] = set()
     todo = [name]
     while todo:
@@ -55,7 +60,8 @@ def chain(snapshot: Snapshot, name: str) -> set[str]:
             continue
         found.add(one)
         link = link_of(snapshot, one) or {}
-        todo += [str(other["ifname"]) for other in snapshot.links if other.get("master") == one]
+        masters = {one, DATAPATH} if kind(link) == OPENVSWITCH else {one}
+        todo += [str(other["ifname"]) for other in snapshot.links if other.get("master") in masters]
         if isinstance(link.get("link"), str) and kind(link) != "veth":
             todo.append(link["link"])
     return found
@@ -118,9 +124,12 @@ def facts(snapshot: Snapshot, skip: frozenset[str] = frozenset()) -> Facts:
 
 
 def fleeting(*snapshots: Snapshot) -> frozenset[str]:
-    """Returns the links that belong to guests and containers."""
+    """Returns the links that belong to guests and containers, and that of Open vSwitch itself."""
     return frozenset(
-        str(one["ifname"]) for snapshot in snapshots for one in snapshot.links if kind(one) in _FLEETING
+        str(one["ifname"])
+        for snapshot in snapshots
+        for one in snapshot.links
+        if kind(one) in _FLEETING or one["ifname"] == DATAPATH
     )
 
 
@@ -212,11 +221,16 @@ def differences(profile: Profile, snapshot: Snapshot, leased: bool = False) -> d
     Returns:
         Sentences without a full stop by interface; those that are as declared are left out.
     """
-    found = {one.name: list(_interface(one, snapshot, leased)) for one in profile.interfaces}
+    found = {one.name: list(_interface(one, _master(profile, one), snapshot, leased)) for one in profile.interfaces}
     return {name: lines for name, lines in found.items() if lines}
 
 
-def _interface(one: Interface, snapshot: Snapshot, leased: bool) -> Iterator[str]:
+def _master(profile: Profile, one: Interface) -> str:
+    """Returns what the kernel shows as an interface's master."""
+    return DATAPATH if profile.kind_above(one.name) == OPENVSWITCH else one.master
+
+
+def _interface(one: Interface, master: str, snapshot: Snapshot, leased: bool) -> Iterator[str]:
     """Says how one interface differs."""
     link = link_of(snapshot, one.name)
     if one.absent:
@@ -228,8 +242,8 @@ def _interface(one: Interface, snapshot: Snapshot, leased: bool) -> Iterator[str
         return
     if one.kind != "ethernet" and kind(link) != one.kind:
         yield f"{one.name} is of the kind {kind(link)} instead of {one.kind}"
-    if one.master != (link.get("master") or "") and (one.master or one.configured):
-        yield f"{one.name} is a port of {link.get('master') or 'nothing'} instead of {one.master or 'nothing'}"
+    if master != (link.get("master") or "") and (master or one.configured):
+        yield f"{one.name} is a port of {link.get('master') or 'nothing'} instead of {master or 'nothing'}"
     if one.mtu is not None and link.get("mtu") != one.mtu:
         yield f"{one.name} has the MTU {link.get('mtu')} instead of {one.mtu}"
     if one.kind == "vlan" and one.link != link.get("link"):

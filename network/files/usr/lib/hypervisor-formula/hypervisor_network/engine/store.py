@@ -94,6 +94,8 @@ class Change:
         targets: what must answer, see ``checks``.
         previous: what was confirmed before this change, see :meth:`Store.confirmed`.
         gateway: whether the routers of the default routes must answer.
+        rows_before: rows of Open vSwitch's database, see ``switch.Rows``.
+        rows_after: the same rows as they shall be.
     """
 
     pillar: dict[str, Any]
@@ -107,6 +109,8 @@ class Change:
     targets: list[dict[str, Any]] = field(default_factory=list)
     previous: Any = None
     gateway: bool = True
+    rows_before: dict[str, Any] = field(default_factory=dict)
+    rows_after: dict[str, Any] = field(default_factory=dict)
 
 
 class Store:

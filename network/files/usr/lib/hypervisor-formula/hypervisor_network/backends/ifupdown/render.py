@@ -14,12 +14,14 @@ import ipaddress
 from hypervisor_network.backends import common
 from hypervisor_network.backends.common import HEADER, depth, family, of_family
 from hypervisor_network.backends.contract import Owned
-from hypervisor_network.model import Interface, Profile
+from hypervisor_network.model import OPENVSWITCH, Interface, Profile
 
 FOLDER = "/etc/network/interfaces.d"
 PREFIX = "50-hypervisor"
 # The kernel takes the times of bridges in hundredths of a second.
 _HZ = 100
+# Tenths of a second for which a port of Open vSwitch is waited for, which the switch makes.
+_TENTHS = 100
 
 
 def path(profile: Profile, one: Interface) -> str:
@@ -66,17 +68,21 @@ def _stanzas(one: Interface) -> list[list[str]]:
 def _port(profile: Profile, one: Interface) -> list[str]:
     """Returns what keeps a port of a bridge from having an IPv6 address beside the bridge's."""
     master = profile.get(one.master) if one.master else None
-    if master is None or master.kind != "bridge":
+    if master is None or master.kind not in {"bridge", OPENVSWITCH}:
         return []
     # Where IPv6 is off, there is nothing to set.
     set_mode = f"ip link set dev {one.name} addrgenmode"
-    return [f"pre-up {set_mode} none || true", f"post-down {set_mode} eui64 || true"]
+    up = [f"up ip link set dev {one.name} up"] if master.kind == OPENVSWITCH else []
+    return [f"pre-up {set_mode} none || true", *up, f"post-down {set_mode} eui64 || true"]
 
 
 def _made(one: Interface) -> list[str]:
     """Returns what makes an interface, and what it is besides its addresses."""
     lines = []
-    if one.kind != "ethernet":
+    if one.kind == OPENVSWITCH:
+        there = f"ip link show dev {one.name} >/dev/null 2>&1"
+        lines += [f"pre-up n=0; until {there} || [ $n -ge {_TENTHS} ]; do n=$((n+1)); sleep 0.1; done; {there}"]
+    elif one.kind != "ethernet":
         link = f" link {one.link}" if one.link else ""
         mac = f" address {one.mac}" if one.mac else ""
         made = f"ip link add{link} name {one.name}{mac} type {_type(one)}"

@@ -12,13 +12,17 @@ from typing import Any
 
 from hypervisor_network.backends.common import HEADER, depth, ini, ours
 from hypervisor_network.backends.contract import Owned
-from hypervisor_network.model import Interface, Profile
+from hypervisor_network.model import OPENVSWITCH, Interface, Profile
 
 FOLDER = "/etc/netplan"
 PREFIX = "90-hypervisor"
 # Netplan has no words for as whom an interface speaks to a DHCP server; what it makes for networkd has.
 UNITS = "/etc/systemd/network"
-_SECTION = {"ethernet": "ethernets", "bridge": "bridges", "bond": "bonds", "vlan": "vlans"}
+_SECTION = {
+    "ethernet": "ethernets", "bridge": "bridges", "bond": "bonds", "vlan": "vlans",
+    # Netplan's own words for Open vSwitch would have it make the bridge; this is merely a link that somebody has made.
+    OPENVSWITCH: "ethernets",
+}  # fmt: skip
 # Words that YAML takes for texts without quotes, and those among them that it does not.
 _PLAIN = re.compile(r"[a-z][a-z0-9-]*")
 _NOT_PLAIN = frozenset({"yes", "no", "on", "off", "true", "false", "null", "y", "n"})
@@ -65,7 +69,7 @@ def _definition(one: Interface) -> dict[str, Any]:
         made["nameservers"] = {key: value for key, value in servers.items() if value}
     if one.mtu is not None:
         made["mtu"] = one.mtu
-    if not one.configured or (one.kind == "bridge" and not one.ports):
+    if not one.configured or (one.kind in {"bridge", OPENVSWITCH} and not one.ports):
         # A boot must not wait for a bridge of guests alone, which has no carrier until the first of them starts.
         made["optional"] = True
     if one.kind == "bridge" and not one.ports and one.addresses:
@@ -77,6 +81,8 @@ def _kind(one: Interface) -> dict[str, Any]:
     """Returns what only this kind of interface has."""
     if one.kind == "ethernet":
         return {"match": {"macaddress": one.match.mac}, "set-name": one.name} if one.match.mac else {}
+    if one.kind == OPENVSWITCH:
+        return {}
     made: dict[str, Any] = {"macaddress": one.mac} if one.mac else {}
     if one.kind == "vlan":
         return made | {"id": one.vlan_id, "link": one.link}

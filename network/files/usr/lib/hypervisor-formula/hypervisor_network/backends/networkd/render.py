@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from hypervisor_network.backends.common import family, ini, ours
 from hypervisor_network.backends.contract import Owned
-from hypervisor_network.model import Interface, Profile
+from hypervisor_network.model import OPENVSWITCH, Interface, Profile
 
 FOLDER = "/etc/systemd/network"
 PREFIX = "05-hypervisor"
@@ -41,7 +41,7 @@ def render(profile: Profile) -> dict[str, Owned]:
     """Returns the files of all interfaces that shall be there."""
     found = {}
     for one in ours(profile):
-        if one.kind != "ethernet":
+        if one.kind not in {"ethernet", OPENVSWITCH}:
             found[path(one.name, "netdev")] = Owned(ini(_netdev(one)))
         found[path(one.name, "network")] = Owned(ini(_network(profile, one)))
     return found
@@ -73,7 +73,7 @@ def _network(profile: Profile, one: Interface) -> Iterator[Section]:
     """Returns what an interface belongs to, and its addresses."""
     yield "Match", [("Name", one.name)]
     # A bridge of guests alone has no carrier until the first of them starts; a boot must not wait for that.
-    waits = one.configured and (one.kind != "bridge" or bool(one.ports))
+    waits = one.configured and (one.kind not in {"bridge", OPENVSWITCH} or bool(one.ports))
     yield "Link", [("MTUBytes", one.mtu), ("RequiredForOnline", None if waits else False)]
     yield "Network", [*_belongs(profile, one), *_addresses(one)]
     yield "DHCPv4", _identity(one) if one.dhcp4 else []
@@ -90,7 +90,8 @@ def _network(profile: Profile, one: Interface) -> Iterator[Section]:
 def _belongs(profile: Profile, one: Interface) -> Iterator[tuple[str, object]]:
     """Returns the lines of [Network] on masters and VLANs."""
     master = profile.get(one.master) if one.master else None
-    if master is not None:
+    # A bridge of Open vSwitch has its ports from its own database.
+    if master is not None and master.kind != OPENVSWITCH:
         yield master.kind.capitalize(), master.name
         if master.kind == "bond" and master.bond.primary == one.name:
             yield "PrimarySlave", True

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypervisor_network.backends import common
 from hypervisor_network.backends.contract import BackendError, Host, Owned, Step
-from hypervisor_network.model import Profile
+from hypervisor_network.model import OPENVSWITCH, Profile
 
 from . import render
 
@@ -39,7 +39,17 @@ class Backend:
         return profile
 
     def render(self, profile: Profile) -> dict[str, Owned]:
-        """Returns the formula's files."""
+        """Returns the formula's files.
+
+        Raises:
+            BackendError: there is an interface of Open vSwitch, for which NetworkManager wants a plugin of its own.
+        """
+        for one in profile.present:
+            if one.kind == OPENVSWITCH:
+                raise BackendError(
+                    f"network:bridges:{one.switch}:switch: the backend networkmanager does not set up interfaces of "
+                    "Open vSwitch; ifupdown, networkd and netplan do"
+                )
         return render.render(profile)
 
     def owned(self, host: Host) -> list[str]:
