@@ -1,4 +1,4 @@
-"""Bootable Debian disk images, built by mmdebstrap without ever starting them.
+"""Bootable Debian disk images, of hosts and of guests, built by mmdebstrap without ever starting them.
 
 Nothing is mounted on this machine and no loop device is needed. A build runs in mount and process
 namespaces of its own which end with it, so that an interrupted one leaves files only; the next
@@ -37,6 +37,9 @@ NETWORKING = (
 )
 # What a machine has besides what every host has. The cloud kernel lacks dlm and many drivers.
 PACKAGES = ("linux-image-amd64", "initramfs-tools", "zstd", "grub-pc", *NETWORKING, *NFS_SERVER)
+# What a guest has that is made of a cloud's image: the kernel of Debian's own cloud images, which has drivers of
+# virtio alone, and what reads there who it is.
+CLOUD_PACKAGES = ("linux-image-cloud-amd64", "initramfs-tools", "zstd", "grub-pc", "cloud-init", "netplan.io")
 INITRAMFS_MODULES = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod")
 # For a root of each file system: packages, modules that must be there to mount it, options in fstab.
 FILE_SYSTEMS = {
@@ -56,6 +59,13 @@ FORGOTTEN = (
     *("var/lib/systemd/random-seed", "var/log/*.log", "var/log/apt/*", "etc/resolv.conf"),
     *("etc/apt/sources.list.d/*", "var/lib/apt/lists/*", "var/cache/apt/archives/*.deb"),
 )
+# Asks no other source of data, and leaves out what costs an emulated guest seconds.
+CLOUD_CONFIG = """datasource_list: [NoCloud, None]
+apt: {preserve_sources_list: true}
+growpart: {mode: "off"}
+resize_rootfs: false
+ssh_genkeytypes: [ed25519]
+"""
 INTERFACES = "source /etc/network/interfaces.d/*\n\nauto lo\niface lo inet loopback\n"
 
 
@@ -68,24 +78,33 @@ class Recipe:
         packages: what the formulas install, besides what every machine has.
         size_mib: size of the disk in MiB; only what is used takes space.
         file_system: of the root, one of :data:`FILE_SYSTEMS`.
+        cloud: a guest's image, whose cloud-init gives it an identity, instead of a host's.
     """
 
     release: str
     packages: tuple[str, ...] = ()
     size_mib: int = 10240
     file_system: str = "ext4"
+    cloud: bool = False
 
     def digest(self) -> str:
         """Return the image's name: 16 hex digits over the recipe and the code that follows it."""
         here = Path(__file__)
         sources = [here, here.with_name("vmdisk.py"), here.with_name("vmxfs.py"), vmdisk.FILES, INSTALL_SALT]
         sources += [CHECKOUT / "bootstrap", CHECKOUT / "requirements/salt.lock"]
-        parts = [self.release, str(self.size_mib), self.file_system, tree_digest(sources), *self.included()]
+        parts = [self.release, str(self.size_mib), self.file_system, str(self.cloud)]
+        parts += [tree_digest(sources), *self.included()]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     def included(self) -> list[str]:
         """Return the names of all packages to install, sorted."""
-        return sorted({*rootfs.BASE, *PACKAGES, *FILE_SYSTEMS[self.file_system][0], *self.packages})
+        own = CLOUD_PACKAGES if self.cloud else PACKAGES
+        return sorted({*rootfs.BASE, *own, *FILE_SYSTEMS[self.file_system][0], *self.packages})
+
+    @property
+    def disk(self) -> str:
+        """The name of the disk's file: a host's is raw, a guest's is made to be sent."""
+        return "disk.qcow2" if self.cloud else "disk.raw"
 
 
 @dataclass(frozen=True)
@@ -93,7 +112,7 @@ class Image:
     """An image in the cache.
 
     Attributes:
-        path: the raw disk; read-only, machines put an overlay on it.
+        path: the disk; read-only, machines put an overlay on it.
         digest: its name.
         seconds: how long the build took; 0.0 when it was there already.
     """
@@ -116,7 +135,7 @@ def build(recipe: Recipe, *, cache: Path = CACHE, say: Say = silent) -> Image:
     """
     folder = cache / "vm-images"
     digest = recipe.digest()
-    disk = folder / digest / "disk.raw"
+    disk = folder / digest / recipe.disk
     if disk.is_file():
         return Image(disk, digest, 0.0)
     _check_machine(cache)
@@ -133,7 +152,7 @@ def build(recipe: Recipe, *, cache: Path = CACHE, say: Say = silent) -> Image:
         try:
             _make_tree(recipe, work / "root", cache, say)
             identifier = vmdisk.fs_uuid(digest)
-            _prepare(work / "root", recipe.file_system, identifier)
+            _prepare(work / "root", recipe, identifier)
             say(f"writing the disk ({recipe.file_system})")
             vmdisk.make_bootable(work / "root", work / "disk.raw", recipe.size_mib)
             if recipe.file_system == "xfs":
@@ -142,10 +161,14 @@ def build(recipe: Recipe, *, cache: Path = CACHE, say: Say = silent) -> Image:
             else:
                 vmdisk.write_ext4(work / "root", work / "disk.raw", identifier)
             remove_tree(work / "root")
+            if recipe.cloud:
+                convert = ["qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", "-c", "-o", "compression_type=zstd"]
+                run([*convert, str(work / "disk.raw"), str(work / recipe.disk)], timeout=600)
+                (work / "disk.raw").unlink()
             seconds = round(time.monotonic() - begun, 1)
             description = asdict(recipe) | {"seconds": seconds}
             (work / "image.json").write_text(json.dumps(description, indent=1) + "\n")
-            (work / "disk.raw").chmod(0o444)
+            (work / recipe.disk).chmod(0o444)
             # A cached image must be whole after a power cut, or every machine made of it is broken.
             run(["sync", "-f", str(work)], timeout=600)
             work.rename(folder / digest)
@@ -176,7 +199,7 @@ def _check_machine(cache: Path) -> None:
     """Say clearly what keeps this machine from building images."""
     if os.geteuid() != 0:
         raise LabError("building an image of a virtual machine needs root")
-    tools = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "setpriv": "util-linux"}
+    tools = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "setpriv": "util-linux", "qemu-img": "qemu-utils"}
     for tool, package in tools.items():
         if shutil.which(tool) is None:
             raise LabError(f"{tool} is not installed; install the package {package}")
@@ -220,7 +243,7 @@ def _make_tree(recipe: Recipe, root: Path, cache: Path, say: Say) -> None:
         f"--customize-hook={INSTALL_SALT}",
         *[recipe.release, str(root)],
     ]
-    log = cache / "vm-images" / f"build-{recipe.release}.log"
+    log = cache / "vm-images" / f"build-{recipe.release}{'-cloud' if recipe.cloud else ''}.log"
     log.write_bytes(b"")
     try:
         command = [*vmdisk.contained("--mount-proc"), *argv]
@@ -230,25 +253,31 @@ def _make_tree(recipe: Recipe, root: Path, cache: Path, say: Say) -> None:
         raise LabError(f"{reason}; the log is {log}\n{error}") from None
 
 
-def _prepare(root: Path, file_system: str, identifier: str) -> None:
-    """Make a tree ready to boot from a file system of that kind and UUID, without an identity."""
+def _prepare(root: Path, recipe: Recipe, identifier: str) -> None:
+    """Make a tree ready to boot from a file system of that UUID, without an identity."""
     files = vmdisk.FILES
-    units = root / "etc/systemd/system"
-    script = root / "usr/local/lib/lab/first-boot"
-    script.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(files / "first-boot", script)
-    script.chmod(0o755)
-    shutil.copyfile(files / "lab-first-boot.service", units / "lab-first-boot.service")
+    units = root / "usr/lib/systemd/system"
     shutil.copyfile(files / "default-grub", root / "etc/default/grub")
     grub = root / "boot/grub"
     shutil.copytree(root / "usr/lib/grub/i386-pc", grub / "i386-pc", dirs_exist_ok=True)
     (grub / "grub.cfg").write_text(vmdisk.grub_cfg(root, identifier))
-    (root / "etc/fstab").write_text(f"UUID={identifier} / {file_system} {FILE_SYSTEMS[file_system][2]}\n")
+    kind = recipe.file_system
+    (root / "etc/fstab").write_text(f"UUID={identifier} / {kind} {FILE_SYSTEMS[kind][2]}\n")
     (root / "etc/hostname").write_text("localhost\n")
-    (root / "etc/network/interfaces").write_text(INTERFACES)
-    vmdisk.in_tree(root, ["systemctl", "enable", "lab-first-boot.service"])
-    present = [unit for unit in UNWANTED_UNITS if (root / "usr/lib/systemd/system" / unit).exists()]
-    vmdisk.in_tree(root, ["systemctl", "disable", *present])
+    unwanted: tuple[str, ...] = UNWANTED_UNITS
+    if recipe.cloud:
+        (root / "etc/cloud/cloud.cfg.d/90_lab.cfg").write_text(CLOUD_CONFIG)
+        vmdisk.in_tree(root, ["systemctl", "enable", "systemd-networkd.service"])
+        unwanted = (*rootfs.TIMERS, "e2scrub_reap.service")
+    else:
+        script = root / "usr/local/lib/lab/first-boot"
+        script.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(files / "first-boot", script)
+        script.chmod(0o755)
+        shutil.copyfile(files / "lab-first-boot.service", root / "etc/systemd/system/lab-first-boot.service")
+        (root / "etc/network/interfaces").write_text(INTERFACES)
+        vmdisk.in_tree(root, ["systemctl", "enable", "lab-first-boot.service"])
+    vmdisk.in_tree(root, ["systemctl", "disable", *(unit for unit in unwanted if (units / unit).exists())])
     for path in [path for pattern in FORGOTTEN for path in root.glob(pattern)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -180,8 +180,9 @@ def test_an_image_is_named_by_what_is_in_it():
         vmimage.Recipe("trixie", ("a", "b")),
         vmimage.Recipe("bookworm", ("a",)),
         vmimage.Recipe("bookworm", ("a", "b"), size_mib=1),
+        vmimage.Recipe("bookworm", ("a", "b"), cloud=True),
     ]
-    assert len({recipe.digest(), *(other.digest() for other in others)}) == 4
+    assert len({recipe.digest(), *(other.digest() for other in others)}) == 5
     assert re.fullmatch("[0-9a-f]{16}", recipe.digest())
 
 
@@ -191,6 +192,16 @@ def test_an_image_in_the_cache_is_taken_without_root(tmp_path):
     disk.parent.mkdir(parents=True)
     disk.touch()
     assert vmimage.build(recipe, cache=tmp_path) == vmimage.Image(disk, recipe.digest(), 0.0)
+
+
+def test_a_guests_image_has_what_reads_its_data_and_nothing_of_a_host(tmp_path):
+    recipe = vmimage.Recipe("bookworm", cloud=True)
+    assert {"cloud-init", "linux-image-cloud-amd64", "openssh-server"} <= set(recipe.included())
+    assert not {"linux-image-amd64", "network-manager", "nfs-kernel-server"} & set(recipe.included())
+    disk = tmp_path / "vm-images" / recipe.digest() / "disk.qcow2"
+    disk.parent.mkdir(parents=True)
+    disk.touch()
+    assert vmimage.build(recipe, cache=tmp_path).path == disk
 
 
 def test_a_tree_with_a_mount_in_it_is_not_removed():

@@ -5,9 +5,8 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
+from declared import FOLDER, HOST, both, call, declare, domain, from_pillar, silent
 
-HOST = "hv1"
-FOLDER = "/var/lib/libvirt/images"
 # The guest that counts: no system on its disks, so a kernel from the host.
 KERNEL = {
     "kernel": f"{FOLDER}/lab-guest-vmlinuz",
@@ -41,62 +40,6 @@ def hv(lab):
     lab.run(HOST, ["sh", "-c", f"rm -f {FOLDER}/gt-* {FOLDER}/lab-guest-initramfs-*"])
     for bridge in ("hvtest0", "hvtest1"):
         lab.run(HOST, ["ip", "link", "del", bridge])
-
-
-def call(lab, *words):
-    """Run a function of Salt on the hypervisor through its master; return its states by id."""
-    argv = ["salt", HOST, "--out=json", "--static", "--timeout=60", *words, "queue=True"]
-    answer = json.loads(lab.run(lab.hosts.controller, argv, check=False, timeout=300).stdout)[HOST]
-    assert isinstance(answer, dict), answer
-    return {row["__id__"]: row for row in answer.values()}
-
-
-def declare(lab, name, *, test=False, **declaration):
-    """Call the state of one guest; return its row."""
-    verb = declaration.pop("ensure", "running")
-    words = [f"{key}={json.dumps(value)}" for key, value in declaration.items()]
-    return call(lab, "state.single", f"guest.{verb}", name, *words, f"test={test}")[name]
-
-
-def from_pillar(lab, name, *, test=False, **declaration):
-    """Apply the SLS with one guest in pillar; return the guest's row."""
-    pillar = json.dumps({"libvirt": {"guests": {name: declaration}}})
-    rows = call(lab, "state.apply", "libvirt.guests", f"pillar={pillar}", f"test={test}")
-    others = {key: row for key, row in rows.items() if key != f"libvirt_guest_{name}"}
-    assert all(row["result"] and not row["changes"] for row in others.values()), others
-    return rows[f"libvirt_guest_{name}"]
-
-
-def both(lab, name, *, how=declare, **declaration):
-    """Predict and run; return the changes, which must be as predicted."""
-    before = snapshot(lab, name)
-    predicted = how(lab, name, test=True, **declaration)
-    assert predicted["result"] is None, predicted
-    assert snapshot(lab, name) == before
-    done = how(lab, name, **declaration)
-    assert done["result"] is True, done["comment"]
-    assert done["changes"] == predicted["changes"]
-    return done["changes"]
-
-
-def snapshot(lab, name):
-    """Return all that a prediction could have changed."""
-    xml = lab.run(HOST, ["virsh", "dumpxml", "--inactive", name], check=False).stdout
-    live = lab.run(HOST, ["virsh", "dumpxml", name], check=False).stdout
-    files = lab.run(HOST, ["sh", "-c", f"ls -l --time-style=full-iso {FOLDER} | grep {name}"], check=False).stdout
-    return xml, live, files
-
-
-def domain(lab, name, *options):
-    """Return a guest's definition."""
-    return ET.fromstring(lab.run(HOST, ["virsh", "dumpxml", *options, name]).stdout)  # noqa: S314 - libvirt's own
-
-
-def silent(lab, name, *, how=declare, **declaration):
-    """Run once more; nothing may change."""
-    row = how(lab, name, **declaration)
-    assert (row["result"], row["changes"]) == (True, {}), row
-    return row["comment"]
 
 
 def test_life_of_a_guest(hv):
