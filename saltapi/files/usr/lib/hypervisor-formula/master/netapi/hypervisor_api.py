@@ -1,0 +1,256 @@
+"""The door for operators: salt-api's HTTP server with login, run and logout, and every request judged before Salt.
+
+Salt itself decides by user, function and host (``external_auth``). What it would let pass beside that ends here:
+
+* a list of functions, of which it asks only one to be allowed, and ``saltutil.find_job``, which it allows to everybody;
+* targets that its cache and the hosts may understand differently, such as grains;
+* arguments of its own: returners, executors, job ids, words of a job that only the master may set;
+* ``/events`` without any limit by user, hooks, keys, jobs, and logins by cookie, which a foreign page could use.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import cherrypy
+import salt.exceptions
+import salt.loader
+from salt.netapi.rest_cherrypy import app
+
+__opts__: dict[str, Any]
+__virtualname__ = "hypervisor_api"
+
+_CLIENTS = frozenset({"local", "local_async"})
+_KEYS = frozenset({"client", "tgt", "fun", "arg", "kwarg"})
+_MINION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_KEYWORD = re.compile(r"[a-z][a-z0-9_]{0,31}")
+# Salt would read a text like this as an argument with a name, also one that only the master may set.
+_LIKE_KEYWORD = re.compile(r"\s*[^\W\d][\w.-]*=", re.ASCII)
+_MOST_ARGUMENTS, _MOST_HOSTS = 16, 1000
+_JSON = "application/json"
+_PATIENCE = 10  # seconds for a request to arrive
+
+
+def __virtual__() -> str | bool:
+    """Loads only where the master's configuration has this door."""
+    return __virtualname__ if __opts__.get(__virtualname__) else False
+
+
+class RefusedError(ValueError):
+    """A request that Salt never sees."""
+
+
+def judged(request: Any, functions: frozenset[str]) -> dict[str, Any]:
+    """Returns a request in the one form that is passed on.
+
+    Args:
+        request: what came as JSON.
+        functions: what may be called by anybody at all.
+
+    Returns:
+        ``client``, ``tgt`` (a list of minion ids), ``tgt_type``, ``fun``, ``arg`` and ``kwarg``.
+
+    Raises:
+        RefusedError: it is not one; the message says why and shows nothing of it.
+    """
+    if isinstance(request, list) and len(request) == 1:
+        (request,) = request
+    if not isinstance(request, dict):
+        raise RefusedError("a request is one mapping")
+    if unknown := request.keys() - _KEYS:
+        raise RefusedError(f"{len(unknown)} of the keys are not known; allowed: {', '.join(sorted(_KEYS))}")
+    if request.get("client") not in ("local", "local_async"):
+        raise RefusedError(f"client must be one of {', '.join(sorted(_CLIENTS))}")
+    function = request.get("fun")
+    if not isinstance(function, str) or function not in functions:
+        raise RefusedError("fun must be one function that operators are given")
+    return {
+        "client": request["client"],
+        "tgt": _targets(request.get("tgt")),
+        "tgt_type": "list",
+        "fun": function,
+        "arg": _positional(request.get("arg", [])),
+        "kwarg": _keywords(request.get("kwarg", {})),
+    }
+
+
+def _targets(given: Any) -> list[str]:
+    """Checks the hosts: minion ids, no patterns."""
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list) or not 0 < len(names) <= _MOST_HOSTS:
+        raise RefusedError("tgt must be a minion id or a list of them")
+    if not all(isinstance(name, str) and _MINION.fullmatch(name) for name in names):
+        raise RefusedError("tgt must be minion ids; patterns are not understood")
+    return names
+
+
+def _positional(given: Any) -> list[Any]:
+    """Checks the arguments without a name."""
+    if not isinstance(given, list) or len(given) > _MOST_ARGUMENTS:
+        raise RefusedError("arg must be a list")
+    for one in given:
+        if isinstance(one, list | dict) or (isinstance(one, str) and _LIKE_KEYWORD.match(one)):
+            raise RefusedError("arg must be plain values; what has a name belongs into kwarg")
+    return given
+
+
+def _keywords(given: Any) -> dict[str, Any]:
+    """Checks the names of arguments; the functions check their values."""
+    if not isinstance(given, dict) or len(given) > _MOST_ARGUMENTS:
+        raise RefusedError("kwarg must be a mapping")
+    if not all(_KEYWORD.fullmatch(name) for name in given):
+        raise RefusedError("kwarg has a name that no argument has")
+    return given
+
+
+def login(request: Any) -> tuple[str, str]:
+    """Returns name and password of a login.
+
+    Raises:
+        RefusedError: it is none.
+    """
+    if isinstance(request, list) and len(request) == 1:
+        (request,) = request
+    if not isinstance(request, dict) or request.keys() != {"username", "password"}:
+        raise RefusedError("a login is a mapping of username and password")
+    username, password = request["username"], request["password"]
+    if not isinstance(username, str) or not isinstance(password, str):
+        raise RefusedError("username and password are texts")
+    return username, password
+
+
+# ---- what CherryPy calls ----
+
+
+def _without_cookies() -> None:
+    """Forgets cookies: X-Auth-Token alone says who asks, and no foreign page can send that."""
+    cherrypy.request.cookie.clear()
+    cherrypy.request.headers.pop("Cookie", None)
+
+
+def _no_cookie_back() -> None:
+    """Gives no cookie away either."""
+    cherrypy.response.cookie.clear()
+
+
+def _json_alone() -> None:
+    """Refuses what a form of a foreign page could send."""
+    if cherrypy.request.method != "POST":
+        return
+    kind = cherrypy.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    empty = cherrypy.request.headers.get("Content-Length") == "0"
+    if kind != _JSON and not empty:
+        raise cherrypy.HTTPError(415, f"a request is {_JSON}")
+
+
+def _as_json(status: str, message: str, traceback: str, version: str) -> str:
+    """Writes an error as the page reads it, without what only programmers need."""
+    del traceback, version
+    cherrypy.response.headers["Content-Type"] = _JSON
+    return json.dumps({"error": message, "status": int(status.split(maxsplit=1)[0])})
+
+
+class _Handler(app.LowDataAdapter):  # type: ignore[misc]
+    """What all three have in common. There is nothing to GET."""
+
+    GET = None
+
+    def _lowstate(self) -> Any:
+        """Returns what came as JSON."""
+        return getattr(cherrypy.request, "lowstate", None)
+
+
+class Run(_Handler):
+    """Calls one function on hosts, as who logged in."""
+
+    _cp_config: Mapping[str, Any] = {**app.LowDataAdapter._cp_config, "tools.salt_auth.on": True}
+
+    def POST(self, **_: Any) -> dict[str, Any]:  # noqa: N802 - CherryPy calls it by the method
+        """Judges the request and passes it on."""
+        settings = self.opts[__virtualname__]
+        try:
+            chunk = judged(self._lowstate(), frozenset(settings["functions"]))
+        except RefusedError as error:
+            raise cherrypy.HTTPError(400, str(error)) from None
+        cherrypy.request.lowstate = [chunk]
+        try:
+            return {"return": list(self.exec_lowstate(token=cherrypy.session.get("token")))}
+        except salt.exceptions.AuthorizationError:
+            raise cherrypy.HTTPError(403, "your roles do not allow this function on these hosts") from None
+
+
+class Login(app.Login):  # type: ignore[misc]
+    """Takes a name and a password for a token."""
+
+    GET = None
+
+    def POST(self, **_: Any) -> dict[str, Any]:  # noqa: N802 - CherryPy calls it by the method
+        """Seals the password, which makes it good at the master, and lets Salt judge it."""
+        try:
+            username, password = login(getattr(cherrypy.request, "lowstate", None))
+        except RefusedError as error:
+            raise cherrypy.HTTPError(400, str(error)) from None
+        # UnicodeEncodeError: a lone surrogate is JSON, but no text.
+        try:
+            sealed = salt.loader.auth(dict(self.opts))["hypervisor.seal"](username, password)
+        except UnicodeEncodeError:
+            raise cherrypy.HTTPError(400, "username and password are texts") from None
+        cherrypy.request.lowstate = [{"username": username, "password": sealed, "eauth": "hypervisor"}]
+        answer: dict[str, Any] = super().POST()
+        return answer
+
+
+class Logout(app.Logout):  # type: ignore[misc]
+    """Ends a login."""
+
+
+class Root:
+    """The paths that there are; all else is 404."""
+
+    def __init__(self) -> None:
+        self.login, self.logout, self.run = Login(), Logout(), Run()
+
+
+def configuration(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns CherryPy's configuration."""
+    return {
+        "global": {
+            "environment": "production",
+            "engine.autoreload.on": False,
+            "server.socket_host": settings["host"],
+            "server.socket_port": settings["port"],
+            "server.thread_pool": settings["thread_pool"],
+            "server.socket_queue_size": settings["queue_size"],
+            "server.socket_timeout": _PATIENCE,
+            "server.max_request_body_size": settings["max_body"],
+            "server.max_request_header_size": 16384,
+            "log.access_file": "",
+            "log.error_file": "",
+        },
+        "/": {
+            "request.dispatch": cherrypy.dispatch.MethodDispatcher(),
+            "request.show_tracebacks": False,
+            "error_page.default": _as_json,
+            "tools.hypervisor_no_cookies.on": True,
+            "tools.hypervisor_no_cookie_back.on": True,
+            "tools.hypervisor_json.on": True,
+        },
+    }
+
+
+def start() -> None:
+    """Serves until the process ends."""
+    opts = dict(__opts__)
+    settings = opts[__virtualname__]
+    # Before Salt's own tools, which take a token from a cookie and read the body.
+    cherrypy.tools.hypervisor_no_cookies = cherrypy.Tool("on_start_resource", _without_cookies, priority=10)
+    cherrypy.tools.hypervisor_json = cherrypy.Tool("before_request_body", _json_alone, priority=10)
+    cherrypy.tools.hypervisor_no_cookie_back = cherrypy.Tool("before_finalize", _no_cookie_back, priority=95)
+    cherrypy.config["saltopts"] = opts
+    cherrypy.config["apiopts"] = dict(settings)
+    conf = configuration(settings)
+    cherrypy.config.update(conf["global"])
+    cherrypy.quickstart(Root(), "/", conf)

@@ -1,0 +1,17 @@
+# Guarantees that salt-api runs, now and after a boot, and that it and salt-master use what is on disk.
+#
+# They restart detached, once this run has ended and its result has had time to arrive, and only for changed files.
+{% set saltapi = salt['formula.config']('saltapi') %}
+
+include:
+  - saltapi.config
+
+saltapi_service:
+  salt_api.running:
+    - port: {{ saltapi.port }}
+    - watch:
+      - salt_api: saltapi_master
+      - salt_api: saltapi_users
+      - file: saltapi_code_auth
+      - file: saltapi_code_netapi
+      - file: saltapi_sandbox

@@ -1,0 +1,239 @@
+"""The door for operators: only one shape of request gets through, whatever Salt itself would take."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+import cherrypy
+import master_code
+import portend
+import pytest
+
+door = master_code.load("netapi", "hypervisor_api")
+FUNCTIONS = frozenset({"hypervisor.guests", "hypervisor.start"})
+GOOD: dict[str, Any] = {"client": "local_async", "tgt": "hv1", "fun": "hypervisor.start", "arg": ["web"]}
+
+
+def test_a_good_request_has_one_form():
+    wanted = {
+        "client": "local_async", "tgt": ["hv1"], "tgt_type": "list", "fun": "hypervisor.start", "arg": ["web"],
+        "kwarg": {},
+    }  # fmt: skip
+    assert door.judged(GOOD, FUNCTIONS) == wanted
+    assert door.judged([GOOD], FUNCTIONS) == wanted
+    many = {**GOOD, "tgt": ["hv1", "hv2.example.org"], "kwarg": {"name": "a=b"}, "arg": [1, True, None, 1.5]}
+    assert door.judged(many, FUNCTIONS) == {**wanted, "tgt": many["tgt"], "kwarg": many["kwarg"], "arg": many["arg"]}
+
+
+HOSTILE: dict[str, Any] = {
+    "no mapping": "x",
+    "nothing": None,
+    "two at once": [GOOD, GOOD],
+    "none": [],
+    "another client": {**GOOD, "client": "runner"},
+    "wheel": {**GOOD, "client": "wheel"},
+    "ssh": {**GOOD, "client": "ssh"},
+    "client of another type": {**GOOD, "client": ["local"]},
+    # Salt allows this list since it allows the first of it.
+    "a list of functions": {**GOOD, "fun": ["hypervisor.start", "cmd.run"], "arg": [["web"], ["id"]]},
+    "a list that everybody may call": {**GOOD, "fun": ["saltutil.find_job", "cmd.run"]},
+    "find_job": {**GOOD, "fun": "saltutil.find_job"},
+    "a function nobody has": {**GOOD, "fun": "hypervisor.delete"},
+    "a longer name": {**GOOD, "fun": "hypervisor.start_all"},
+    "a glob": {**GOOD, "tgt": "*"},
+    "a glob in a list": {**GOOD, "tgt": ["hv1", "hv*"]},
+    "a compound": {**GOOD, "tgt": "hv1 or hv2"},
+    "a list in a text": {**GOOD, "tgt": "hv1,hv2"},
+    "no hosts": {**GOOD, "tgt": []},
+    "hosts of another type": {**GOOD, "tgt": {"hv1": 1}},
+    "a line break behind a host": {**GOOD, "tgt": "hv1\n"},
+    "by grains": {**GOOD, "tgt": "os:Debian", "tgt_type": "grain"},
+    "tgt_type": {**GOOD, "tgt_type": "list"},
+    "a returner": {**GOOD, "ret": "local"},
+    "a job id": {**GOOD, "jid": "20260101000000000000"},
+    "executors": {**GOOD, "module_executors": ["docker"]},
+    "metadata": {**GOOD, "metadata": {"a": 1}},
+    "a login inside": {**GOOD, "username": "root", "password": "x", "eauth": "pam"},
+    "a token inside": {**GOOD, "token": "ab"},
+    "raw_shell": {**GOOD, "raw_shell": True},
+    "a timeout": {**GOOD, "timeout": 100000},
+    "arguments that are no list": {**GOOD, "arg": "web"},
+    "a mapping as argument": {**GOOD, "arg": [{"__kwarg__": True, "name": "web"}]},
+    "a list as argument": {**GOOD, "arg": [["web"]]},
+    "a name in a text": {**GOOD, "arg": ["name=web"]},
+    "a name of Salt's own in a text": {**GOOD, "arg": ["web", "__pub_user=root"]},
+    "a name behind blanks": {**GOOD, "arg": [" \t__pub_user=root"]},
+    "too many arguments": {**GOOD, "arg": ["x"] * 17},
+    "names of Salt's own": {**GOOD, "kwarg": {"__pub_user": "root"}},
+    "a marker of Salt's own": {**GOOD, "kwarg": {"__kwarg__": True}},
+    "names that are none": {**GOOD, "kwarg": {"Name": "web"}},
+    "named arguments that are no mapping": {**GOOD, "kwarg": ["web"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("request_", HOSTILE.values(), ids=list(HOSTILE))
+def test_what_salt_would_take_and_nobody_may_send(request_):
+    with pytest.raises(door.RefusedError) as caught:
+        door.judged(request_, FUNCTIONS)
+    # Nothing of the request comes back.
+    assert "web" not in str(caught.value)
+    assert "__pub" not in str(caught.value)
+
+
+def test_a_login_is_name_and_password_alone():
+    assert door.login({"username": "alice", "password": "x"}) == ("alice", "x")
+    refused: list[Any] = [
+        None, [], "x", {"username": "alice"}, {"username": "alice", "password": 1}, {"username": ["a"], "password": ""},
+        {"username": "alice", "password": "x", "eauth": "pam"},
+        {"username": "alice", "password": "x", "token_expire": 10**9},
+    ]  # fmt: skip
+    for bad in refused:
+        with pytest.raises(door.RefusedError):
+            door.login(bad)
+
+
+# ---- the same behind a socket, with Salt's part replaced ----
+
+
+class Api:
+    """What answers on a port of loopback."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def post(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, str], str]:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        sent = {"Content-Type": "application/json", **{key.replace("_", "-"): value for key, value in headers.items()}}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, sent, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - the address is ours
+                return answer.status, dict(answer.headers), answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, dict(error.headers), error.read().decode()
+
+
+# What has reached Salt.
+SEEN: list[dict[str, Any]] = []
+
+
+class Resolver:
+    def __init__(self, opts: Any) -> None:
+        del opts
+
+    def mk_token(self, creds: dict[str, Any]) -> dict[str, Any]:
+        if creds != {"username": "alice", "password": "sealed:good", "eauth": "hypervisor"}:
+            return {}
+        return {"token": "abc123", "start": 0.0, "expire": 600.0, "name": "alice", "eauth": "hypervisor"}
+
+
+class Client:
+    def __init__(self, opts: Any) -> None:
+        del opts
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def _is_master_running(self) -> bool:
+        return True
+
+    def run(self, chunk: dict[str, Any]) -> Any:
+        SEEN.append(chunk)
+        if chunk["tgt"] == ["hv2"]:
+            raise door.salt.exceptions.AuthorizationError("no")
+        return {"hv1": True}
+
+
+@pytest.fixture(scope="module")
+def api():
+    """The door with a Salt that accepts alice and notes what reaches it."""
+    port = portend.find_available_local_port()
+    settings = {
+        "host": "127.0.0.1", "port": port, "thread_pool": 4, "queue_size": 5, "max_body": 4096,
+        "functions": sorted(FUNCTIONS),
+    }  # fmt: skip
+    patch = pytest.MonkeyPatch()
+    served = Api(port)
+
+    patch.setattr(door.app.salt.auth, "Resolver", Resolver)
+    patch.setattr(door.app.salt.netapi, "NetapiClient", Client)
+    patch.setattr(door.salt.loader, "auth", lambda _: {"hypervisor.seal": lambda _user, password: f"sealed:{password}"})
+    patch.setattr(door.app.LowDataAdapter, "_cp_config", {**door.app.LowDataAdapter._cp_config})
+    patch.setattr(door, "__opts__", {"hypervisor_api": settings, "external_auth": {}}, raising=False)
+    thread = threading.Thread(target=door.start, daemon=True)
+    # Signals are the main thread's.
+    patch.setattr(cherrypy.engine.signals, "subscribe", lambda: None)
+    thread.start()
+    portend.occupied("127.0.0.1", port, timeout=20)
+    deadline = time.monotonic() + 20
+    while cherrypy.engine.state != cherrypy.engine.states.STARTED and time.monotonic() < deadline:
+        time.sleep(0.05)
+    yield served
+    cherrypy.engine.exit()
+    thread.join(20)
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def token(api):
+    status, headers, body = api.post("/login", {"username": "alice", "password": "good"})
+    assert status == 200, body
+    assert "Set-Cookie" not in headers
+    return json.loads(body)["return"][0]["token"]
+
+
+def test_run_passes_one_form_on_with_the_token(api, token):
+    status, headers, body = api.post("/run", GOOD, X_Auth_Token=token)
+    assert (status, json.loads(body)) == (200, {"return": [{"hv1": True}]})
+    assert SEEN[-1] == {**door.judged(GOOD, FUNCTIONS), "token": "abc123"}
+    assert not {name for name in headers if name.lower().startswith("access-control") or name == "Set-Cookie"}
+
+
+def test_refusals_by_status(api, token):
+    seen = len(SEEN)
+    assert api.post("/login", {"username": "alice", "password": "bad"})[0] == 401
+    assert api.post("/login", {"username": "alice", "password": "good", "eauth": "pam"})[0] == 400
+    assert api.post("/login", b'{"username": "alice", "password": "\\ud800"}')[0] in {400, 401}
+    assert api.post("/run", GOOD)[0] == 401
+    assert api.post("/run", GOOD, X_Auth_Token="0" * 40)[0] == 401
+    assert api.post("/run", {**GOOD, "fun": "cmd.run"}, X_Auth_Token=token)[0] == 400
+    assert api.post("/run", b"{", X_Auth_Token=token)[0] == 400
+    assert api.post("/run", b" " * 5000, X_Auth_Token=token)[0] == 413
+    assert len(SEEN) == seen
+    assert api.post("/run", {**GOOD, "tgt": "hv2"}, X_Auth_Token=token)[0] == 403
+
+
+def test_a_cookie_and_a_form_are_worth_nothing(api, token):
+    """A foreign page can send both, and neither reads X-Auth-Token nor may set it."""
+    seen = len(SEEN)
+    assert api.post("/run", GOOD, Cookie=f"session_id={token}")[0] == 401
+    form = b"client=local&tgt=hv1&fun=hypervisor.guests"
+    for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data", ""):
+        assert api.post("/run", form, X_Auth_Token=token, Content_Type=kind)[0] == 415
+        assert api.post("/login", form, Content_Type=kind)[0] == 415
+    assert len(SEEN) == seen
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/events", "/ws", "/hook", "/keys", "/jobs", "/minions", "/stats", "/token", "/app", "/run/x"]
+)
+def test_there_is_nothing_else(api, token, path):
+    assert api.post(path, GOOD, X_Auth_Token=token)[0] == 404
+
+
+def test_an_end_of_the_login(api, monkeypatch):
+    token = json.loads(api.post("/login", {"username": "alice", "password": "good"})[2])["return"][0]["token"]
+    ended: list[str] = []
+    load = type("Load", (), {"rm_token": lambda self, token: ended.append(token)})
+    monkeypatch.setattr(door.app.salt.auth, "LoadAuth", lambda _: load())
+    assert api.post("/logout", {}, X_Auth_Token=token)[0] == 200
+    assert api.post("/run", GOOD, X_Auth_Token=token)[0] == 401
+    assert ended == ["abc123"]
