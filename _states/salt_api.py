@@ -300,6 +300,44 @@ def _run(name: str, port: int, *, changed: bool) -> dict[str, Any]:
     return _carry_out(ret, changes, changes.get("restart", []))
 
 
+def absent(name: str) -> dict[str, Any]:
+    """Make sure that nobody may log in any more; where nobody ever could, nothing is done.
+
+    Args:
+        name: Path of the master's drop-in.
+
+    Returns a state result.
+    """
+    ret = _result(name)
+    files = [path for path in (name, _HASHES) if Path(path).exists()]
+    if not files:
+        return ret | {"comment": "Nobody may log in at this master."}
+    changes = {"removed": files, "stopped": _SERVICES[1], "restart": [_SERVICES[0]]}
+    if __opts__["test"]:
+        return ret | {"result": None, "changes": changes, "comment": "Would end all logins."}
+    # Before its files go, so that an interrupted run is made good by the next.
+    calls = [["systemctl", "disable", "--now", "--quiet", _SERVICES[1]], _restart(os.getpid(), [_SERVICES[0]])]
+    if why := _failed(calls):
+        return ret | {"result": False, "comment": why}
+    try:
+        for path in files:
+            Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        return ret | {"result": False, "comment": f"{error}."}
+    comment = f"Nobody may log in any more; {_SERVICES[0]} restarts {_GRACE} s after this run has ended."
+    return ret | {"changes": changes, "comment": comment}
+
+
+def _failed(calls: Iterable[list[str]]) -> str:
+    """Run commands one after the other; return what the first that fails says, or nothing."""
+    for argv in calls:
+        done = __salt__["cmd.run_all"](argv, python_shell=False, timeout=90, ignore_retcode=True)
+        if done["retcode"] != 0:
+            said = (done["stderr"] or done["stdout"]).strip()
+            return f"{' '.join(argv[:2])} failed: {said}."
+    return ""
+
+
 def _carry_out(ret: dict[str, Any], changes: dict[str, Any], stale: list[str]) -> dict[str, Any]:
     """Enable salt-api, and let systemd restart what is stale when this process has ended."""
     calls: list[list[str]] = []
@@ -307,11 +345,8 @@ def _carry_out(ret: dict[str, Any], changes: dict[str, Any], stale: list[str]) -
         calls.append(["systemctl", "enable", "--quiet", _SERVICES[1]])
     if stale:
         calls += [["systemctl", "daemon-reload"], _restart(os.getpid(), stale)]
-    for argv in calls:
-        done = __salt__["cmd.run_all"](argv, python_shell=False, timeout=90, ignore_retcode=True)
-        if done["retcode"] != 0:
-            said = (done["stderr"] or done["stdout"]).strip()
-            return ret | {"result": False, "comment": f"{' '.join(argv[:2])} failed: {said}."}
+    if why := _failed(calls):
+        return ret | {"result": False, "comment": why}
     when = f"{' and '.join(stale)} restart {_GRACE} s after this run has ended." if stale else "salt-api is enabled."
     return ret | {"changes": changes, "comment": when}
 

@@ -1,6 +1,6 @@
 # Operators on the master: salt-api on loopback, who may log in, and which function each may call on which host.
 #
-# The wrong pillar is refused here, before anything changes. No user and no group means that nothing is done.
+# The wrong pillar is refused here, before anything changes. No user and no group means that nothing is opened.
 {% set saltapi = salt['formula.config']('saltapi') %}
 
 {% if saltapi.users or saltapi.groups %}
@@ -19,4 +19,8 @@ saltapi_durable:
       - /etc
       - /usr
     - order: last
+{% else %}
+include:
+  # what was set up for the last user is taken away
+  - saltapi.absent
 {% endif %}

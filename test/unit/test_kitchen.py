@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "kitchen.yml"
 DATA = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 KITCHEN = kitchen.load(FILE)
+# Suites of the master; all others are for hypervisors.
+CONTROLLER = {"saltapi"}
 TARGETS = {
     name: kitchen.Target(
         host=name,
@@ -106,8 +108,9 @@ class TestSuite:
         for state in suite.states:
             assert (ROOT / state.replace(".", "/") / "init.sls").is_file()
 
-    def test_the_lab_host_is_a_hypervisor(self, suite):
-        assert "hypervisor" in KITCHEN.hosts[suite.host].roles
+    def test_the_lab_host_has_the_role_that_its_states_are_for(self, suite):
+        role = "controller" if suite.name in CONTROLLER else "hypervisor"
+        assert KITCHEN.hosts[suite.host].roles == (role,)
 
 
 def test_every_integration_folder_with_a_pillar_is_a_suite():

@@ -194,6 +194,29 @@ def test_a_restart_that_systemd_refuses_is_a_failure(master, monkeypatch):
     assert "no bus" in ret["comment"]
 
 
+def test_the_last_user_gone_nobody_may_log_in(master, tmp_path, monkeypatch):
+    drop_in, hashes = tmp_path / "api.conf", tmp_path / "users"
+    monkeypatch.setattr(salt_api, "_HASHES", str(hashes))
+    ret = salt_api.absent(str(drop_in))
+    assert (ret["result"], ret["changes"], master.calls) == (True, {}, [])
+    written(tmp_path)
+    salt_api.users(str(hashes), {"alice": "$6$one"})
+    master.opts["test"] = True
+    predicted = salt_api.absent(str(drop_in))
+    assert predicted["result"] is None
+    assert drop_in.exists()
+    assert master.calls == []
+    master.opts["test"] = False
+    ret = salt_api.absent(str(drop_in))
+    assert (ret["result"], ret["changes"]) == (True, predicted["changes"])
+    assert not drop_in.exists()
+    assert not hashes.exists()
+    stop, restart = master.calls
+    assert stop == ["systemctl", "disable", "--now", "--quiet", "salt-api.service"]
+    assert restart[-3:] == ["systemctl", "restart", "salt-master.service"]
+    assert salt_api.absent(str(drop_in))["changes"] == {}
+
+
 def test_a_package_is_installed_where_there_is_no_unit(master, monkeypatch):
     assert salt_api.installed("packages", "salt-api")["changes"] == {}
     master.loaded = "not-found"
