@@ -32,7 +32,10 @@ _READS = (
     "/usr/lib/hypervisor-formula/master/auth/hypervisor.py",
     "/usr/lib/hypervisor-formula/master/netapi/hypervisor_api.py",
 )
-_READS_OF_API = ("/etc/systemd/system/salt-api.service.d/hypervisor.conf",)
+_READS_OF_API = (
+    "/usr/lib/hypervisor-formula/master/hypervisor_audit.py",
+    "/etc/systemd/system/salt-api.service.d/hypervisor.conf",
+)
 _RESTART_UNIT = "hypervisor-formula-salt-restart.service"
 _GRACE = 3  # seconds from the end of a run to the restart, for its result to reach the master
 _LONGEST_RUN = 7200  # seconds that a restart waits for the end of the run

@@ -83,6 +83,8 @@ def master(
             "backends": list(settings["backends"]),
             "hashes": hashes,
             "pam_service": settings["pam"]["service"],
+            "reads": list(settings["reads"]),
+            "audit": settings["audit"],
         },
     }
     found.update({f"auth.ldap.{key}": value for key, value in settings["ldap"].items()})

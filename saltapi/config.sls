@@ -8,11 +8,11 @@
 include:
   - saltapi.packages
 
-{% for part in ['auth', 'netapi'] %}
+{% for part, file in {'auth': 'auth/hypervisor.py', 'netapi': 'netapi/hypervisor_api.py', 'audit': 'hypervisor_audit.py'}.items() %}
 saltapi_code_{{ part }}:
   file.managed:
-    - name: {{ code }}/{{ part }}/{{ 'hypervisor' if part == 'auth' else 'hypervisor_api' }}.py
-    - source: salt://saltapi/files{{ code }}/{{ part }}/{{ 'hypervisor' if part == 'auth' else 'hypervisor_api' }}.py
+    - name: {{ code }}/{{ file }}
+    - source: salt://saltapi/files{{ code }}/{{ file }}
     - user: root
     - group: root
     - mode: '0644'
@@ -51,7 +51,7 @@ saltapi_master:
     - groups: {{ groups | json }}
     - roles: {{ saltapi.roles | json }}
     - settings:
-{% for key in ['backends', 'pam', 'ldap', 'port', 'threads', 'queue', 'max_body', 'token_expire'] %}
+{% for key in ['backends', 'pam', 'ldap', 'port', 'threads', 'queue', 'max_body', 'token_expire', 'reads', 'audit'] %}
         {{ key }}: {{ saltapi[key] | json }}
 {% endfor %}
     - code: {{ code }}
@@ -59,6 +59,7 @@ saltapi_master:
       - salt_api: saltapi_users
       - file: saltapi_code_auth
       - file: saltapi_code_netapi
+      - file: saltapi_code_audit
 
 saltapi_sandbox:
   file.managed:

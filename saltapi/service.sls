@@ -14,4 +14,5 @@ saltapi_service:
       - salt_api: saltapi_users
       - file: saltapi_code_auth
       - file: saltapi_code_netapi
+      - file: saltapi_code_audit
       - file: saltapi_sandbox

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, NamedTuple
 
 PASSWORDS = {"vera": "look-7hK2", "otto": "work-4pQ9", "anna": "rule-9sV3", "noone": "look-7hK2"}
 PORT = 8000
+TRAIL = "/var/log/salt/hypervisor-audit.log"
 # Runs on the host. Requests arrive as JSON: path, body (text) and headers.
 CLIENT = """
 import http.client, json, sys
@@ -71,7 +73,23 @@ class Api:
             self.tokens[user] = answer.value["token"]
         return self.tokens[user]
 
-    def run(self, user: str, function: str, host: str, *args: Any, client: str = "local", **kwargs: Any) -> Answer:
-        """Call one function as a user."""
-        body = {"client": client, "tgt": host, "fun": function, "arg": list(args), "kwarg": kwargs}
+    def run(self, user: str, function: str, host: str, *args: Any, **kwargs: Any) -> Answer:
+        """Start one function as a user; it is a job."""
+        body = {"client": "local_async", "tgt": host, "fun": function, "arg": list(args), "kwarg": kwargs}
         return self.ask(request("/run", body, self.token(user)))[0]
+
+    def trail(self) -> list[dict[str, Any]]:
+        """Return what is written down of who did what."""
+        return [json.loads(line) for line in self.host.file(TRAIL).content_string.splitlines()]
+
+    def outcome(self, answer: Answer) -> dict[str, Any]:
+        """Wait for the one outcome of a job that one host was asked for."""
+        assert answer.status == 200, answer
+        deadline = time.monotonic() + 90
+        while True:
+            found = [row for row in self.trail() if row["event"] == "outcome" and row["job"] == answer.value["jid"]]
+            if found:
+                (row,) = found
+                return row
+            assert time.monotonic() < deadline, f"no outcome of {answer.value['jid']}"
+            time.sleep(0.5)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import stat
 import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cherrypy
@@ -16,6 +19,7 @@ import pytest
 
 door = master_code.load("netapi", "hypervisor_api")
 FUNCTIONS = frozenset({"hypervisor.guests", "hypervisor.start"})
+READS = frozenset({"hypervisor.guests"})
 GOOD: dict[str, Any] = {"client": "local_async", "tgt": "hv1", "fun": "hypervisor.start", "arg": ["web"]}
 
 
@@ -24,10 +28,15 @@ def test_a_good_request_has_one_form():
         "client": "local_async", "tgt": ["hv1"], "tgt_type": "list", "fun": "hypervisor.start", "arg": ["web"],
         "kwarg": {},
     }  # fmt: skip
-    assert door.judged(GOOD, FUNCTIONS) == wanted
-    assert door.judged([GOOD], FUNCTIONS) == wanted
+    assert door.judged(GOOD, FUNCTIONS, READS) == wanted
+    assert door.judged([GOOD], FUNCTIONS, READS) == wanted
     many = {**GOOD, "tgt": ["hv1", "hv2.example.org"], "kwarg": {"name": "a=b"}, "arg": [1, True, None, 1.5]}
-    assert door.judged(many, FUNCTIONS) == {**wanted, "tgt": many["tgt"], "kwarg": many["kwarg"], "arg": many["arg"]}
+    assert door.judged(many, FUNCTIONS, READS) == {
+        **wanted,
+        "tgt": many["tgt"],
+        "kwarg": many["kwarg"],
+        "arg": many["arg"],
+    }
 
 
 HOSTILE: dict[str, Any] = {
@@ -35,6 +44,7 @@ HOSTILE: dict[str, Any] = {
     "nothing": None,
     "two at once": [GOOD, GOOD],
     "none": [],
+    "waiting for what changes something": {**GOOD, "client": "local"},
     "another client": {**GOOD, "client": "runner"},
     "wheel": {**GOOD, "client": "wheel"},
     "ssh": {**GOOD, "client": "ssh"},
@@ -79,7 +89,7 @@ HOSTILE: dict[str, Any] = {
 @pytest.mark.parametrize("request_", HOSTILE.values(), ids=list(HOSTILE))
 def test_what_salt_would_take_and_nobody_may_send(request_):
     with pytest.raises(door.RefusedError) as caught:
-        door.judged(request_, FUNCTIONS)
+        door.judged(request_, FUNCTIONS, READS)
     # Nothing of the request comes back.
     assert "web" not in str(caught.value)
     assert "__pub" not in str(caught.value)
@@ -101,10 +111,14 @@ def test_a_login_is_name_and_password_alone():
 
 
 class Api:
-    """What answers on a port of loopback."""
+    """What answers on a port of loopback, and what it writes down."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, trail: Path) -> None:
         self.port = port
+        self.trail = trail
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.trail.read_text().splitlines()]
 
     def post(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, str], str]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -149,25 +163,39 @@ class Client:
         SEEN.append(chunk)
         if chunk["tgt"] == ["hv2"]:
             raise door.salt.exceptions.AuthorizationError("no")
+        if chunk["client"] == "local_async":
+            return {"jid": "20260101000000000000", "minions": chunk["tgt"]}
         return {"hv1": True}
 
 
+# What hosts have answered, by job.
+ANSWERS: dict[str, dict[str, Any]] = {}
+
+
 @pytest.fixture(scope="module")
-def api():
+def api(tmp_path_factory):
     """The door with a Salt that accepts alice and notes what reaches it."""
     port = portend.find_available_local_port()
     settings = {
         "host": "127.0.0.1", "port": port, "thread_pool": 4, "queue_size": 5, "max_body": 4096,
-        "functions": sorted(FUNCTIONS),
+        "functions": sorted(FUNCTIONS), "reads": sorted(READS),
+        "audit": str(tmp_path_factory.mktemp("log") / "audit.log"),
     }  # fmt: skip
     patch = pytest.MonkeyPatch()
-    served = Api(port)
+    served = Api(port, Path(str(settings["audit"])))
+    local = SimpleNamespace(returners={"local_cache.get_jid": lambda job: ANSWERS.get(job, {})})
+    patch.setattr(door.salt.client, "LocalClient", lambda mopts: local)
 
     patch.setattr(door.app.salt.auth, "Resolver", Resolver)
     patch.setattr(door.app.salt.netapi, "NetapiClient", Client)
     patch.setattr(door.salt.loader, "auth", lambda _: {"hypervisor.seal": lambda _user, password: f"sealed:{password}"})
     patch.setattr(door.app.LowDataAdapter, "_cp_config", {**door.app.LowDataAdapter._cp_config})
-    patch.setattr(door, "__opts__", {"hypervisor_api": settings, "external_auth": {}}, raising=False)
+    patch.setattr(
+        door,
+        "__opts__",
+        {"hypervisor_api": settings, "external_auth": {"hypervisor": {"alice": []}}, "master_job_cache": "local_cache"},
+        raising=False,
+    )
     thread = threading.Thread(target=door.start, daemon=True)
     # Signals are the main thread's.
     patch.setattr(cherrypy.engine.signals, "subscribe", lambda: None)
@@ -192,8 +220,8 @@ def token(api):
 
 def test_run_passes_one_form_on_with_the_token(api, token):
     status, headers, body = api.post("/run", GOOD, X_Auth_Token=token)
-    assert (status, json.loads(body)) == (200, {"return": [{"hv1": True}]})
-    assert SEEN[-1] == {**door.judged(GOOD, FUNCTIONS), "token": "abc123"}
+    assert (status, json.loads(body)) == (200, {"return": [{"jid": "20260101000000000000", "minions": ["hv1"]}]})
+    assert SEEN[-1] == {**door.judged(GOOD, FUNCTIONS, READS), "token": "abc123"}
     assert not {name for name in headers if name.lower().startswith("access-control") or name == "Set-Cookie"}
 
 
@@ -237,3 +265,57 @@ def test_an_end_of_the_login(api, monkeypatch):
     assert api.post("/logout", {}, X_Auth_Token=token)[0] == 200
     assert api.post("/run", GOOD, X_Auth_Token=token)[0] == 401
     assert ended == ["abc123"]
+
+
+def test_a_verb_is_written_down_with_its_outcome_and_a_look_is_not(api, token):
+    before = len(api.lines())
+    assert api.post("/run", {"client": "local", "tgt": "hv1", "fun": "hypervisor.guests"}, X_Auth_Token=token)[0] == 200
+    assert len(api.lines()) == before
+    assert api.post("/run", {**GOOD, "kwarg": {"user_data": "hidden", "test": True}}, X_Auth_Token=token)[0] == 200
+    request, started = api.lines()[before:]
+    assert (request["event"], request["user"], request["function"]) == ("request", "alice", "hypervisor.start")
+    assert (request["guest"], request["hosts"], request["arguments"]) == ("web", ["hv1"], {"test": True})
+    assert request["left_out"] == ["user_data"]
+    assert (started["event"], started["id"], started["job"]) == ("started", request["id"], "20260101000000000000")
+    ANSWERS["20260101000000000000"] = {
+        "hv1": {"return": {"state": "running"}, "retcode": 0, "success": True},
+        # A host that was not asked.
+        "hv9": {"return": True, "retcode": 0, "success": True},
+    }
+    deadline = time.monotonic() + 20
+    while not [one for one in api.lines() if one["event"] == "outcome" and one["id"] == request["id"]]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (outcome,) = [one for one in api.lines() if one["event"] == "outcome" and one["id"] == request["id"]]
+    assert (outcome["host"], outcome["ok"], outcome["state"]) == ("hv1", True, "running")
+    assert "hidden" not in api.trail.read_text()
+    assert stat.S_IMODE(api.trail.stat().st_mode) == 0o600
+
+
+def test_refusals_and_logins_are_written_down_without_what_was_typed(api, token):
+    before = len(api.lines())
+    api.post("/run", {**GOOD, "fun": "cmd.run", "arg": ["secret command"]}, X_Auth_Token=token)
+    api.post("/run", {**GOOD, "tgt": "hv2"}, X_Auth_Token=token)
+    api.post("/login", {"username": "alice", "password": "typed wrong"})
+    api.post("/login", {"username": "apasswordasname", "password": "x"})
+    lines = api.lines()[before:]
+    assert [(one["event"], one["user"]) for one in lines] == [
+        ("refused", "alice"), ("request", "alice"), ("refused", "alice"), ("login refused", "alice"),
+        ("login refused", None),
+    ]  # fmt: skip
+    assert lines[2]["id"] == lines[1]["id"]
+    text = api.trail.read_text()
+    assert not [word for word in ("secret command", "typed wrong", "apasswordasname") if word in text]
+
+
+def test_what_cannot_be_written_down_is_not_done(api, token):
+    seen = len(SEEN)
+    away = api.trail.with_suffix(".away")
+    api.trail.rename(away)
+    api.trail.mkdir()
+    try:
+        assert api.post("/run", GOOD, X_Auth_Token=token)[0] == 503
+    finally:
+        api.trail.rmdir()
+        away.rename(api.trail)
+    assert len(SEEN) == seen

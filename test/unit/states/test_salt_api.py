@@ -19,7 +19,7 @@ from _utils import own_files, saltapi_plan
 ME = pwd.getpwuid(os.geteuid()).pw_name
 SETTINGS = {
     "backends": ["file"], "pam": {"service": "login"}, "ldap": {"bindpw": "hidden"}, "port": 8000, "threads": 20,
-    "queue": 30, "max_body": 65536, "token_expire": 600,
+    "queue": 30, "max_body": 65536, "token_expire": 600, "reads": [], "audit": "/var/log/salt/x",
 }  # fmt: skip
 ARGUMENTS: dict[str, Any] = {
     "users": {"alice": {"viewer": ["hv1"]}}, "groups": {}, "roles": {"viewer": ["hypervisor.guests"]},

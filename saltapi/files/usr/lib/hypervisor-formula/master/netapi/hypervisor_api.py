@@ -11,17 +11,28 @@ Salt itself decides by user, function and host (``external_auth``). What it woul
 from __future__ import annotations
 
 import json
+import logging
 import re
+import sys
+import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import cherrypy
+import salt.client
 import salt.exceptions
 import salt.loader
 from salt.netapi.rest_cherrypy import app
 
+# Salt's loader knows this file and none beside it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import hypervisor_audit
+
 __opts__: dict[str, Any]
 __virtualname__ = "hypervisor_api"
+
+log = logging.getLogger(__name__)
 
 _CLIENTS = frozenset({"local", "local_async"})
 _KEYS = frozenset({"client", "tgt", "fun", "arg", "kwarg"})
@@ -43,12 +54,13 @@ class RefusedError(ValueError):
     """A request that Salt never sees."""
 
 
-def judged(request: Any, functions: frozenset[str]) -> dict[str, Any]:
+def judged(request: Any, functions: frozenset[str], reads: frozenset[str]) -> dict[str, Any]:
     """Returns a request in the one form that is passed on.
 
     Args:
         request: what came as JSON.
         functions: what may be called by anybody at all.
+        reads: those of them that only look, and may be waited for.
 
     Returns:
         ``client``, ``tgt`` (a list of minion ids), ``tgt_type``, ``fun``, ``arg`` and ``kwarg``.
@@ -67,6 +79,8 @@ def judged(request: Any, functions: frozenset[str]) -> dict[str, Any]:
     function = request.get("fun")
     if not isinstance(function, str) or function not in functions:
         raise RefusedError("fun must be one function that operators are given")
+    if request["client"] == "local" and function not in reads:
+        raise RefusedError("what changes something is a job: client must be local_async")
     return {
         "client": request["client"],
         "tgt": _targets(request.get("tgt")),
@@ -163,29 +177,73 @@ class _Handler(app.LowDataAdapter):  # type: ignore[misc]
         return getattr(cherrypy.request, "lowstate", None)
 
 
+def _note(trail: hypervisor_audit.Trail, event: str, **fields: Any) -> None:
+    """Writes a line of the trail that nothing waits for."""
+    try:
+        trail.write(event, **fields)
+    except OSError as error:
+        log.error("%s could not be written down: %s", event, error)
+
+
 class Run(_Handler):
     """Calls one function on hosts, as who logged in."""
 
     _cp_config: Mapping[str, Any] = {**app.LowDataAdapter._cp_config, "tools.salt_auth.on": True}
 
+    def __init__(self, trail: hypervisor_audit.Trail) -> None:
+        super().__init__()
+        self.trail = trail
+
     def POST(self, **_: Any) -> dict[str, Any]:  # noqa: N802 - CherryPy calls it by the method
-        """Judges the request and passes it on."""
+        """Judges the request, passes it on and writes down what changes something."""
         settings = self.opts[__virtualname__]
+        reads = frozenset(settings["reads"])
+        user, token = cherrypy.session.get("user"), cherrypy.session.get("token")
         try:
-            chunk = judged(self._lowstate(), frozenset(settings["functions"]))
+            chunk = judged(self._lowstate(), frozenset(settings["functions"]), reads)
         except RefusedError as error:
+            _note(self.trail, "refused", user=user, why=str(error))
             raise cherrypy.HTTPError(400, str(error)) from None
+        number = "" if chunk["fun"] in reads else self._request(user, chunk)
         cherrypy.request.lowstate = [chunk]
         try:
-            return {"return": list(self.exec_lowstate(token=cherrypy.session.get("token")))}
+            answer = list(self.exec_lowstate(token=token))
         except salt.exceptions.AuthorizationError:
-            raise cherrypy.HTTPError(403, "your roles do not allow this function on these hosts") from None
+            why = "no role allows this function on these hosts"
+            asked = {"id": number} if number else {"function": chunk["fun"], "hosts": chunk["tgt"]}
+            _note(self.trail, "refused", user=user, why=why, **asked)
+            raise cherrypy.HTTPError(403, why) from None
+        if number:
+            self._started(number, answer)
+        return {"return": answer}
+
+    def _request(self, user: str, chunk: Mapping[str, Any]) -> str:
+        """Writes a request down, without which it is not passed on."""
+        try:
+            return self.trail.request(user, chunk)
+        except OSError:
+            raise cherrypy.HTTPError(503, "the request could not be written down, so nothing was done") from None
+
+    def _started(self, number: str, answer: list[Any]) -> None:
+        """Writes down the job that a request became, or that no host was there."""
+        job = answer[0] if answer and isinstance(answer[0], Mapping) else {}
+        if job.get("jid"):
+            try:
+                self.trail.started(number, str(job["jid"]), list(job["minions"]))
+            except OSError as error:
+                log.error("the job %s could not be written down: %s", job["jid"], error)
+        else:
+            _note(self.trail, "refused", id=number, why="none of the hosts is there")
 
 
 class Login(app.Login):  # type: ignore[misc]
     """Takes a name and a password for a token."""
 
     GET = None
+
+    def __init__(self, trail: hypervisor_audit.Trail) -> None:
+        super().__init__()
+        self.trail = trail
 
     def POST(self, **_: Any) -> dict[str, Any]:  # noqa: N802 - CherryPy calls it by the method
         """Seals the password, which makes it good at the master, and lets Salt judge it."""
@@ -199,7 +257,15 @@ class Login(app.Login):  # type: ignore[misc]
         except UnicodeEncodeError:
             raise cherrypy.HTTPError(400, "username and password are texts") from None
         cherrypy.request.lowstate = [{"username": username, "password": sealed, "eauth": "hypervisor"}]
-        answer: dict[str, Any] = super().POST()
+        # Somebody may have typed a password where the name belongs: only names that are known are kept.
+        known = username in self.opts["external_auth"]["hypervisor"]
+        try:
+            answer: dict[str, Any] = super().POST()
+        except cherrypy.HTTPError:
+            _note(self.trail, "login refused", user=username if known else None)
+            raise
+        cherrypy.session["user"] = username
+        _note(self.trail, "login", user=username)
         return answer
 
 
@@ -210,8 +276,8 @@ class Logout(app.Logout):  # type: ignore[misc]
 class Root:
     """The paths that there are; all else is 404."""
 
-    def __init__(self) -> None:
-        self.login, self.logout, self.run = Login(), Logout(), Run()
+    def __init__(self, trail: hypervisor_audit.Trail) -> None:
+        self.login, self.logout, self.run = Login(trail), Logout(), Run(trail)
 
 
 def configuration(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,4 +319,8 @@ def start() -> None:
     cherrypy.config["apiopts"] = dict(settings)
     conf = configuration(settings)
     cherrypy.config.update(conf["global"])
-    cherrypy.quickstart(Root(), "/", conf)
+    trail, stop = hypervisor_audit.Trail(settings["audit"]), threading.Event()
+    returns = salt.client.LocalClient(mopts=opts).returners[f"{opts['master_job_cache']}.get_jid"]
+    threading.Thread(target=hypervisor_audit.follow, args=(trail, returns, stop), daemon=True).start()
+    cherrypy.quickstart(Root(trail), "/", conf)
+    stop.set()
