@@ -355,6 +355,19 @@ def test_dependencies_without_a_lock_are_warned_of(machine, locked):
     assert ("--require-hashes" in asked.read_text()) == locked
 
 
+def test_salt_api_comes_with_salt_and_is_not_started(machine):
+    machine.apt(0)
+    asked = machine.systemd()
+    done = machine.run("install", "--salt", "pypi")
+    assert done.returncode == 0, done.stderr
+    units = machine.root / "etc/systemd/system"
+    assert sorted(path.name for path in units.glob("salt-*")) == [
+        "salt-api.service", "salt-master.service", "salt-minion.service",
+    ]  # fmt: skip
+    assert "/usr/local/bin/salt-api\n" in (units / "salt-api.service").read_text()
+    assert not [line for line in asked.read_text().splitlines() if "salt-api" in line and "start" in line]
+
+
 @needs_openssl
 def test_new_policies_are_put_in_force_where_daemons_run(machine):
     asked = machine.systemd("salt-master", "salt-minion")
