@@ -20,7 +20,7 @@ def test_the_command_names_what_the_guest_is_made_of():
     boot = dict(part.split("=", 1) for part in option(argv, "--boot").split(","))
     assert boot["kernel"] == "/var/lib/libvirt/images/lab-guest-vmlinuz"
     assert boot["initrd"] == "/var/lib/libvirt/images/lab-guest-initramfs"
-    assert boot["kernel_args"] == "console=ttyS0"
+    assert boot["kernel_args"] == "console=ttyS0 no_timer_check"
     # The console's log is how tests see that a guest goes on and isn't restarted; a migration must not empty it.
     assert option(argv, "--serial") == "pty,log.file=/var/log/libvirt/qemu/demo-serial.log,log.append=on"
     assert "--noautoconsole" in argv

@@ -11,7 +11,7 @@ from declared import FOLDER, HOST, both, call, declare, domain, from_pillar, sil
 KERNEL = {
     "kernel": f"{FOLDER}/lab-guest-vmlinuz",
     "initrd": f"{FOLDER}/lab-guest-initramfs",
-    "cmdline": "console=ttyS0",
+    "cmdline": "console=ttyS0 no_timer_check",
 }
 GUEST: dict[str, Any] = {
     "cpu": {"current": 1, "maximum": 2},

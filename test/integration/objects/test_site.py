@@ -14,7 +14,7 @@ GUEST = {
     "boot": {
         "kernel": f"{FOLDER}/lab-guest-vmlinuz",
         "initrd": f"{FOLDER}/lab-guest-initramfs",
-        "cmdline": "console=ttyS0",
+        "cmdline": "console=ttyS0 no_timer_check",
     },
     "disks": [{"name": "system", "pool": "site-pool", "format": "qcow2", "size": 16}],
     "interfaces": [{"name": "eth0", "type": "network", "source": "site-net"}],
