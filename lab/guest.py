@@ -18,9 +18,11 @@ ARGUMENTS = "console=ttyS0 no_timer_check"
 # Depends on the newest kernel without drivers for real hardware.
 METAPACKAGE = "linux-image-cloud-amd64"
 KERNEL, INITRAMFS = "lab-guest-vmlinuz", "lab-guest-initramfs"
+# What a guest needs to write to its disk, each after what it needs itself. What the kernel has built in has no file.
+DRIVERS = ("virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
 # A new random line a boot, so that a reader of the console can tell a continued guest from a restarted one. The
 # kernel argument fill=MIB has it fill so much memory with what cannot be compressed, work=MIB rewrite so much all
-# the time: what a migration then has to send.
+# the time: what a migration then has to send. write=WORD has it write a line with that word to its first disk.
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /dev
@@ -33,19 +35,25 @@ for word in $(cat /proc/cmdline); do
   case $word in
     fill=*) fill=${word#*=} ;;
     work=*) work=${word#*=} ;;
+    write=*) write=${word#*=} ;;
   esac
 done
 mkdir /memory
 mount -t tmpfs -o size=95% memory /memory
 [ -z "$fill" ] || dd if=/dev/urandom of=/memory/fill bs=1M count="$fill" 2>/dev/null
 [ -z "$work" ] || while true; do dd if=/dev/urandom of=/memory/work bs=1M count="$work" conv=notrunc 2>/dev/null; done &
+if [ -n "$write" ]; then
+  for driver in @DRIVERS@; do [ ! -e "/drivers/$driver.ko" ] || insmod "/drivers/$driver.ko"; done
+  echo "guest wrote $write" | dd of=/dev/vda conv=fsync 2>/dev/null
+  echo "guest disk of $(cat /sys/block/vda/size) sectors"
+fi
 second=0
 while true; do
   echo "guest second $second"
   sleep 1
   second=$((second + 1))
 done
-"""
+""".replace("@DRIVERS@", " ".join(DRIVERS))
 
 
 def digest() -> str:
@@ -79,10 +87,15 @@ def build(log: Path) -> Path:
         # Unpacked, not installed: this machine's own distribution and packages don't matter.
         fetch = ["mmdebstrap", "--variant=extract", f"--include={METAPACKAGE},busybox-static"]
         fetch += ["--dpkgopt=path-exclude=/lib/modules/*"]
+        fetch += [f"--dpkgopt=path-include=/lib/modules/*/{driver}.ko" for driver in DRIVERS]
         run([*contained("--mount-proc"), *fetch, RELEASE, unpacked], timeout=300, log=log)
         tree = work / "tree"
         (tree / "bin").mkdir(parents=True)
         shutil.copy(unpacked / "bin" / "busybox", tree / "bin" / "busybox")
+        (tree / "drivers").mkdir()
+        for driver in DRIVERS:
+            for module in (unpacked / "lib/modules").rglob(f"{driver}.ko"):
+                shutil.copy(module, tree / "drivers")
         (tree / "init").write_text(INIT)
         (tree / "init").chmod(0o755)
         names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*"))) + "\n"

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from lab import guest
+from lab import bootmedia, guest
 
 
 def option(argv, name):
@@ -41,3 +41,18 @@ def test_a_guest_in_the_cache_is_not_built_again(tmp_path, monkeypatch):
     (folder / guest.INITRAMFS).touch()
     monkeypatch.setattr(guest, "run", lambda *_, **__: pytest.fail("something was run"))
     assert guest.build(tmp_path / "log") == folder
+
+
+def test_media_in_the_cache_are_not_built_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(bootmedia, "CACHE", tmp_path)
+    folder = tmp_path / f"bootmedia-{bootmedia.digest()}"
+    folder.mkdir()
+    (folder / bootmedia.CD).touch()
+    monkeypatch.setattr(bootmedia, "run", lambda *_, **__: pytest.fail("something was run"))
+    assert bootmedia.build(tmp_path / "log") == folder
+
+
+def test_media_are_built_again_with_another_guest(monkeypatch):
+    before = bootmedia.digest()
+    monkeypatch.setattr(guest, "digest", lambda: "another")
+    assert bootmedia.digest() != before

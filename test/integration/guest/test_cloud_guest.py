@@ -186,6 +186,19 @@ def test_no_secret_is_in_a_job_or_a_log(up):
     assert up.lab.run(up.lab.hosts.controller, ["sh", "-c", jobs]).stdout != ""
 
 
+def test_the_guest_sees_more_processors_and_memory_at_once(up):
+    before = int(up.ask("grains.get", "mem_total"))
+    more = {**up.guest, "cpu": {"current": 2, "maximum": 2}, "mem": {"current": 640, "maximum": 640}}
+    up.assign(networks={"cg-net": NETWORK}, guests={NAME: more})
+    changes = predicted_and_done(up.lab, *SLS)
+    assert {key: set(change) for key, change in changes.items()} == {f"libvirt_guest_{NAME}": {"cpu", "mem"}}
+    seen = up.ask("cmd.run", "cat /sys/devices/system/cpu/present; grep MemTotal /proc/meminfo")
+    assert seen.splitlines()[0] == "0-1"
+    assert int(seen.split()[-2]) // 1024 > before + 100
+    rows = call(up.lab, *SLS)
+    assert {key: row["changes"] for key, row in rows.items() if row["changes"] or row["result"] is not True} == {}
+
+
 def test_the_guest_goes_and_its_image_and_key_stay(up):
     gone = {"ensure": "absent", "delete_disks": True, "stop_timeout": 240}
     up.assign(networks={"cg-net": NETWORK}, guests={NAME: gone})
