@@ -44,8 +44,8 @@ def ended_well(argv, folder, environment):
 
 def test_verifier_commands(lab):
     reached = targets(lab)
-    suites = [suite for suite in lab.kitchen.suites.values() if suite.works_on(reached[suite.host].kind)]
-    assert {"kvm", "libvirt"} <= {suite.name for suite in suites}
+    # What the lab's own pillar brings about; the other suites have tests that give their hosts the suite's pillar.
+    suites = [lab.kitchen.suites[name] for name in ("kvm", "libvirt")]
     for suite in suites:
         environment = kitchen.verifier_environment(suite, lab.state["platform"], reached[suite.host])
         ended_well(suite.verifier_argv, CHECKOUT, environment)

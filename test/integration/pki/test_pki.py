@@ -1,6 +1,7 @@
 """Port 16514 lets in a hypervisor's own certificate and no other; the CA signs for nobody in another's name."""
 
 import json
+import re
 
 import pytest
 from support import changed, digest, end_guest, start_guest, state_of
@@ -157,7 +158,8 @@ def test_a_request_can_decide_nothing(lab):
         nameConstraints="permitted;DNS:.com",
     )  # fmt: skip
     text = certificate(lab, answer)
-    assert "Subject: CN = hv2\n" in text
+    # Newer versions of openssl print no spaces.
+    assert re.search(r"Subject: CN ?= ?hv2\n", text)
     assert "DNS:hv2" in text
     assert "hv1" not in text
     assert "CA:FALSE" in text

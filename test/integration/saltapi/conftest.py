@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def prepared(request):
 def api(request, kitchen_config):
     """salt-api of the host that proves the suite."""
     if kitchen_config is not None:
-        return answers(testinfra.get_host("ssh://kitchen", ssh_config=str(kitchen_config), sudo=True))
+        sudo = os.environ.get("KITCHEN_USERNAME", "root") != "root"
+        return answers(testinfra.get_host("ssh://kitchen", ssh_config=str(kitchen_config), sudo=sudo))
     request.getfixturevalue("prepared")
     running = request.getfixturevalue("lab")
     name = running.hosts.controller
