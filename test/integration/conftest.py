@@ -24,6 +24,7 @@ KEEP = os.environ.get("LAB_KEEP") == "1"
 
 def made(name, capsys, **options):
     """Yield a lab that is up without a highstate, and remove it afterwards."""
+    assert "KITCHEN_HOSTNAME" not in os.environ, "Test Kitchen has one host: this test must be left out there"
     lab = Lab(name, Progress())
     try:
         with capsys.disabled():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from saltapi_client import TRAIL, request
@@ -10,17 +11,11 @@ from support import end_guest, start_guest, state_of
 
 from lab import salt
 
+pytestmark = pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="needs a hypervisor besides the master")
 VERBS = ("start", "shutdown", "reboot", "power_off", "suspend", "resume", "migrate", "resize", "create", "delete")
 WHO = {"vera": 0, "otto": 7, "anna": 10}
 SECRET = "hidden-4711"
 NAME = "deaf"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lab_alone(kitchen_config):
-    """These need the lab's hypervisors."""
-    if kitchen_config is not None:
-        pytest.skip("needs a hypervisor")
 
 
 def since(api, before):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import yaml
 from saltapi_client import Api, request
@@ -10,18 +12,12 @@ from support import end_guest, start_guest, state_of
 from lab import salt
 from lab.state import CHECKOUT
 
+pytestmark = pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="needs two hypervisors besides the master")
 ROLES = yaml.safe_load((CHECKOUT / "saltapi/defaults.yaml").read_text())["roles"]
 EXPOSED = sorted({function for functions in ROLES.values() for function in functions})
 WHO = {"vera": "viewer", "otto": "operator", "anna": "admin", "noone": None}
 NAME = "matrix"
 PRIVATE = "private-77"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lab_alone(kitchen_config):
-    """These need the lab's hypervisors."""
-    if kitchen_config is not None:
-        pytest.skip("needs two hypervisors")
 
 
 def test_a_highstate_does_what_it_predicts_and_the_second_nothing(prepared):
