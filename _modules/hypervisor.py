@@ -23,6 +23,10 @@ __context__: dict[Any, Any]
 
 # What the utilities need of one another: the loader gives them no __utils__ of their own.
 _SIBLINGS = (
+    "cluster_status.facts",
+    "cluster_tools.active",
+    "cluster_tools.monitor",
+    "cluster_tools.quorum",
     "guest_declared.disks",
     "guest_declared.seed_disk",
     "guest_storage.chain",
@@ -104,12 +108,26 @@ def host_info(*args: Any, **kwargs: Any) -> dict[str, Any]:
         ``minion``, ``hostname``, ``host_uuid``, ``uptime_seconds``, ``load``, ``cpu``, ``numa``, ``memory``,
         ``hugepages``, ``domain_types`` (those that work), ``versions``, ``pools``, ``networks``, ``bridges``,
         ``guests`` (counts and sums), ``certificates`` (days left), ``reboot``, ``network_change`` (whether a change
-        of interfaces waits for its confirmation), ``migrated`` (guests that went away) and ``problems``, what could
-        not be read and why.
+        of interfaces waits for its confirmation), ``cluster`` (as :func:`cluster`), ``migrated`` (guests that went
+        away) and ``problems``, what could not be read and why.
     """
     _check("nothing_else", args, kwargs)
     with __utils__["hypervisor_virsh.session"]() as virsh:
         found: dict[str, Any] = __utils__["hypervisor_host.everything"](virsh, _utils(), __opts__["id"])
+    return found
+
+
+def cluster(*args: Any, **kwargs: Any) -> dict[str, Any] | None:
+    """Describes the cluster that this host is in, as this host sees it.
+
+    CLI example: ``salt hv1 hypervisor.cluster``; ``salt-run fleet.cluster`` asks all hosts.
+
+    Returns:
+        ``name``, ``running``, ``quorate``, ``votes``, ``votes_needed``, ``nodes``, ``fencing``, ``resources``,
+        ``failures`` (with a ``remedy`` each) and ``problems``; None for a host that is in no cluster.
+    """
+    _check("nothing_else", args, kwargs)
+    found: dict[str, Any] | None = __utils__["cluster_status.facts"](_utils())
     return found
 
 

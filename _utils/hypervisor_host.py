@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from salt.exceptions import CommandExecutionError
+
 try:
     from cryptography import x509
 
@@ -221,6 +223,17 @@ def _of_libvirt(virsh: Any, utils: Utils) -> dict[str, Any]:
     }
 
 
+def _cluster(utils: Utils, problems: list[str]) -> dict[str, Any] | None:
+    """Returns what the host says of its cluster, if it is in one; what cannot be asked is added to the problems."""
+    try:
+        found: dict[str, Any] | None = utils["cluster_status.facts"](utils)
+    except (OSError, CommandExecutionError) as error:
+        problems.append(f"cluster: {error}")
+        return None
+    problems += [f"cluster: {text}" for text in found["problems"]] if found else []
+    return found
+
+
 def everything(virsh: Any, utils: Utils, minion: str) -> dict[str, Any]:
     """Returns the whole description of a host; ``problems`` says what is missing in it and why.
 
@@ -233,6 +246,7 @@ def everything(virsh: Any, utils: Utils, minion: str) -> dict[str, Any]:
     found: dict[str, Any] = {"minion": minion, "hostname": socket.gethostname(), **times()}
     found |= {"memory": memory(), "hugepages": hugepages(), "bridges": bridges(), "reboot": reboot()}
     found["network_change"] = utils["network_tool.pending"]()
+    found["cluster"] = _cluster(utils, problems)
     found["certificates"] = certificates(dt.datetime.now(tz=dt.timezone.utc))
     problems += [
         f"certificate for {row['purpose']}: {row['problem']}" for row in found["certificates"] if row["problem"]

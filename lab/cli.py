@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         "--kind", action="append", default=[], metavar="[HOST=]KIND",
         help="container or vm, for all hosts or for one; may be repeated (default: container)",
     )  # fmt: skip
-    up.add_argument("--hosts", metavar="HOST,...", help="only these hosts of kitchen.yml (default: all)")
+    up.add_argument("--hosts", metavar="HOST,...", help="only these hosts of kitchen.yml (default: all but spare ones)")
     up.add_argument("--no-highstate", action="store_true", help="stop when every minion answers")
     up.add_argument("--no-demo", action="store_true", help="boot no demonstration guest")
 

@@ -43,12 +43,16 @@ class Platform:
 
 @dataclass(frozen=True)
 class HostSpec:
-    """A host of the lab: its short name, its pillar roles, its memory in MiB and its processors."""
+    """A host of the lab: its short name, its pillar roles, its memory in MiB and its processors.
+
+    A `spare` one is part of a lab only where it is named.
+    """
 
     name: str
     roles: tuple[str, ...]
     memory_mib: int
     cpus: int
+    spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -305,6 +309,11 @@ class _Node:
             raise self.error("must be a text that is not empty")
         return self.value
 
+    def flag(self) -> bool:
+        if not isinstance(self.value, bool):
+            raise self.error("must be true or false")
+        return self.value
+
     def number(self, least: int) -> int:
         if not isinstance(self.value, int) or isinstance(self.value, bool) or self.value < least:
             raise self.error(f"must be a whole number of at least {least}")
@@ -334,11 +343,12 @@ def _platforms(nodes: _Node, releases: _Node) -> dict[str, Platform]:
 def _host(name: str, node: _Node) -> HostSpec:
     if not _HOST_NAME.fullmatch(name):
         raise node.error("is not a host name (small letters, digits and '-', a letter first)")
-    node.only("roles", "memory", "cpus")
+    node.only("roles", "memory", "cpus", "spare")
     roles = tuple(role.text() for role in node.child("roles").elements())
     if not roles:
         raise node.child("roles").error("must name at least one role")
-    return HostSpec(name, roles, node.child("memory").number(256), node.child("cpus").number(1))
+    spare = node.child("spare").flag() if "spare" in node.mapping() else False
+    return HostSpec(name, roles, node.child("memory").number(256), node.child("cpus").number(1), spare)
 
 
 def _suites(nodes: _Node, places: _Node, hosts: Mapping[str, HostSpec]) -> dict[str, Suite]:

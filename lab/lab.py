@@ -120,7 +120,7 @@ class Lab:
             platform: a platform of ``kitchen.yml``.
             kinds: hosts that are of another kind than ``kind``.
             kind: ``container`` or ``vm``; None for what the lab has, or containers when it is made.
-            only: the hosts wanted, all when None.
+            only: the hosts wanted; when None all but the spare ones.
             highstate: run ``salt '*' state.highstate``.
             demo: boot the demonstration guest on the first hypervisor (needs ``highstate``).
             minions: make the hosts minions of the controller; without it they merely run.
@@ -155,7 +155,7 @@ class Lab:
         """Return the names of the hosts that are wanted, or say what ``kitchen.yml`` has instead."""
         if platform not in self.kitchen.platforms:
             raise LabError(f"there is no platform '{platform}'; kitchen.yml has: {', '.join(self.kitchen.platforms)}")
-        chosen = only or list(self.kitchen.hosts)
+        chosen = only or [name for name, spec in self.kitchen.hosts.items() if not spec.spare]
         for host in chosen:
             if host not in self.kitchen.hosts:
                 raise LabError(f"there is no host '{host}'; kitchen.yml has: {', '.join(self.kitchen.hosts)}")

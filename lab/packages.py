@@ -14,7 +14,9 @@ from .state import CHECKOUT
 
 # Roles that tests enable, besides those that the formulas' defaults enable. A container host has the archives
 # of both at hand. In a virtual machine all is installed beforehand, so it gets what its kernel is needed for.
-ROLES = {"container": ("storage", "monitoring"), "vm": ("storage",)}
+ROLES = {"container": ("storage", "monitoring", "crmsh"), "vm": ("storage",)}
+# Formulas that are run on container hosts alone: images of virtual machines do without their daemons.
+ON_CONTAINERS = ("cluster",)
 # Not installed by a formula: the three ways to filter packets, for the tests of libvirt's firewall.
 TESTED_WITH = ("firewalld", "iptables", "nftables")
 
@@ -48,6 +50,8 @@ def of_platform(platform: str, kind: str = "container") -> list[str]:
     """
     wanted: set[str] = set()
     for formula in formulas():
+        if kind == "vm" and formula in ON_CONTAINERS:
+            continue
         folder = CHECKOUT / formula
         merged = _yaml(folder / "defaults.yaml")
         for part in core().select(_yaml(folder / "osmap.yaml"), grains(platform)):

@@ -100,7 +100,7 @@ LIST = ("list", "--all", "--uuid")
 def utilities(*prefixes: str) -> dict[str, Callable[..., Any]]:
     """Every public function of the utilities with a prefix by its name in Salt."""
     found = {}
-    wanted = prefixes or ("hypervisor", "guest", "libvirt_tools", "network_tool")
+    wanted = prefixes or ("hypervisor", "guest", "libvirt_tools", "network_tool", "cluster_")
     for path in sorted(path for prefix in wanted for path in (ROOT / "_utils").glob(f"{prefix}*.py")):
         module = importlib.import_module(f"_utils.{path.stem}")
         found.update({f"{path.stem}.{name}": value for name, value in vars(module).items() if callable(value)})

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -234,7 +235,8 @@ def test_policies_fix_names_and_usage_and_peers_are_listed(machine):
     # What a policy doesn't name, the minion that asks could set.
     assert all(policy[name] is None for name in ("copypath", "private_key", "csr", "not_after", "nameConstraints"))
     peers = machine.yaml("etc/salt/master.d/hypervisor-pki.conf")["peer"]
-    allowed = [r"^x509\.sign_remote_certificate$", r"^host_keys\.deposit$", r"^guest_minion\.accept$"]
+    functions = ("x509.sign_remote_certificate", "host_keys.deposit", "cluster_key.deposit", "guest_minion.accept")
+    allowed = [f"^{re.escape(name)}$" for name in functions]
     assert peers == {"^hv1$": allowed, r"^hv2\.internal$": allowed}
 
 

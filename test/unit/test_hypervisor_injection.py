@@ -31,6 +31,7 @@ ALPHABET = "ab-_.;'\"\\/ \n\0<&$`|*é\u202e=,:%#{}[]()!~^"
 # Every argument of every function, by the kind of value that it takes.
 FUNCTIONS: dict[str, dict[str, str]] = {
     "host_info": {},
+    "cluster": {},
     "guests": {},
     "stats": {},
     "guest": {"name": "name"},

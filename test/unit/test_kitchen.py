@@ -82,7 +82,8 @@ def test_platforms_are_the_ones_of_the_design():
 
 
 def test_hosts_of_the_lab():
-    assert list(KITCHEN.hosts) == ["controller", "hv1", "hv2"]
+    assert list(KITCHEN.hosts) == ["controller", "hv1", "hv2", "hv3"]
+    assert [name for name, spec in KITCHEN.hosts.items() if spec.spare] == ["hv3"]
     assert KITCHEN.hosts["controller"].roles == ("controller",)
     assert KITCHEN.hosts["hv1"].roles == KITCHEN.hosts["hv2"].roles == ("hypervisor",)
 
@@ -211,7 +212,7 @@ WRONG = {
     ),
     "unknown host": (
         lambda d: d["lab"]["suites"]["kvm"].update(host="hv9"),
-        "kitchen.yml:lab:suites:kvm:host: 'hv9' is not a host; there are: controller, hv1, hv2",
+        "kitchen.yml:lab:suites:kvm:host: 'hv9' is not a host; there are: controller, hv1, hv2, hv3",
     ),
     "host name": (
         lambda d: d["lab"]["hosts"].update({"HV 1": d["lab"]["hosts"]["hv1"]}),

@@ -1,0 +1,201 @@
+"""Fencing, resources and constraints of a cluster: the live CIB is what is declared, and all else in it stays.
+
+The bootstrap node alone does this. It lays the declaration over a copy of the live CIB, offline, and brings in the
+difference as one change that Pacemaker refuses if the CIB has changed meanwhile.
+"""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from salt.exceptions import CommandExecutionError
+
+if TYPE_CHECKING:
+    # Salt's loader fills these in.
+    __opts__: dict[str, Any] = {}
+    __pillar__: dict[str, Any] = {}
+    __utils__: dict[str, Any] = {}
+
+_PAUSE = 1.0
+_TRIES = 5
+_SECRETS = "/var/lib/pacemaker/lrm/secrets"
+
+
+def configured(name: str, declared: dict[str, Any], nodes: dict[str, Any], wait_seconds: int = 120) -> dict[str, Any]:
+    """Make sure that the live CIB has what is declared, and that fence devices are at work.
+
+    Args:
+        name: Any label.
+        declared: ``properties``, ``resource_defaults``, ``operation_defaults``, ``stonith``, ``resources``, ``groups``
+            and ``constraints`` of the pillar ``cluster``; below ``secrets`` names alone.
+        nodes: The nodes by minion id.
+        wait_seconds: How long to wait for the fence devices.
+
+    Returns a state result with each difference.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    names = {minion: spec.get("name", minion) for minion, spec in nodes.items()}
+    try:
+        if not __utils__["cluster_tools.active"]("pacemaker.service"):
+            if not __opts__["test"]:
+                return ret | {"result": False, "comment": "Pacemaker does not run."}
+            ret["changes"] = __utils__["cluster_cib.apply"](__utils__["cluster_cib.empty"](), declared, names).changes
+        else:
+            ret["changes"] = _brought_in(declared, names)
+        if __opts__["test"]:
+            comment = f"The CIB {'would change' if ret['changes'] else 'is as declared'}."
+            return ret | {"result": None if ret["changes"] else True, "comment": comment}
+        devices = [one for one, spec in (declared.get("stonith") or {}).items() if spec.get("ensure") != "absent"]
+        idle = _idle(devices, wait_seconds if ret["changes"] else 0)
+    except (CommandExecutionError, OSError, ValueError) as error:
+        return ret | {"result": False, "comment": f"The CIB: {error}."}
+    if idle:
+        comment = f"Fence devices that are not at work within {wait_seconds} s: {'; '.join(idle)}."
+        return ret | {"result": False, "comment": comment}
+    return ret | {"comment": f"The CIB is as declared{' now' if ret['changes'] else ''}."}
+
+
+def _brought_in(declared: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Bring the difference in, again if the CIB changes meanwhile; return what differed. A dry run only looks."""
+    run = __utils__["cluster_tools.run"]
+    first: dict[str, Any] | None = None
+    error = ""
+    for _ in range(_TRIES):
+        live = run(["cibadmin", "--query"])
+        result = __utils__["cluster_cib.apply"](live, declared, names)
+        first = result.changes if first is None else first
+        if not result.changes or __opts__["test"]:
+            return first
+        _known(declared)
+        try:
+            _push(live, result.text)
+        except CommandExecutionError as problem:
+            error = str(problem)
+            time.sleep(_PAUSE)
+    raise CommandExecutionError(error or f"it differs again at once, in {', '.join(result.changes)}: another owns that")
+
+
+def _push(live: str, new: str) -> None:
+    """Push what differs between two texts of the CIB, as one change."""
+    with tempfile.TemporaryDirectory(prefix="hypervisor-cib-") as folder:
+        paths = {name: Path(folder) / f"{name}.xml" for name in ("live", "new")}
+        for path, text in ((paths["live"], live), (paths["new"], new)):
+            path.write_text(text, encoding="utf-8")
+        argv = ["crm_diff", "--original", str(paths["live"]), "--new", str(paths["new"])]
+        # It ends with 1 where there is a difference.
+        patch = __utils__["cluster_tools.run"](argv, ok=(0, 1))
+    __utils__["cluster_tools.run"](["cibadmin", "--patch", "--xml-pipe"], stdin=patch)
+
+
+def _known(declared: Mapping[str, Any]) -> None:
+    """Refuse agents that this host does not have, before Pacemaker fails with them."""
+    for kind in ("stonith", "resources"):
+        for name, spec in (declared.get(kind) or {}).items():
+            if spec.get("ensure") == "absent" or ("agent" in spec and spec["agent"].startswith("systemd:")):
+                continue
+            agent = f"stonith:{spec['agent']}" if kind == "stonith" else spec["agent"]
+            try:
+                __utils__["cluster_tools.run"](["crm_resource", "--show-metadata", agent])
+            except CommandExecutionError as error:
+                raise CommandExecutionError(
+                    f"nothing has changed: cluster:{kind}:{name}:agent: {spec['agent']} is not here ({error}); "
+                    "cluster:packages:extra can name its package"
+                ) from None
+
+
+def _idle(devices: list[str], wait_seconds: int) -> list[str]:
+    """Wait until fence devices are started; return those that are not, with what went wrong."""
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        root = ElementTree.fromstring(__utils__["cluster_tools.monitor"]())  # noqa: S314 - from Pacemaker on this host
+        running = [one for one in root.iter("resource") if one.get("role") == "Started"]
+        started = {one.get("id") for one in running if one.get("failed") != "true"}
+        idle = [device for device in devices if device not in started]
+        if not idle or time.monotonic() + _PAUSE > deadline:
+            reasons = {
+                str(one.get("op_key", "")).rsplit("_", 2)[0]: str(one.get("exitreason") or one.get("exitstatus"))
+                for one in root.iter("failure")
+            }
+            return [f"{device} ({reasons[device]})" if device in reasons else device for device in idle]
+        time.sleep(_PAUSE)
+
+
+# ---- secret parameters ----
+
+
+def secrets(name: str, pillar_key: str, resource: str, parameters: list[str], folder: str = _SECRETS) -> dict[str, Any]:
+    """Make sure that this node has the secret parameters of a resource, which the CIB does not hold.
+
+    Pacemaker reads each from a file (0600, root) when it starts an agent, and gives it to that by standard input.
+
+    Args:
+        name: Any label.
+        pillar_key: Where in this host's pillar they stand by name. They are read here and not passed on, so that no
+            rendered state holds them.
+        resource: The resource or fence device.
+        parameters: Names of the parameters; without any, those that were there are removed.
+        folder: Where Pacemaker looks for them.
+
+    Returns a state result that says of a secret only that it changed.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    place = Path(folder) / resource
+    try:
+        if parameters and not _supported():
+            comment = (
+                f"Nothing has changed: this host's Pacemaker was built without cibsecrets, so {pillar_key} would stand "
+                "plain in the CIB and its logs. Give the agent a file or a script for it instead, as a parameter."
+            )
+            return ret | {"result": False, "comment": comment}
+        wanted = _contents(pillar_key, parameters)
+        read, access = __utils__["own_files.read"], __utils__["own_files.access"]
+        for path, content in wanted.items():
+            if read(place / path) != content:
+                ret["changes"][path.removesuffix(".sign")] = "written"
+            elif access(place / path, 0o600):
+                ret["changes"].setdefault(path.removesuffix(".sign"), access(place / path, 0o600))
+        there = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
+        ret["changes"] |= {path: "removed" for path in there if path not in wanted and not path.endswith(".sign")}
+        if not ret["changes"] or __opts__["test"]:
+            comment = f"The secrets of {resource} {'would be written' if ret['changes'] else 'are as they should be'}."
+            return ret | {"result": None if ret["changes"] else True, "comment": comment}
+        for path, content in wanted.items():
+            _write(place, path, content)
+        for path in there:
+            if path not in wanted:
+                (place / path).unlink(missing_ok=True)
+    except (CommandExecutionError, OSError, ValueError) as error:
+        return ret | {"result": False, "comment": f"The secrets of {resource}: {error}."}
+    return ret | {"comment": f"The secrets of {resource} are as they should be now."}
+
+
+def _supported() -> bool:
+    """Say whether Pacemaker can take parameters from files. What is not installed yet is not asked."""
+    if __opts__["test"] and not __utils__["cluster_tools.installed"]("pacemakerd"):
+        return True
+    return "cibsecrets" in __utils__["cluster_tools.run"](["pacemakerd", "--features"]).split()
+
+
+def _contents(pillar_key: str, parameters: list[str]) -> dict[str, bytes]:
+    """Return by file what each holds: the secret, and the digest that Pacemaker compares it with."""
+    values: Any = __pillar__
+    for part in pillar_key.split(":"):
+        values = values.get(part) if isinstance(values, Mapping) else None
+    found = {}
+    for parameter in parameters:
+        if not isinstance(values, Mapping) or parameter not in values:
+            raise ValueError(f"{pillar_key}:{parameter} is not in this host's pillar")
+        secret = str(values[parameter])
+        found[parameter] = secret.encode("utf-8")
+        found[f"{parameter}.sign"] = __utils__["cluster_cib.signature"](secret)
+    return found
+
+
+def _write(place: Path, file: str, content: bytes) -> None:
+    """Write one of the files; the folders are root's alone."""
+    for folder in (place.parent.parent, place.parent, place):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    __utils__["own_files.write"](place / file, content, 0o600)

@@ -1,0 +1,217 @@
+"""corosync.conf: its text from what pillar declares, and how a running corosync gets from what it has to that.
+
+Pure functions of text and mappings; the state ``corosync`` reads and acts.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+HEADER = "# Written by Salt. Change the pillar: what is edited here is replaced by the next run."
+# Sections by key; a text stands at the section's key, a mapping is a section, a list of mappings several of one name.
+Tree = Mapping[str, Any]
+_FLAGS = ("two_node", "wait_for_all", "auto_tie_breaker", "last_man_standing")
+_OF_FLAGS = ("auto_tie_breaker_node", "last_man_standing_window")
+_OF_LINKS = {
+    "priority": "knet_link_priority",
+    "port": "mcastport",
+    "ping_interval": "knet_ping_interval",
+    "ping_timeout": "knet_ping_timeout",
+    "pong_count": "knet_pong_count",
+}
+# What corosync takes up when it starts alone (remove_ro_entries in its exec/cfg.c). Nodes of the old and of the new
+# kind go on hearing each other, so one after the other can be restarted.
+RESTART = ("totem.cluster_name",)
+# What all nodes must have alike to hear each other at all. A reload of one node reloads all, each with its own file.
+STOP = ("totem.version", "totem.transport", "totem.ip_version", "totem.crypto_cipher", "totem.crypto_hash")
+_STOP_LAST = ("mcastport",)
+# The sections that are ours, of all that a running corosync says.
+_SECTIONS = ("totem.", "nodelist.", "quorum.", "logging.")
+_DEFAULTS = {"quorum.two_node": "0", "quorum.wait_for_all": "0", "quorum.auto_tie_breaker": "0"}
+
+
+class Plan(NamedTuple):
+    """How a running corosync gets to what is declared.
+
+    Attributes:
+        reload: what ``corosync-cfgtool -R`` brings in, as key to old and new.
+        restart: what needs a restart of each node, one after the other.
+        stop: what needs corosync to be stopped on all nodes at once.
+    """
+
+    reload: dict[str, Any]
+    restart: dict[str, Any]
+    stop: dict[str, Any]
+
+
+def tree(cluster: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the sections of corosync.conf.
+
+    Args:
+        cluster: the configuration of cluster/: ``name``, ``links``, ``crypto``, ``token``, ``quorum``.
+        nodes: those that are in it, by minion id.
+    """
+    ordered = sorted(nodes.items(), key=lambda item: item[1]["id"])
+    links = len(ordered[0][1]["addresses"]) if ordered else 0
+    totem: dict[str, Any] = {
+        "version": 2,
+        "cluster_name": cluster["name"],
+        "transport": "knet",
+        "crypto_cipher": cluster["crypto"]["cipher"],
+        "crypto_hash": cluster["crypto"]["hash"],
+        "token": cluster["token"],
+    }
+    if links > 1:
+        # The link with the highest priority is used, the others stand by.
+        totem["link_mode"] = "passive"
+    interfaces = [_interface(number, cluster["links"].get(str(number), {})) for number in range(links)]
+    totem["interface"] = [one for one in interfaces if len(one) > 1]
+    return {
+        "totem": totem,
+        "nodelist": {"node": [_node(minion, spec) for minion, spec in ordered]},
+        "quorum": _quorum(cluster["quorum"], dict(ordered)),
+        "logging": {"to_logfile": "no", "to_stderr": "no", "to_syslog": "yes", "timestamp": "off"},
+    }
+
+
+def _interface(number: int, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the section of one link."""
+    return {"linknumber": number, **{key: spec[name] for name, key in _OF_LINKS.items() if name in spec}}
+
+
+def _node(minion: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the section of one node."""
+    addresses = {f"ring{number}_addr": str(ipaddress.ip_address(one)) for number, one in enumerate(spec["addresses"])}
+    return {"name": spec.get("name", minion), "nodeid": spec["id"], **addresses}
+
+
+def _quorum(declared: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the votes: two nodes need only one, but both of them when they start."""
+    found: dict[str, Any] = {"provider": "corosync_votequorum"}
+    two = declared.get("two_node", len(nodes) == 2)
+    # Written whether on or off: what is not there any more a running corosync would keep.
+    values = {"two_node": two, "wait_for_all": declared.get("wait_for_all", two)}
+    values |= {key: declared[key] for key in _FLAGS if key in declared}
+    found |= {key: int(value) for key, value in values.items()}
+    chosen = declared.get("auto_tie_breaker_node")
+    if chosen:
+        found["auto_tie_breaker_node"] = nodes[chosen]["id"] if chosen in nodes else chosen
+    if "last_man_standing_window" in declared:
+        found["last_man_standing_window"] = declared["last_man_standing_window"]
+    return found
+
+
+def emit(sections: Tree) -> str:
+    """Returns the text of corosync.conf."""
+    return "\n".join([HEADER, *_lines(sections, 0), ""])
+
+
+def _lines(sections: Tree, depth: int) -> Iterator[str]:
+    """Yields the lines of sections and keys."""
+    indent = "    " * depth
+    for key, value in sections.items():
+        if isinstance(value, (Mapping, list)):
+            for one in [value] if isinstance(value, Mapping) else value:
+                yield f"{indent}{key} {{"
+                yield from _lines(one, depth + 1)
+                yield f"{indent}}}"
+        else:
+            yield f"{indent}{key}: {value}"
+
+
+def flat(sections: Tree) -> dict[str, str]:
+    """Returns sections as a running corosync names them: ``nodelist.node.0.name`` and the like.
+
+    A link has its number there, ``totem.interface.0.knet_link_priority``, and a node its place in the list.
+    """
+    found: dict[str, str] = {}
+    for section, keys in sections.items():
+        for key, value in keys.items():
+            if not isinstance(value, list):
+                found[f"{section}.{key}"] = str(value)
+                continue
+            for place, one in enumerate(value):
+                number = one.get("linknumber", place)
+                found |= {
+                    f"{section}.{key}.{number}.{name}": str(text) for name, text in one.items() if name != "linknumber"
+                }
+    return found
+
+
+def parse(text: str) -> dict[str, str]:
+    """Returns what ``corosync-cmapctl`` prints, ``key (type) = value``, of the sections that are ours."""
+    found = {}
+    for line in text.splitlines():
+        name, mark, value = line.partition(" = ")
+        key = name.split(" (")[0]
+        if mark and key.startswith(_SECTIONS):
+            found[key] = value
+    return found
+
+
+def nodes_of(values: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Returns the nodes of a flat configuration by their id: the place of one in the list means nothing."""
+    places: dict[str, dict[str, str]] = {}
+    for key, value in values.items():
+        if key.startswith("nodelist.node."):
+            place, _, name = key.removeprefix("nodelist.node.").partition(".")
+            places.setdefault(place, {})[name] = value
+    return {spec["nodeid"]: spec for spec in places.values() if "nodeid" in spec}
+
+
+def plan(wanted: Mapping[str, str], running: Mapping[str, str]) -> Plan:
+    """Compares what is declared with what a running corosync has.
+
+    Args:
+        wanted: what :func:`flat` returns.
+        running: what :func:`parse` returns.
+
+    Returns:
+        Every difference, by what brings it in. Only what is declared counts, but for nodes, links and votes, of
+        which the declaration is the whole.
+    """
+    reload: dict[str, Any] = {}
+    restart: dict[str, Any] = {}
+    stop: dict[str, Any] = {}
+    for key in sorted({*wanted, *(one for one in running if _owned(one))}):
+        old, new = (values.get(key, _DEFAULTS.get(key)) for values in (running, wanted))
+        if old == new or key.startswith("nodelist."):
+            continue
+        if key in STOP or key.rsplit(".", 1)[-1] in _STOP_LAST:
+            stop[key] = {"old": old, "new": new}
+        else:
+            (restart if key in RESTART else reload)[key] = {"old": old, "new": new}
+    before, after = nodes_of(running), nodes_of(wanted)
+    for number in sorted({*before, *after}, key=int):
+        old_node, new_node = before.get(number), after.get(number)
+        if old_node != new_node:
+            name = (new_node or before[number]).get("name", number)
+            (reload if _stays_heard(old_node, new_node) else stop)[f"node {name}"] = {"old": old_node, "new": new_node}
+    return Plan(reload, restart, stop)
+
+
+def _stays_heard(old: Mapping[str, str] | None, new: Mapping[str, str] | None) -> bool:
+    """Says whether a node is heard while some nodes know what it was and others what it will be."""
+    if old is None or new is None:
+        return True
+    kept = [key for key in old if key.startswith("ring") and old[key] == new.get(key)]
+    return bool(kept) and old.get("name") == new.get("name")
+
+
+def _owned(key: str) -> bool:
+    """Says whether a key of a running corosync goes when it is not declared any more."""
+    if key.startswith("totem.interface."):
+        return key.rsplit(".", 1)[-1] in _OF_LINKS.values()
+    return key.startswith("quorum.") and key.rsplit(".", 1)[-1] in {*_FLAGS, *_OF_FLAGS}
+
+
+def restart_keys() -> tuple[str, ...]:
+    """Returns the keys that corosync takes up when it starts only."""
+    return RESTART
+
+
+def address(text: str) -> str:
+    """Returns an address as the kernel writes it."""
+    return str(ipaddress.ip_address(text))

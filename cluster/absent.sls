@@ -1,0 +1,9 @@
+# Guarantees that this host is in no cluster and starts in none. Packages stay.
+{% set cluster = salt['formula.config']('cluster') %}
+
+cluster_left:
+  cluster_member.left:
+    - files:
+      - /etc/corosync/corosync.conf
+      - /etc/corosync/authkey
+      - /etc/corosync/hypervisor/private.pem

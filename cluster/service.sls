@@ -1,0 +1,41 @@
+# Guarantees that corosync and Pacemaker run, and that the cluster has quorum.
+#
+# Nothing restarts them here: a node that loses corosync is fenced. What a running corosync can take up it has been told.
+{% set cluster = salt['formula.config']('cluster') %}
+{% set nodes, leaving = {}, {} %}
+{% for minion, node in cluster.nodes.items() %}
+{% do (leaving if node.get('ensure') == 'absent' else nodes).update({minion: node}) %}
+{% endfor %}
+
+include:
+  - cluster.keys
+  - cluster.corosync
+
+cluster_corosync_service:
+  service.running:
+    - name: corosync
+    - enable: true
+    - require:
+      - corosync: cluster_corosync_conf
+
+cluster_pacemaker_service:
+  service.running:
+    - name: pacemaker
+    - enable: true
+    - require:
+      - service: cluster_corosync_service
+
+cluster_quorum:
+  cluster_member.quorate:
+    - nodes: {{ nodes | json }}
+    - wait_seconds: {{ cluster.wait_seconds }}
+    - require:
+      - service: cluster_pacemaker_service
+
+{% if leaving and opts.id == cluster.bootstrap_node %}
+cluster_members_forgotten:
+  cluster_member.forgotten:
+    - nodes: {{ leaving | json }}
+    - require:
+      - cluster_member: cluster_quorum
+{% endif %}

@@ -1,0 +1,16 @@
+# A cluster of the one host that Test Kitchen has. With the site's key nothing has to come from another host; this one is
+# no secret.
+cluster:
+  name: suite
+  bootstrap_node: '{{ grains.id }}'
+  nodes:
+    '{{ grains.id }}':
+      id: 1
+      name: '{{ grains.nodename }}'
+      addresses: ['{{ grains.ipv4 | difference(["127.0.0.1"]) | first }}']
+  keys:
+    corosync: >-
+      2vk6mt3ZE0vCHFyR3k5cC2gMlmUweqp6Fm8+Z4XJfBOay+N9NWuI88XhgqwEv7l9COoz6PuZaKT7v0qqrMks3WDEEct5l/qK
+      NaF1vUj+cCKIvRGJFfoZOYOpW2H8iRUhodbjC18YaVZg8iPDX035rtrUuYqaV1ab2v5zSoJFjfKYKM5/uAy3wV/a31Z/BkZ5
+  packages:
+    enabled: [cluster]

@@ -1,0 +1,288 @@
+"""From bare hosts to a cluster, one more node, one less, and everything that goes wrong between; in this order."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import threading
+import time
+
+import pytest
+from cluster_site import SEARCH, all_online, changes, failures, soon
+
+pytestmark = [
+    pytest.mark.usefixtures("course"),
+    pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host"),
+]
+
+CONF, KEY = "/etc/corosync/corosync.conf", "/etc/corosync/authkey"
+
+
+
+def pids(site, *nodes):
+    """Return the process of corosync by node."""
+    return {node: site.run(node, "systemctl", "show", "-P", "MainPID", "corosync").strip() for node in nodes}
+
+
+def test_the_prediction_touched_nothing_and_came_true(course):
+    assert failures(course.predicted) == {}
+    assert course.touched == {"hv1": "", "hv2": ""}
+    happened = changes(course.done)
+    happened["hv2"] |= changes({"hv2": course.early})["hv2"]
+    expected = {
+        node: {name for name, row in rows.items() if row["result"] is None} for node, rows in course.predicted.items()
+    }
+    assert happened == expected
+
+
+def test_a_node_that_is_too_early_fails_in_time_and_says_for_whom_it_waits(course):
+    failed = {name: row for name, row in course.early.items() if row["result"] is False}
+    assert failed["cluster_key"]["comment"].startswith(
+        "hv1 (cluster:bootstrap_node) has not handed out the cluster's key to hv2 within"
+    )
+    assert failed["cluster_key"]["duration"] < 20_000
+    # What the package would have started has not been: there is no key.
+    assert failed["cluster_corosync_service"]["comment"].startswith("One or more requisite failed")
+
+
+def test_two_nodes_have_quorum_and_the_second_run_is_silent(site, course):
+    assert failures(course.done) == {}
+    assert failures(course.second) == {}
+    assert changes(course.second) == {"hv1": set(), "hv2": set()}
+    all_online(site, ["hv1", "hv2"])
+    assert site.members("hv1") == {"hv1": "joined", "hv2": "joined"}
+    assert "2Node" in site.flags("hv2")
+
+
+def test_the_key_is_where_it_belongs_and_nowhere_else(site):
+    keys = {}
+    for node in ("hv1", "hv2"):
+        assert site.run(node, "stat", "-c", "%a %U:%G", KEY).strip() == "400 root:root"
+        keys[node] = base64.b64decode(site.run(node, "base64", "-w0", KEY))
+    assert keys["hv1"] == keys["hv2"]
+    assert len(keys["hv1"]) == 256
+    text = base64.b64encode(keys["hv1"]).decode()
+    words = "|".join([text[:48], text[64:112], keys["hv1"].hex()[:48], repr(keys["hv1"][8:24])[2:-1]])
+    for host in ("controller", "hv1", "hv2", "hv3"):
+        assert site.run(host, "python3", "-c", SEARCH, stdin=words).strip() == "[]"
+    # It can fail: what a host was told on its command line is found.
+    assert "/proc/" in site.run("hv1", "sh", "-c", f"exec python3 -c '{SEARCH}' {words[:48]}", stdin=words[:48])
+
+
+def test_a_third_node_joins_without_a_restart(site):
+    before = pids(site, "hv1", "hv2")
+    site.declare("hv1", "hv2", "hv3")
+    predicted = site.highstate("hv1", test=True)["hv1"]["cluster_corosync_conf"]
+    assert set(predicted["changes"]["running"]) == {"node hv3", "quorum.two_node", "quorum.wait_for_all"}
+    done = site.converge("hv1", "hv2", "hv3")
+    assert changes(done)["hv1"] == {"cluster_key_handed_out", "cluster_corosync_conf"}
+    assert changes(done)["hv2"] <= {"cluster_corosync_conf"}
+    all_online(site, ["hv1", "hv2", "hv3"])
+    assert pids(site, "hv1", "hv2") == before
+    assert "2Node" not in site.flags("hv1")
+    assert changes(site.converge("hv1", "hv2", "hv3")) == {"hv1": set(), "hv2": set(), "hv3": set()}
+
+
+def test_what_was_edited_by_hand_is_put_back(site):
+    before = pids(site, "hv1", "hv2", "hv3")
+    site.run("hv2", "sed", "-i", "s/token: 1500/token: 4000/", CONF)
+    site.run("hv2", "corosync-cfgtool", "-R")
+    soon(lambda: "= 4000" in site.run("hv2", "corosync-cmapctl", "-g", "totem.token"), 15)
+    predicted = site.highstate("hv2", test=True)["hv2"]
+    assert {name for name, row in predicted.items() if row["result"] is None} == {"cluster_corosync_conf"}
+    assert "= 4000" in site.run("hv2", "corosync-cmapctl", "-g", "totem.token")
+    done = site.converge("hv2")["hv2"]["cluster_corosync_conf"]["changes"]
+    assert done["running"] == {"totem.token": {"old": "4000", "new": "1500"}}
+    assert done["file"] == {"removed": ["    token: 4000"], "added": ["    token: 1500"]}
+    assert "= 1500" in site.run("hv2", "corosync-cmapctl", "-g", "totem.token")
+    assert pids(site, "hv1", "hv2", "hv3") == before
+
+
+def test_corosync_judges_a_file_before_it_replaces_the_old_one(site):
+    """A key that is no key: corosync refuses every file, and the old one stays."""
+    old = site.run("hv3", "cat", CONF)
+    site.run("hv3", "mv", "/usr/sbin/corosync", "/usr/sbin/corosync.kept")
+    site.run("hv3", "sh", "-c", "printf '#!/bin/sh\\necho no such option >&2\\nexit 8\\n' > /usr/sbin/corosync")
+    site.run("hv3", "chmod", "755", "/usr/sbin/corosync")
+    site.declare("hv1", "hv2", "hv3", token=2500)
+    try:
+        row = site.highstate("hv3")["hv3"]["cluster_corosync_conf"]
+    finally:
+        site.run("hv3", "mv", "/usr/sbin/corosync.kept", "/usr/sbin/corosync")
+        site.declare("hv1", "hv2", "hv3")
+    assert (row["result"], row["comment"]) == (False, "corosync: corosync: no such option.")
+    assert site.run("hv3", "cat", CONF) == old
+    left = site.run("hv3", "ls", "-A", "/etc/corosync").split()
+    assert left == ["authkey", "corosync.conf", "hypervisor", "uidgid.d"]
+
+
+@pytest.mark.parametrize(
+    ("over", "where", "key"),
+    [
+        ({"name": "other"}, "cluster:allow_restart: true", "totem.cluster_name: lab -> other"),
+        (
+            {"crypto": {"cipher": "aes128", "hash": "sha256"}, "allow_restart": True},
+            "Stop the cluster on all nodes",
+            "totem.crypto_cipher: aes256 -> aes128",
+        ),
+        (
+            {"links": {"0": {"port": 5500}}},
+            "Stop the cluster on all nodes",
+            "totem.interface.0.mcastport: None -> 5500",
+        ),
+    ],
+)
+def test_what_a_running_cluster_cannot_take_up_is_refused(site, over, where, key):
+    before, file = pids(site, "hv2"), site.run("hv2", "cat", CONF)
+    site.declare("hv1", "hv2", "hv3", **over)
+    try:
+        for test in (True, False):
+            row = site.highstate("hv2", test=test)["hv2"]["cluster_corosync_conf"]
+            assert (row["result"], row["changes"]) == (False, {})
+            assert row["comment"].startswith("Nothing has changed: ")
+            assert where in row["comment"]
+            assert row["comment"].endswith(key)
+    finally:
+        site.declare("hv1", "hv2", "hv3")
+    assert (pids(site, "hv2"), site.run("hv2", "cat", CONF)) == (before, file)
+
+
+def test_with_consent_the_nodes_restart_one_after_the_other_and_quorum_is_kept(site):
+    before = pids(site, "hv1", "hv2", "hv3")
+    # hv2 alone does not begin: its turn is after hv1's.
+    site.declare("hv1", "hv2", "hv3", name="renamed", allow_restart=True, wait_seconds=3)
+    row = site.highstate("hv2")["hv2"]["cluster_corosync_conf"]
+    assert row["result"] is False
+    assert "these nodes come before this one and have not been restarted: hv1" in row["comment"]
+    assert pids(site, "hv1", "hv2", "hv3") == before
+    site.declare("hv1", "hv2", "hv3", name="renamed", allow_restart=True, wait_seconds=180)
+    over, lost = threading.Event(), []
+
+    def watch():
+        while not over.is_set():
+            with_quorum = [node for node in ("hv1", "hv2", "hv3") if site.quorate(node)]
+            if len(with_quorum) < 2:
+                lost.append((time.monotonic(), with_quorum))
+            time.sleep(0.5)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        done = site.converge("hv3", "hv2", "hv1")
+    finally:
+        over.set()
+        watcher.join()
+    assert lost == []
+    for rows in done.values():
+        change = rows["cluster_corosync_conf"]["changes"]["running"]
+        assert change == {"totem.cluster_name": {"old": "lab", "new": "renamed"}}
+    after = pids(site, "hv1", "hv2", "hv3")
+    assert not set(before.values()) & set(after.values())
+    started = [
+        int(site.run(node, "date", "+%s", "-d", site.run(
+            node, "systemctl", "show", "-P", "ActiveEnterTimestamp", "corosync").strip()))
+        for node in ("hv1", "hv2", "hv3")
+    ]  # fmt: skip
+    assert started == sorted(started)
+    assert len(set(started)) == 3
+    assert changes(site.converge("hv1", "hv2", "hv3")) == {"hv1": set(), "hv2": set(), "hv3": set()}
+
+
+def test_a_node_whose_corosync_was_killed_comes_back(site):
+    site.run("hv2", "systemctl", "kill", "--signal=KILL", "corosync")
+    soon(lambda: site.online("hv1") == {"hv1", "hv3"}, what="hv1 misses hv2")
+    done = site.converge("hv2")
+    assert {"cluster_corosync_service"} <= changes(done)["hv2"]
+    all_online(site, ["hv1", "hv2", "hv3"])
+
+
+def test_a_run_while_a_node_is_down_succeeds_and_says_so(site):
+    site.run("hv3", "systemctl", "stop", "pacemaker", "corosync")
+    done = site.converge("hv1")
+    assert changes(done) == {"hv1": set()}
+    assert done["hv1"]["cluster_quorum"]["comment"] == "The cluster has quorum. Not there now: hv3."
+    # Two of three are left, so neither can go now.
+    nodes = site.cluster["nodes"]
+    site.cluster["nodes"] = {**nodes, "hv2": {**nodes["hv2"], "ensure": "absent"}}
+    site.write()
+    row = site.highstate("hv2")["hv2"]["cluster_left"]
+    assert row["result"] is False
+    assert "there are 2 votes and 2 are needed" in row["comment"]
+    assert site.quorate("hv2")
+    site.cluster["nodes"] = nodes
+    site.write()
+    site.converge("hv3")
+    all_online(site, ["hv1", "hv2", "hv3"])
+
+
+def test_a_node_leaves_and_the_others_forget_it(site):
+    nodes = site.cluster["nodes"]
+    site.cluster["nodes"] = {**nodes, "hv3": {**nodes["hv3"], "ensure": "absent"}}
+    site.cluster["wait_seconds"] = 3
+    site.write()
+    # As long as it runs, the others do not go on without it.
+    row = site.highstate("hv1")["hv1"]["cluster_corosync_conf"]
+    assert row["result"] is False
+    assert "declared with ensure: absent and have not left within 3 s: hv3" in row["comment"]
+    assert site.members("hv1")["hv3"] == "joined"
+    site.cluster["wait_seconds"] = 60
+    site.write()
+    predicted = site.highstate("hv3", test=True)["hv3"]["cluster_left"]
+    assert predicted["result"] is None
+    assert site.quorate("hv3")
+    done = site.converge("hv2", "hv1", "hv3")
+    assert done["hv3"]["cluster_left"]["changes"] == predicted["changes"]
+    assert done["hv1"]["cluster_members_forgotten"]["changes"] == {"forgotten": ["hv3"]}
+    all_online(site, ["hv1", "hv2"])
+    assert [one.get("name") for one in site.monitor("hv2").findall("nodes/node")] == ["hv1", "hv2"]
+    assert "2Node" in site.flags("hv1")
+    assert site.run("hv3", "systemctl", "is-enabled", "corosync", "pacemaker", check=False).split() == ["disabled"] * 2
+    assert site.run("hv3", "ls", "-A", "/etc/corosync").split() == ["hypervisor", "uidgid.d"]
+    assert site.run("hv3", "ls", "-A", "/etc/corosync/hypervisor", "/var/lib/pacemaker/cib").split() == [
+        "/etc/corosync/hypervisor:",
+        "/var/lib/pacemaker/cib:",
+    ]
+    # Not even by hand does it start again.
+    site.run("hv3", "systemctl", "start", "corosync", check=False)
+    assert site.run("hv3", "systemctl", "is-active", "corosync", check=False).strip() == "inactive"
+    served = json.loads(site.run("controller", "cat", "/srv/salt/hypervisor-cluster/hv1.json"))
+    assert set(served["sealed"]) == {"hv2"}
+    assert changes(site.converge("hv1", "hv2", "hv3")) == {"hv1": set(), "hv2": set(), "hv3": set()}
+
+
+@pytest.mark.parametrize(
+    ("over", "text"),
+    [
+        ({"quorum": {"two_node": True}}, "cluster:quorum:two_node: not allowed: there are 3 nodes (hv1, hv2, hv3)"),
+        ({"bootstrap_node": "hv9"}, "cluster:bootstrap_node: hv9 is not among the nodes"),
+        ({"keys": {"corosync": "fix-me-please"}}, "cluster:keys:corosync: is not base64"),
+    ],
+)
+def test_a_wrong_pillar_changes_nothing(site, over, text):
+    before = site.cluster
+    site.declare("hv1", "hv2", "hv3", **over)
+    try:
+        said = site.run("hv1", "salt-call", "--log-level=quiet", "state.highstate", check=False)
+    finally:
+        site.cluster = before
+        site.write()
+    assert text in said
+    assert "fix-me-please" not in said
+    assert changes(site.converge("hv1")) == {"hv1": set()}
+
+
+def test_a_host_that_is_not_the_node_it_should_be_is_refused_by_name(site):
+    before = site.cluster
+    wrong = {"id": 3, "addresses": ["192.0.2.3"], "name": "other"}
+    site.cluster = {**before, "nodes": {**before["nodes"], "hv3": wrong}}
+    site.write()
+    try:
+        rows = site.highstate("hv3")["hv3"]
+    finally:
+        site.cluster = before
+        site.write()
+    lines = rows["cluster_node"]["comment"].splitlines()
+    assert lines[0].startswith('cluster:nodes:hv3:name: "other" is not what this host calls itself; must be "hv3"')
+    assert lines[1].startswith("cluster:nodes:hv3:addresses: 192.0.2.3 is not an address of this host; it has: ")
+    assert {name for name, row in rows.items() if row["changes"]} == set()

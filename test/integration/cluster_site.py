@@ -1,0 +1,194 @@
+"""A cluster in the lab: its pillar, highstates of its nodes, and what corosync and Pacemaker say of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+from xml.etree import ElementTree
+
+import yaml
+
+from lab import salt
+from lab.lab import Lab
+
+NODES = ("hv1", "hv2", "hv3")
+NAME = "lab"
+# Looks for texts, on standard input, in what Salt keeps of jobs and writes to logs, in the file tree, in the CIB and
+# its history, and in the arguments of everything that runs.
+SEARCH = """
+import os, subprocess, sys
+words = [word.encode() for word in sys.stdin.read().split("|")]
+found = []
+roots = "/var/cache/salt/master/jobs /var/cache/salt/minion /var/log /run/log /srv/salt /srv/formula /proc"
+roots += " /var/lib/pacemaker/cib /var/lib/pacemaker/pengine"
+for root in roots.split():
+    for folder, folders, names in os.walk(root):
+        if folder == "/proc":
+            folders[:], names = [name for name in folders if name.isdigit()], []
+        elif folder.startswith("/proc/"):
+            folders[:], names = [], ["cmdline"]
+        for name in names:
+            try:
+                data = open(os.path.join(folder, name), "rb").read()
+            except OSError:
+                continue
+            found += [os.path.join(folder, name) for word in words if word in data]
+log = subprocess.run(["journalctl", "--no-pager", "--output=cat"], capture_output=True, check=False).stdout
+print(found + ["journal" for word in words if word in log])
+"""
+
+
+class Site:
+    """The hosts of a lab that are to be a cluster, and the pillar that says so."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.cluster: dict[str, Any] = {}
+        self.only: dict[str, dict[str, Any]] = {}
+
+    def declare(self, *nodes: str, **more: Any) -> None:
+        """Let the pillar name these nodes; keys of ``cluster`` that stay are replaced by ``more``."""
+        declared = {node: {"id": int(node[-1]), "addresses": [self.lab.hosts.addresses[node]]} for node in nodes}
+        base = {"name": NAME, "nodes": declared, "bootstrap_node": nodes[0], "wait_seconds": 60, "token": 1500}
+        self.cluster = {**base, "keys": {"keeper": self.lab.hosts.controller}, "allow_restart": False}
+        # The agents of real devices are of no use here.
+        self.cluster |= {"packages": {"enabled": ["cluster"]}, **more}
+        self.write()
+
+    def write(self) -> None:
+        """Write the pillar on the master: nothing but the role of a node, and the cluster."""
+        files: dict[str, Any] = {"top.sls": {"base": {"*": ["common"], **{node: [node] for node in NODES}}}}
+        files["common.sls"] = {"cluster": self.cluster}
+        controller = self.lab.hosts.controller
+        files["top.sls"]["base"][controller] = [controller]
+        files[f"{controller}.sls"] = {"roles": ["controller"]}
+        for node in NODES:
+            files[f"{node}.sls"] = {"roles": ["cluster"], **self.only.get(node, {})}
+        salt.merge_pillar(self.lab.hosts, {name: yaml.safe_dump(content) for name, content in files.items()})
+
+    def suite(self, node: str, text: str) -> None:
+        """Give a node the pillar of the suite in place of the cluster's."""
+        others = [other for other in NODES if other != node]
+        top = {"base": {**{other: ["common", other] for other in others}, node: ["suite", node]}}
+        salt.merge_pillar(self.lab.hosts, {"top.sls": yaml.safe_dump(top), "suite.sls": text})
+
+    def run(self, host: str, *argv: str, check: bool = True, **options: Any) -> str:
+        """Run a command on a host and return what it wrote."""
+        return str(self.lab.run(host, list(argv), check=check, **options).stdout)
+
+    def highstate(self, *nodes: str, test: bool = False) -> dict[str, dict[str, Any]]:
+        """Run the highstate of nodes at the same time; return each one's rows by id."""
+
+        def one(node: str) -> dict[str, Any]:
+            argv = ["salt-call", "--out=json", "--log-level=quiet", "state.highstate", f"test={test}"]
+            done = self.lab.run(node, argv, check=False, timeout=600)
+            answer = json.loads(done.stdout)["local"]
+            assert isinstance(answer, dict), answer
+            return {row["__id__"]: row for row in answer.values()}
+
+        with ThreadPoolExecutor(len(nodes)) as pool:
+            return dict(zip(nodes, pool.map(one, nodes), strict=True))
+
+    def converge(self, *nodes: str) -> dict[str, dict[str, Any]]:
+        """Run the highstate of nodes, which must succeed."""
+        answers = self.highstate(*nodes)
+        assert failures(answers) == {}
+        return answers
+
+    def members(self, node: str) -> dict[str, str]:
+        """Return by node's name what corosync says of its membership, as seen from one."""
+        values = dict(re.findall(r"^(\S+) \(\w+\) = (.*)$", self.run(node, "corosync-cmapctl"), re.MULTILINE))
+        names = {
+            values[key.replace(".name", ".nodeid")]: value
+            for key, value in values.items()
+            if key.startswith("nodelist.node.") and key.endswith(".name")
+        }
+        return {names[number]: values.get(f"runtime.members.{number}.status", "never") for number in names}
+
+    def quorate(self, node: str) -> bool:
+        """Whether a node is in a part of the cluster that has quorum."""
+        text = self.run(node, "corosync-quorumtool", "-s", check=False)
+        return bool(re.search(r"^Quorate: +Yes$", text, re.MULTILINE))
+
+    def flags(self, node: str) -> list[str]:
+        """Return the options of votes that are in force."""
+        found = re.search(r"^Flags: +(.*)$", self.run(node, "corosync-quorumtool", "-s", check=False), re.MULTILINE)
+        return found[1].split() if found else []
+
+    def monitor(self, node: str) -> ElementTree.Element:
+        """Return Pacemaker's view of the cluster."""
+        text = self.run(node, "crm_mon", "-1", "--inactive", "--output-as=xml")
+        return ElementTree.fromstring(text)  # noqa: S314 - from a host of the lab
+
+    def online(self, node: str) -> set[str]:
+        """Return the nodes that Pacemaker counts as online."""
+        return {one.get("name", "") for one in self.monitor(node).findall("nodes/node") if one.get("online") == "true"}
+
+
+def failures(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the failed states of hosts that have any, with their reasons."""
+    found = {
+        host: [f"{name}: {row['comment']}" for name, row in rows.items() if row["result"] is False]
+        for host, rows in answers.items()
+    }
+    return {host: lines for host, lines in found.items() if lines}
+
+
+def changes(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, set[str]]:
+    """Return the ids of states that changed anything or would, by host."""
+    return {host: {name for name, row in rows.items() if row["changes"]} for host, rows in answers.items()}
+
+
+def soon(check: Callable[[], Any], seconds: float = 60, what: str = "it") -> Any:
+    """Wait until something is so, and return it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = check()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"{what} was not so within {seconds:.0f} s"
+        time.sleep(1)
+
+
+def all_online(site: Site, nodes: Iterable[str]) -> None:
+    """Wait until every one of these nodes sees all of them and no other."""
+    wanted = set(nodes)
+    for node in sorted(wanted):
+        soon(partial(_sees, site, node, wanted), what=f"{node} sees {sorted(wanted)}")
+
+
+def _sees(site: Site, node: str, wanted: set[str]) -> bool:
+    """Whether a node sees exactly these."""
+    return site.online(node) == wanted
+
+
+class Course:
+    """From bare hosts to a cluster of two: hv2 is too early, then both run at once.
+
+    Attributes:
+        controller: what the master's own minion did.
+        predicted: what ``test=True`` said before anything was done.
+        touched: what of a cluster was there after the prediction.
+        early: what hv2 said as long as hv1 had done nothing.
+        done: what the first run came to.
+        second: what the second one did.
+    """
+
+    def __init__(self, site: Site) -> None:
+        site.declare("hv1", "hv2", wait_seconds=5)
+        # The master's own minion gets with its highstate what nodes ask of it.
+        self.controller = site.converge(site.lab.hosts.controller)
+        self.predicted = site.highstate("hv1", "hv2", test=True)
+        self.touched = {
+            node: site.run(node, "find", "/etc/corosync", "/etc/systemd/system", "-name", "*hypervisor*", check=False)
+            for node in ("hv1", "hv2")
+        }
+        self.early = site.highstate("hv2")["hv2"]
+        site.declare("hv1", "hv2")
+        self.done = site.highstate("hv2", "hv1")
+        self.second = site.highstate("hv1", "hv2")

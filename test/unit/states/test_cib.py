@@ -1,0 +1,208 @@
+"""The CIB gets one change that Pacemaker can refuse, and secrets get into files of root alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from _states import cib
+from _utils import cluster_cib, own_files
+
+NODES = {"hv1": {"id": 1, "addresses": ["192.0.2.1"]}, "hv2": {"id": 2, "addresses": ["192.0.2.2"]}}
+DECLARED = {
+    "properties": {"no-quorum-policy": "freeze"},
+    "stonith": {"fence": {"agent": "fence_x", "targets": ["hv1", "hv2"], "secrets": ["passwd"]}},
+    "resources": {"ip": {"agent": "ocf:heartbeat:IPaddr2"}},
+}
+
+
+class Pacemaker:
+    """A node's Pacemaker: a CIB, a monitor, and what is asked of both."""
+
+    def __init__(self, monkeypatch, folder: Path) -> None:
+        self.opts: dict[str, Any] = {"test": False}
+        self.pillar: dict[str, Any] = {}
+        self.active, self.cibsecrets, self.installed = True, True, True
+        self.cib = cluster_cib.empty()
+        self.calls: list[list[str]] = []
+        self.patches: list[str] = []
+        self.refusals = 0
+        self.missing: set[str] = set()
+        self.started = {"fence"}
+        self.failures = ""
+        self.new = ""
+        self.clock = 0.0
+        self.folder = folder / "lrm" / "secrets"
+        utils = {
+            f"{module.__name__.rpartition('.')[2]}.{name}": function
+            for module in (cluster_cib, own_files)
+            for name, function in vars(module).items()
+            if callable(function)
+        }
+        utils |= {
+            "cluster_tools.active": lambda _: self.active,
+            "cluster_tools.installed": lambda _: self.installed,
+            "cluster_tools.monitor": self.monitor,
+            "cluster_tools.run": self.run,
+        }
+        monkeypatch.setattr(cib, "__opts__", self.opts, raising=False)
+        monkeypatch.setattr(cib, "__pillar__", self.pillar, raising=False)
+        monkeypatch.setattr(cib, "__utils__", utils, raising=False)
+        monkeypatch.setattr("time.sleep", self.sleep)
+        monkeypatch.setattr("time.monotonic", lambda: self.clock)
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += seconds
+
+    def monitor(self) -> str:
+        rows = "".join(f'<resource id="{name}" role="Started" failed="false"/>' for name in self.started)
+        return f"<crm_mon><resources>{rows}</resources><failures>{self.failures}</failures></crm_mon>"
+
+    def run(self, argv: list[str], ok: Any = (), stdin: str = "") -> str:
+        self.calls.append(argv)
+        if argv == ["cibadmin", "--query"]:
+            return self.cib
+        if argv[0] == "pacemakerd":
+            return "Supporting v3: corosync-ge-2 cibsecrets systemd" if self.cibsecrets else "Supporting v3: systemd"
+        if argv[0] == "crm_resource" and argv[-1] in self.missing:
+            raise CommandExecutionError("crm_resource: no such agent")
+        if argv[0] == "crm_diff":
+            for path in (argv[2], argv[4]):
+                assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
+            assert Path(argv[2]).read_text() == self.cib
+            self.new = Path(argv[4]).read_text()
+            return "<diff/>"
+        if argv[:2] == ["cibadmin", "--patch"]:
+            assert stdin == "<diff/>"
+            if self.refusals:
+                self.refusals -= 1
+                raise CommandExecutionError("cibadmin: Update was older than existing configuration")
+            self.patches.append(stdin)
+            self.cib = self.new
+        return ""
+
+    def state(self, declared: Any = None, *, test: bool = False) -> dict[str, Any]:
+        self.opts["test"] = test
+        return cib.configured("x", DECLARED if declared is None else declared, NODES, 10)
+
+    def secret(self, *parameters: str, test: bool = False) -> dict[str, Any]:
+        self.opts["test"] = test
+        key = "cluster:stonith:fence:secrets"
+        return cib.secrets("x", key, "fence", list(parameters), str(self.folder))
+
+
+@pytest.fixture(name="node")
+def a_node(monkeypatch, tmp_path) -> Pacemaker:
+    found = Pacemaker(monkeypatch, tmp_path)
+    found.pillar["cluster"] = {"stonith": {"fence": {"secrets": {"passwd": "hunter2", "token": "tok3n"}}}}
+    return found
+
+
+def test_everything_is_one_change_and_then_silent(node):
+    predicted = node.state(test=True)
+    assert (predicted["result"], node.patches) == (None, [])
+    ret = node.state()
+    assert (ret["result"], ret["changes"]) == (True, predicted["changes"])
+    assert len(node.patches) == 1
+    assert node.state()["changes"] == {}
+    assert len(node.patches) == 1
+
+
+def test_before_pacemaker_runs_a_prediction_has_it_all(node):
+    node.active = False
+    assert "resource ip" in node.state(test=True)["changes"]
+    ret = node.state()
+    assert (ret["result"], ret["comment"], node.calls) == (False, "Pacemaker does not run.", [])
+
+
+def test_a_cib_that_changes_meanwhile_is_read_again(node):
+    node.refusals = 2
+    assert node.state()["result"] is True
+    assert [argv[1] for argv in node.calls if argv[0] == "cibadmin"].count("--patch") == 3
+
+
+def test_a_change_that_is_refused_for_good_is_a_failure(node):
+    node.refusals = 99
+    ret = node.state()
+    assert ret["result"] is False
+    assert "Update was older than existing configuration" in ret["comment"]
+
+
+def test_an_agent_that_is_not_here_is_named_before_anything_changes(node):
+    node.missing = {"stonith:fence_x"}
+    ret = node.state()
+    assert ret["result"] is False
+    assert "nothing has changed: cluster:stonith:fence:agent: fence_x is not here" in ret["comment"]
+    assert node.patches == []
+
+
+def test_a_fence_device_that_does_not_start_is_a_failure_with_its_reason(node):
+    node.started = set()
+    node.failures = '<failure op_key="fence_start_0" exitstatus="Error" exitreason="login failed"/>'
+    ret = node.state()
+    assert ret["result"] is False
+    assert ret["comment"] == "Fence devices that are not at work within 10 s: fence (login failed)."
+    # The next run says so at once, although nothing changes.
+    before = node.clock
+    assert node.state()["result"] is False
+    assert node.clock == before
+
+
+# ---- secrets ----
+
+
+def test_secrets_are_files_of_root_and_shown_nowhere(node):
+    predicted = node.secret("passwd", "token", test=True)
+    assert (predicted["result"], node.folder.exists()) == (None, False)
+    ret = node.secret("passwd", "token")
+    assert (ret["result"], ret["changes"]) == (True, {"passwd": "written", "token": "written"})
+    assert predicted["changes"] == ret["changes"]
+    place = node.folder / "fence"
+    assert {path.name: path.read_text() for path in place.iterdir()} == {
+        "passwd": "hunter2",
+        "passwd.sign": "2ab96390c7dbe3439de74d0c9b0b1767",
+        "token": "tok3n",
+        "token.sign": cluster_cib.signature("tok3n").decode(),
+    }
+    assert {stat.S_IMODE(path.stat().st_mode) for path in place.iterdir()} == {0o600}
+    assert {stat.S_IMODE(os.stat(one).st_mode) for one in (place, node.folder)} == {0o700}  # noqa: PTH116
+    assert "hunter2" not in json.dumps([ret, predicted])
+    assert node.secret("passwd", "token")["changes"] == {}
+
+
+def test_a_secret_that_differs_or_is_open_is_repaired_and_one_too_many_goes(node):
+    node.secret("passwd", "token")
+    (node.folder / "fence" / "passwd").write_text("other")
+    (node.folder / "fence" / "token").chmod(0o644)
+    assert node.secret("passwd", "token")["changes"] == {"passwd": "written", "token": "mode 0644 instead of 0600"}
+    assert node.secret("token")["changes"] == {"passwd": "removed"}
+    assert sorted(path.name for path in (node.folder / "fence").iterdir()) == ["token", "token.sign"]
+    assert node.secret()["changes"] == {"token": "removed"}
+    assert list((node.folder / "fence").iterdir()) == []
+
+
+def test_a_pacemaker_without_secrets_is_refused(node):
+    node.cibsecrets = False
+    ret = node.secret("passwd")
+    assert ret["result"] is False
+    assert "was built without cibsecrets" in ret["comment"]
+    assert not node.folder.exists()
+
+
+def test_a_prediction_before_the_installation_asks_nobody(node):
+    node.installed = False
+    node.cibsecrets = False
+    assert node.secret("passwd", test=True)["result"] is None
+    assert node.calls == []
+
+
+def test_a_secret_that_is_not_in_pillar_is_named(node):
+    ret = node.secret("pin")
+    assert ret["result"] is False
+    assert "cluster:stonith:fence:secrets:pin is not in this host's pillar" in ret["comment"]

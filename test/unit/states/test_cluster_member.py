@@ -1,0 +1,192 @@
+"""Quorum is waited for and who is missing is named; a node leaves only if the others can do without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from _states import cluster_member, cluster_node
+from _utils import cluster_tools, corosync_conf
+
+NODES = {f"hv{n}": {"id": n, "addresses": [f"192.0.2.{n}"]} for n in (1, 2, 3)}
+ADDRESSES = """[{"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "scope": "host"}]},
+ {"ifname": "eth0", "addr_info": [{"local": "192.0.2.1", "scope": "global"},
+                                  {"local": "fe80::1", "scope": "link"}]}]"""
+
+
+class Node:
+    """A node hv1, and time that passes as it waits."""
+
+    def __init__(self, monkeypatch, folder: Path) -> None:
+        self.opts: dict[str, Any] = {"test": False, "id": "hv1"}
+        self.folder = folder
+        self.active = {"corosync.service", "pacemaker.service"}
+        self.enabled = set(self.active)
+        self.votes = cluster_tools.Quorum(True, 3, 2, ())
+        self.joined, self.online, self.listed = {1, 2, 3}, {"hv1", "hv2", "hv3"}, {"hv1", "hv2", "hv3"}
+        self.calls: list[str] = []
+        self.clock = 0.0
+        self.later: list[Any] = []
+        utils: dict[str, Any] = {
+            "cluster_tools.active": lambda unit: unit in self.active,
+            "cluster_tools.enabled": lambda unit: unit in self.enabled,
+            "cluster_tools.cmap": str,
+            "cluster_tools.joined": lambda _: self.joined,
+            "cluster_tools.monitor": str,
+            "cluster_tools.online": lambda _: self.online,
+            "cluster_tools.listed": lambda _: self.listed,
+            "cluster_tools.quorum": lambda: self.votes,
+            "cluster_tools.run": self.run,
+            "corosync_conf.address": corosync_conf.address,
+        }
+        for module in (cluster_member, cluster_node):
+            monkeypatch.setattr(module, "__opts__", self.opts, raising=False)
+            monkeypatch.setattr(module, "__utils__", utils, raising=False)
+        monkeypatch.setattr("time.sleep", self.sleep)
+        monkeypatch.setattr("time.monotonic", lambda: self.clock)
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += seconds
+        if self.later:
+            self.later.pop(0)()
+
+    def run(self, argv: list[str], timeout: float = 0, ok: Any = ()) -> str:
+        self.calls.append(" ".join(argv))
+        if argv[:2] == ["systemctl", "stop"]:
+            self.active.discard(argv[2])
+        if argv[:2] == ["systemctl", "disable"]:
+            self.enabled.discard(argv[2])
+        if argv[0] == "crm_node":
+            self.listed.discard(argv[-1])
+        return ADDRESSES if argv[0] == "ip" else ""
+
+    def left(self) -> dict[str, Any]:
+        return cluster_member.left("x", [str(self.folder / "authkey")], str(self.folder))
+
+
+@pytest.fixture(name="node")
+def a_node(monkeypatch, tmp_path) -> Node:
+    (tmp_path / "authkey").write_text("key")
+    (tmp_path / "var/lib/pacemaker/cib").mkdir(parents=True)
+    (tmp_path / "var/lib/pacemaker/cib/cib.xml").write_text("<cib/>")
+    return Node(monkeypatch, tmp_path)
+
+
+# ---- quorum ----
+
+
+def test_quorum_with_all_nodes(node):
+    ret = cluster_member.quorate("x", NODES)
+    assert (ret["result"], ret["changes"]) == (True, {})
+    assert ret["comment"] == "The cluster has quorum, with all nodes: hv1, hv2, hv3."
+
+
+def test_who_is_missing_is_named_after_a_limited_time(node):
+    node.votes, node.joined = cluster_tools.Quorum(False, 1, 2, ()), {1}
+    ret = cluster_member.quorate("x", NODES, 20)
+    assert ret["result"] is False
+    assert ret["comment"].startswith("Within 20 s the cluster has not come to quorum. Missing: hv2, hv3.")
+    assert node.clock <= 20
+
+
+def test_it_is_waited_for(node):
+    node.votes = cluster_tools.Quorum(False, 1, 2, ())
+    node.later = [lambda: None, lambda: setattr(node, "votes", cluster_tools.Quorum(True, 2, 2, ()))]
+    assert cluster_member.quorate("x", NODES, 20)["result"] is True
+
+
+def test_a_node_that_pacemaker_has_not_taken_in_is_not_part_of_it(node):
+    node.online = {"hv2", "hv3"}
+    ret = cluster_member.quorate("x", NODES, 5)
+    assert ret["result"] is False
+    assert "Pacemaker has not taken this node in" in ret["comment"]
+
+
+def test_a_cluster_with_quorum_may_miss_a_node(node):
+    node.online = {"hv1", "hv2"}
+    ret = cluster_member.quorate("x", NODES)
+    assert (ret["result"], ret["comment"]) == (True, "The cluster has quorum. Not there now: hv3.")
+
+
+def test_a_prediction_waits_for_nothing(node):
+    node.opts["test"], node.votes = True, cluster_tools.Quorum(False, 0, 0, ())
+    assert cluster_member.quorate("x", NODES)["result"] is True
+    assert node.clock == 0
+
+
+# ---- leaving ----
+
+
+def test_a_node_leaves_pacemaker_first(node):
+    node.opts["test"] = True
+    predicted = node.left()
+    assert (predicted["result"], node.calls) == (None, [])
+    node.opts["test"] = False
+    ret = node.left()
+    assert (ret["result"], ret["changes"]) == (True, predicted["changes"])
+    assert node.calls == [
+        "systemctl stop pacemaker.service",
+        "systemctl stop corosync.service",
+        "systemctl disable pacemaker.service",
+        "systemctl disable corosync.service",
+    ]
+    assert [path for path in node.folder.rglob("*") if path.is_file()] == []
+    assert node.left()["changes"] == {}
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_node_that_the_others_need_stays(node, test):
+    node.opts["test"], node.votes = test, cluster_tools.Quorum(True, 2, 2, ())
+    ret = node.left()
+    assert (ret["result"], ret["changes"], node.calls) == (False, {}, [])
+    assert "there are 2 votes and 2 are needed" in ret["comment"]
+    assert (node.folder / "authkey").exists()
+
+
+@pytest.mark.parametrize("votes", [(True, 2, 1), (True, 1, 1), (False, 1, 2)])
+def test_a_node_without_which_nothing_is_lost_goes(node, votes):
+    quorate, total, needed = votes
+    node.votes = cluster_tools.Quorum(quorate, total, needed, ())
+    assert node.left()["result"] is True
+
+
+def test_pacemaker_forgets_who_has_left(node):
+    gone = {"hv3": NODES["hv3"]}
+    node.opts["test"] = True
+    assert cluster_member.forgotten("x", gone)["result"] is None
+    node.opts["test"] = False
+    assert cluster_member.forgotten("x", gone)["changes"] == {"forgotten": ["hv3"]}
+    assert node.calls == ["crm_node --force --remove hv3"]
+    assert cluster_member.forgotten("x", gone)["changes"] == {}
+
+
+# ---- whether this host is the node ----
+
+
+def test_a_host_that_is_the_node(node, monkeypatch):
+    monkeypatch.setattr("os.uname", lambda: type("Uname", (), {"nodename": "hv1"}))
+    assert cluster_node.fits("x", NODES)["result"] is True
+
+
+def test_a_host_that_is_not_says_all_that_is_wrong(node, monkeypatch):
+    monkeypatch.setattr("os.uname", lambda: type("Uname", (), {"nodename": "hv1.example.org"}))
+    ret = cluster_node.fits("x", {"hv1": {"id": 1, "addresses": ["192.0.2.9"]}})
+    assert ret["result"] is False
+    assert ret["comment"].splitlines() == [
+        (
+            'cluster:nodes:hv1:name: "hv1" (the minion id) is not what this host calls itself; must be '
+            '"hv1.example.org", or change the host: hostnamectl set-hostname hv1'
+        ),
+        "cluster:nodes:hv1:addresses: 192.0.2.9 is not an address of this host; it has: 192.0.2.1",
+    ]
+
+
+def test_a_minion_that_is_no_node(node):
+    node.opts["id"] = "hv9"
+    ret = cluster_node.fits("x", NODES)
+    assert (ret["result"], ret["comment"]) == (
+        False,
+        "cluster:nodes: hv9, this minion, is not among them: hv1, hv2, hv3.",
+    )

@@ -1,0 +1,110 @@
+"""A key that is sealed for one host opens there, for its cluster and unaltered; what is handed in is judged."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from _utils import cluster_keys as keys
+
+
+@pytest.fixture(scope="module", name="pairs")
+def two_pairs():
+    """Private keys of two hosts."""
+    return [keys.new_private(), keys.new_private()]
+
+
+@pytest.fixture(scope="module", name="publics")
+def their_public_halves(pairs):
+    return [keys.public_half(pair) for pair in pairs]
+
+
+@pytest.fixture(name="key")
+def a_key():
+    return secrets.token_bytes(256)
+
+
+def pem(key):
+    return (
+        key.public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode()
+    )
+
+
+def test_a_sealed_key_opens_with_its_recipients_key_alone(pairs, publics, key):
+    entry = keys.seal(key, "c", publics[0])
+    assert keys.unseal(entry, "c", pairs[0]) == key
+    with pytest.raises(ValueError, match="does not open with this host's key"):
+        keys.unseal(entry, "c", pairs[1])
+
+
+def test_it_opens_for_its_cluster_alone(pairs, publics, key):
+    with pytest.raises(ValueError, match="does not open"):
+        keys.unseal(keys.seal(key, "c", publics[0]), "d", pairs[0])
+
+
+def test_an_altered_one_is_refused(pairs, publics, key):
+    entry = keys.seal(key, "c", publics[0])
+    blob = bytearray(base64.b64decode(entry["blob"]))
+    blob[10] ^= 1
+    with pytest.raises(ValueError, match="does not open"):
+        keys.unseal({**entry, "blob": base64.b64encode(blob).decode()}, "c", pairs[0])
+    with pytest.raises(ValueError, match="another key than it says"):
+        keys.unseal({**entry, "key": "0" * 64}, "c", pairs[0])
+
+
+def test_nothing_of_the_key_shows_in_what_is_sealed(publics, key):
+    text = str(keys.seal(key, "c", publics[0]))
+    assert key.hex() not in text
+    assert base64.b64encode(key).decode()[:40] not in text
+
+
+def test_what_a_host_hands_in_is_accepted(publics, key):
+    assert keys.handed_in({"public": publics[0], "sealed": {}}) == ""
+    assert keys.handed_in({"public": publics[0], "sealed": {"hv2": keys.seal(key, "c", publics[1])}}) == ""
+
+
+def test_what_is_no_public_key_is_refused(publics):
+    short = pem(rsa.generate_private_key(public_exponent=65537, key_size=2048))
+    other = pem(ec.generate_private_key(ec.SECP256R1()))
+    for wrong in ("", "x" * 5000, publics[0][:-80], short, other, 7, None):
+        assert keys.handed_in({"public": wrong, "sealed": {}}).startswith("public: it is no")
+
+
+@pytest.mark.parametrize(
+    "over",
+    [{"for": "x"}, {"key": "A" * 64}, {"blob": "!" * 512}, {"blob": "QUJD"}, {"more": "1"}, {"blob": 7}],
+)
+def test_what_is_no_sealed_key_is_refused(publics, key, over):
+    entry = {**keys.seal(key, "c", publics[1]), **over}
+    told = keys.handed_in({"public": publics[0], "sealed": {"hv2": entry}})
+    assert told == "sealed has an entry that is no sealed key of a minion"
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a b", "-a", "x" * 64, 7])
+def test_a_name_that_is_no_minion_id_is_refused(publics, key, name):
+    sealed = {name: keys.seal(key, "c", publics[1])}
+    assert "no sealed key of a minion" in keys.handed_in({"public": publics[0], "sealed": sealed})
+
+
+@pytest.mark.parametrize("entry", [None, [], {"public": "x"}, {"public": "x", "sealed": {}, "more": 1}])
+def test_what_has_another_form_is_refused(entry):
+    assert keys.handed_in(entry) == "it is no mapping of public and sealed"
+
+
+def test_a_private_key_that_is_none_is_not_quoted():
+    with pytest.raises(ValueError, match="no RSA private key") as caught:
+        keys.public_half(b"-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n")
+    assert "c2VjcmV0" not in str(caught.value)
+
+
+def test_who_needs_it_sealed_and_who_has_no_more_claim(publics, key):
+    there = {"hv2": keys.seal(key, "c", publics[0]), "hv3": keys.seal(key, "c", publics[1])}
+    assert keys.stale(there, key, {"hv2": publics[0], "hv3": publics[1]}) == ([], [])
+    assert keys.stale(there, key, {"hv2": publics[1], "hv4": publics[1]}) == (["hv2", "hv4"], ["hv3"])
+    assert keys.stale(there, b"another", {"hv2": publics[0]}) == (["hv2"], ["hv3"])

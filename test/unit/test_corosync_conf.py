@@ -1,0 +1,176 @@
+"""corosync.conf as text, and what of a difference a running corosync can take up."""
+
+from __future__ import annotations
+
+import pytest
+
+from _utils import corosync_conf as conf
+
+CLUSTER = {
+    "name": "c",
+    "links": {},
+    "crypto": {"cipher": "aes256", "hash": "sha256"},
+    "token": 3000,
+    "quorum": {},
+}
+NODES = {
+    "hv2.example.org": {"id": 2, "name": "hv2", "addresses": ["192.0.2.2"]},
+    "hv1": {"id": 1, "addresses": ["192.0.2.1"]},
+}
+THIRD = {"hv3": {"id": 3, "addresses": ["192.0.2.3"]}}
+TEXT = """\
+# Written by Salt. Change the pillar: what is edited here is replaced by the next run.
+totem {
+    version: 2
+    cluster_name: c
+    transport: knet
+    crypto_cipher: aes256
+    crypto_hash: sha256
+    token: 3000
+}
+nodelist {
+    node {
+        name: hv1
+        nodeid: 1
+        ring0_addr: 192.0.2.1
+    }
+    node {
+        name: hv2
+        nodeid: 2
+        ring0_addr: 192.0.2.2
+    }
+}
+quorum {
+    provider: corosync_votequorum
+    two_node: 1
+    wait_for_all: 1
+}
+logging {
+    to_logfile: no
+    to_stderr: no
+    to_syslog: yes
+    timestamp: off
+}
+"""
+
+
+def wanted(nodes=NODES, **over):
+    return conf.flat(conf.tree({**CLUSTER, **over}, nodes))
+
+
+def as_printed(values):
+    """What corosync-cmapctl prints, with what corosync has besides."""
+    lines = [f"{key} (str) = {value}" for key, value in values.items()]
+    return "\n".join(["nodelist.local_node_pos (u32) = 0", "runtime.config.totem.token (u32) = 3000", *lines, ""])
+
+
+def running(nodes=NODES, **over):
+    return conf.parse(as_printed(wanted(nodes, **over)))
+
+
+def test_the_text_of_two_nodes():
+    assert conf.emit(conf.tree(CLUSTER, NODES)) == TEXT
+
+
+def test_three_nodes_do_not_wait_for_each_other_and_one_needs_no_options():
+    votes = {"provider": "corosync_votequorum", "two_node": 0, "wait_for_all": 0}
+    assert conf.tree(CLUSTER, {**NODES, **THIRD})["quorum"] == votes
+    assert conf.tree(CLUSTER, THIRD)["quorum"] == votes
+
+
+def test_links_and_votes_as_declared():
+    nodes = {
+        f"hv{n}": {"id": n, "addresses": [f"192.0.2.{n}", f"2001:DB8:0::{n}"]} for n in (1, 2, 3, 4)
+    }
+    links = {"1": {"priority": 5, "port": 5500, "ping_interval": 500, "ping_timeout": 1000, "pong_count": 3}}
+    votes = {"auto_tie_breaker": True, "auto_tie_breaker_node": "hv3", "wait_for_all": True}
+    values = wanted(nodes, links=links, quorum=votes)
+    assert values["totem.link_mode"] == "passive"
+    assert {key: value for key, value in values.items() if key.startswith("totem.interface.")} == {
+        "totem.interface.1.knet_link_priority": "5",
+        "totem.interface.1.mcastport": "5500",
+        "totem.interface.1.knet_ping_interval": "500",
+        "totem.interface.1.knet_ping_timeout": "1000",
+        "totem.interface.1.knet_pong_count": "3",
+    }
+    assert values["nodelist.node.2.ring1_addr"] == "2001:db8::3"
+    assert (values["quorum.auto_tie_breaker"], values["quorum.auto_tie_breaker_node"]) == ("1", "3")
+    assert "\n    interface {\n        linknumber: 1\n        knet_link_priority: 5\n" in conf.emit(
+        conf.tree({**CLUSTER, "links": links, "quorum": votes}, nodes)
+    )
+
+
+def test_nothing_differs_from_what_runs_with_the_same():
+    assert conf.plan(wanted(), running()) == conf.Plan({}, {}, {})
+
+
+def test_a_node_that_comes_or_goes_is_taken_up_by_a_reload_with_the_votes():
+    comes = conf.plan(wanted({**NODES, **THIRD}), running())
+    assert (comes.restart, comes.stop) == ({}, {})
+    assert set(comes.reload) == {"node hv3", "quorum.two_node", "quorum.wait_for_all"}
+    assert comes.reload["node hv3"] == {
+        "old": None,
+        "new": {"name": "hv3", "nodeid": "3", "ring0_addr": "192.0.2.3"},
+    }
+    goes = conf.plan(wanted(), running({**NODES, **THIRD}))
+    assert set(goes.reload) == set(comes.reload)
+    assert goes.reload["node hv3"]["new"] is None
+
+
+def test_the_place_of_a_node_in_the_list_means_nothing():
+    values = running()
+    swapped = {
+        key.replace("node.0.", "node.9.").replace("node.1.", "node.0.").replace("node.9.", "node.1."): value
+        for key, value in values.items()
+    }
+    assert swapped != values
+    assert conf.plan(wanted(), swapped) == conf.Plan({}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("over", "kind", "key"),
+    [
+        ({"token": 5000}, "reload", "totem.token"),
+        ({"links": {"0": {"ping_timeout": 900}}}, "reload", "totem.interface.0.knet_ping_timeout"),
+        ({"quorum": {"two_node": False}}, "reload", "quorum.two_node"),
+        ({"name": "d"}, "restart", "totem.cluster_name"),
+        ({"crypto": {"cipher": "none", "hash": "sha256"}}, "stop", "totem.crypto_cipher"),
+        ({"crypto": {"cipher": "aes256", "hash": "sha512"}}, "stop", "totem.crypto_hash"),
+        ({"links": {"0": {"port": 5500}}}, "stop", "totem.interface.0.mcastport"),
+    ],
+)
+def test_what_each_difference_needs(over, kind, key):
+    found = conf.plan(wanted(**over), running())
+    assert key in getattr(found, kind)
+    others = [name for name in conf.Plan._fields if name != kind]
+    assert [getattr(found, name) for name in others] == [{}, {}]
+
+
+def test_a_setting_of_a_link_that_is_not_declared_any_more_goes():
+    found = conf.plan(wanted(), running(links={"0": {"priority": 7}}))
+    assert found.reload == {"totem.interface.0.knet_link_priority": {"old": "7", "new": None}}
+
+
+def test_settings_of_others_stay():
+    values = {**running(), "totem.max_messages": "20", "quorum.expected_votes_tracking": "0"}
+    assert conf.plan(wanted(), values) == conf.Plan({}, {}, {})
+
+
+def test_a_node_may_change_one_of_two_addresses_and_not_its_only_one():
+    moved = {**NODES, "hv1": {"id": 1, "addresses": ["192.0.2.77"]}}
+    assert set(conf.plan(wanted(moved), running()).stop) == {"node hv1"}
+    two = {f"hv{n}": {"id": n, "addresses": [f"192.0.2.{n}", f"198.51.100.{n}"]} for n in (1, 2)}
+    half = {**two, "hv1": {"id": 1, "addresses": ["192.0.2.1", "198.51.100.77"]}}
+    found = conf.plan(wanted(half), running(two))
+    assert set(found.reload) == {"node hv1"}
+    assert found.stop == {}
+
+
+def test_another_name_of_a_node_is_not_taken_up():
+    renamed = {**NODES, "hv1": {"id": 1, "name": "other", "addresses": ["192.0.2.1"]}}
+    assert set(conf.plan(wanted(renamed), running()).stop) == {"node other"}
+
+
+def test_a_cluster_of_another_kind_has_to_be_stopped():
+    values = {**running(), "totem.transport": "udpu"}
+    assert set(conf.plan(wanted(), values).stop) == {"totem.transport"}
