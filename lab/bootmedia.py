@@ -60,7 +60,7 @@ def build(log: Path) -> Path:
         run([*contained("--mount-proc"), *fetch, guest.RELEASE, root], timeout=300, log=log)
         # Unpacked only, so that it lacks what base-files would make.
         (root / "proc").mkdir(exist_ok=True)
-        work = root / "work"
+        work = root / "build"
         for name, source in (("vmlinuz", guest.KERNEL), ("initramfs", guest.INITRAMFS)):
             for folder in ("cd", "esp"):
                 (work / folder).mkdir(parents=True, exist_ok=True)
@@ -77,20 +77,20 @@ def build(log: Path) -> Path:
 
 
 def _make_cd(root: Path) -> None:
-    """Make a CD that a BIOS boots, in a tree with the programs and with ``work/cd``."""
-    folder = root / "work/cd/isolinux"
+    """Make a CD that a BIOS boots, in a tree with the programs and with ``build/cd``."""
+    folder = root / "build/cd/isolinux"
     folder.mkdir()
     shutil.copy(root / "usr/lib/ISOLINUX/isolinux.bin", folder)
     shutil.copy(root / "usr/lib/syslinux/modules/bios/ldlinux.c32", folder)
     (folder / "isolinux.cfg").write_text(ISOLINUX)
     boot = ["-b", "isolinux/isolinux.bin", "-c", "isolinux/boot.cat", "-no-emul-boot", "-boot-load-size", "4"]
     argv = ["xorrisofs", "-quiet", "-volid", "LABBOOT", "-rock", *boot, "-boot-info-table"]
-    in_tree(root, [*argv, "-output", f"/work/{CD}", "/work/cd"])
+    in_tree(root, [*argv, "-output", f"/build/{CD}", "/build/cd"])
 
 
 def _make_uefi_disk(root: Path) -> None:
-    """Make a disk with an EFI system partition, in a tree with the programs and with ``work/esp``."""
-    esp = root / "work/esp"
+    """Make a disk with an EFI system partition, in a tree with the programs and with ``build/esp``."""
+    esp = root / "build/esp"
     for folder in ("EFI/BOOT", "EFI/debian"):
         (esp / folder).mkdir(parents=True)
     # Where firmware looks on a disk that it has never seen; shim then starts the loader beside it.
@@ -98,15 +98,15 @@ def _make_uefi_disk(root: Path) -> None:
     shutil.copy(root / "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed", esp / "EFI/BOOT/grubx64.efi")
     (esp / "EFI/debian/grub.cfg").write_text(GRUB)
     sectors = (ESP_MIB << 20) // SECTOR
-    in_tree(root, ["mformat", "-i", "/work/esp.img", "-C", "-T", str(sectors), "-h", "255", "-s", "63", "-F", "::"])
-    names = [f"/work/esp/{path.name}" for path in sorted(esp.iterdir())]
-    in_tree(root, ["mcopy", "-s", "-i", "/work/esp.img", *names, "::"])
+    in_tree(root, ["mformat", "-i", "/build/esp.img", "-C", "-T", str(sectors), "-h", "255", "-s", "63", "-F", "::"])
+    names = [f"/build/esp/{path.name}" for path in sorted(esp.iterdir())]
+    in_tree(root, ["mcopy", "-s", "-i", "/build/esp.img", *names, "::"])
     # One partition of the type that firmware looks for.
     first = PARTITION_START // SECTOR
     entry = b"\x00\xfe\xff\xff\xef\xfe\xff\xff" + first.to_bytes(4, "little") + sectors.to_bytes(4, "little")
     table = bytes(446) + entry + bytes(48) + b"\x55\xaa"
-    with (root / "work" / UEFI_DISK).open("wb") as file:
+    with (root / "build" / UEFI_DISK).open("wb") as file:
         file.write(table.ljust(PARTITION_START, b"\x00"))
-        with (root / "work/esp.img").open("rb") as part:
+        with (root / "build/esp.img").open("rb") as part:
             shutil.copyfileobj(part, file)
         file.truncate(PARTITION_START + (ESP_MIB << 20) + PARTITION_START)
