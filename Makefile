@@ -13,7 +13,7 @@ OLDEST_STAMP := $(OLDEST)/.installed-$(shell cat requirements/oldest.lock tools/
 # Folders of Salt's loader may hold modules of the same name, so that each is checked by itself.
 MYPY_FOLDERS := $(wildcard lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden test/integration test/faults network/files/usr/lib/hypervisor-formula saltapi/files/usr/lib/hypervisor-formula/master)
 # Suites whose emulated machines need many minutes: "make slow" runs them.
-SLOW := test/integration/network test/integration/tunnels
+SLOW := test/integration/network test/integration/tunnels test/integration/vm/test_vm_volume_guest.py
 FAULTS ?=
 SHELL_SCRIPTS := bootstrap .ci/run tools/make-venv tools/lint-shell tools/lock
 PYTEST_WORKERS ?= 2
