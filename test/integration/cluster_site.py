@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -114,6 +115,24 @@ class Site:
         """Whether a node is in a part of the cluster that has quorum."""
         text = self.run(node, "corosync-quorumtool", "-s", check=False)
         return bool(re.search(r"^Quorate: +Yes$", text, re.MULTILINE))
+
+    def outages(self, node: str, since: int) -> list[tuple[float, float]]:
+        """Return from when to when a node was without quorum, as its corosync wrote down; an open end is infinite.
+
+        Nodes of the lab have one clock, so times of different nodes compare. Asking one node after the other
+        would not: the first may be back when the last is asked.
+        """
+        argv = ["journalctl", "--unit=corosync.service", f"--since=@{since}", "--output=json", "--no-pager"]
+        found: list[tuple[float, float]] = []
+        for line in self.run(node, *argv).splitlines():
+            row = json.loads(line)
+            message, moment = str(row["MESSAGE"]), int(row["__REALTIME_TIMESTAMP"]) / 1e6
+            lost = "within the non-primary component" in message or "Cluster Engine exiting" in message
+            if lost and (not found or found[-1][1] < math.inf):
+                found.append((moment, math.inf))
+            elif "within the primary component" in message and found:
+                found[-1] = (found[-1][0], min(found[-1][1], moment))
+        return found
 
     def flags(self, node: str) -> list[str]:
         """Return the options of votes that are in force."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import jinja2
 import pytest
+import yaml
 from render_harness import (
     HERE,
     ROOT,
@@ -25,20 +27,29 @@ PROMISED = {
 }  # fmt: skip
 
 
+def rendered_example() -> Any:
+    """What pillar.example is as a file of the pillar, which Salt renders with Jinja before it reads the YAML."""
+    text = (ROOT / "pillar.example").read_text(encoding="utf-8")
+    jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701 - YAML, not HTML
+    return yaml.safe_load(jinja.from_string(text).render())
+
+
 def pillars() -> dict[str, Any]:
     """The pillars to compile with: none, the example, and those for single features."""
     found: dict[str, Any] = {"empty": {}}
-    example = ROOT / "pillar.example"
-    if example.exists():
-        found["example"] = load(example)
-        # The example shows no key.
-        found["example"]["network"]["ipsec"]["psk"] = "kq3Vw8yR0bN5tXz1LmCe"
+    found["example"] = rendered_example()
+    # The example shows no key.
+    found["example"]["network"]["ipsec"]["psk"] = "kq3Vw8yR0bN5tXz1LmCe"
     found.update({path.stem: load(path) for path in sorted((HERE / "pillar").glob("*.yaml"))})
     return found
 
 
 def test_the_promised_operating_systems_are_all_there():
     assert {one["osfinger"] for one in GRAINS.values()} == PROMISED
+
+
+def test_the_example_is_a_pillar_file_as_it_stands():
+    assert rendered_example()["saltapi"]["ldap"]["filter"] == "uid={{ username }}"
 
 
 def test_there_are_formulas():
