@@ -47,7 +47,7 @@ kitchen: venv ## write .kitchen.local.yml, so that Test Kitchen works on the run
 .PHONY: test
 test: venv lint oldest ## everything: installs what it needs, all checks, the hosts' tests (root)
 	$(BIN)/lab deps
-	$(PYTEST) test/unit test/render test/golden test/integration $(SLOW:%=--ignore=%)
+	$(PYTEST) -n $(PYTEST_WORKERS) --dist loadgroup test/unit test/render test/golden test/integration $(SLOW:%=--ignore=%)
 
 .PHONY: check
 check: venv lint ## all that needs neither root nor hosts: linters, unit tests, render matrix

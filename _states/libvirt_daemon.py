@@ -12,9 +12,8 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import salt.utils.path
 
@@ -58,8 +57,10 @@ _KEEPERS = ("virtlogd", "virtlockd")
 _GUESTS = "libvirt-guests.service"
 
 
-@dataclass(frozen=True)
-class Layout:
+# Salt loads this file to compile a highstate, since others watch the daemon; data classes would take most of that.
+
+
+class Layout(NamedTuple):
     """One way to run libvirt: its services, sockets, and who answers on the TLS port."""
 
     services: tuple[str, ...]
@@ -85,8 +86,7 @@ class Layout:
         return tuple(_CONF / name for name in (f"{daemon}.conf", *more))
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """What systemd says about a unit.
 
     ``since`` is the Unix time of its start, 0 when inactive; ``stopped`` that of its last stop, 0 if there was none;
@@ -100,8 +100,7 @@ class Unit:
     told: float = 0.0
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What has to be done, in this order; empty lists mean nothing."""
 
     disable: tuple[str, ...] = ()
@@ -113,7 +112,7 @@ class Plan:
 
     def changes(self) -> dict[str, list[str]]:
         """Return the plan as a state's changes, without what is empty."""
-        return {verb: list(units) for verb, units in vars(self).items() if units}
+        return {verb: list(units) for verb, units in self._asdict().items() if units}
 
 
 def layout(units: set[str], enabled: set[str]) -> Layout | None:

@@ -22,13 +22,7 @@ kvm_sysctl_file:
     - group: root
     - mode: '0644'
     - makedirs: true
-{% else %}
-kvm_sysctl_file:
-  file.absent:
-    - name: /etc/sysctl.d/90-hypervisor.conf
-{% endif %}
 
-{% if kvm.sysctl %}
 kvm_sysctl:
   kernel_settings.applied:
     - settings: {{ kvm.sysctl | json }}
@@ -39,6 +33,10 @@ kvm_sysctl:
       # Without the module there are no such settings, now or at boot.
       - kernel_module: kvm_module_br_netfilter
 {% endif %}
+{% else %}
+kvm_sysctl_file:
+  file.absent:
+    - name: /etc/sysctl.d/90-hypervisor.conf
 {% endif %}
 
 {% if kvm.ksm %}

@@ -20,6 +20,23 @@ from lab.ui import Progress
 
 NAME = os.environ.get("LAB_NAME", "test")
 KEEP = os.environ.get("LAB_KEEP") == "1"
+# Suites with hosts of their own. All others share a lab, in which one test goes on from what the last one left.
+OWN_HOSTS = {"vm": "machines", "network": "machines", "tunnels": "machines", "cluster": "cluster"}
+LONGEST_FIRST = ("lab", "machines", "cluster")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """With several workers: give each lab to one of them, and begin with what takes longest."""
+    if not hasattr(config, "workerinput"):
+        return
+    places = {}
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            group = OWN_HOSTS.get(item.path.parent.name, "lab")
+            item.add_marker(pytest.mark.xdist_group(group))
+            places[item.nodeid] = LONGEST_FIRST.index(group)
+    items.sort(key=lambda item: places.get(item.nodeid, len(LONGEST_FIRST)))
 
 
 def made(name, capsys, **options):
