@@ -50,11 +50,15 @@ def __virtual__() -> bool | tuple[bool, str]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a good certificate looks like: its common name, names, and days left at least."""
+    """What a good certificate looks like: its common name, names, and days left at least.
+
+    Also the option of bootstrap that decides the names.
+    """
 
     common_name: str
     subject_names: tuple[str, ...]
     days_remaining: int
+    option: str = "--host"
 
 
 @dataclass(frozen=True)
@@ -299,7 +303,10 @@ def _sign_here(policy: str, public_pem: str) -> bytes:
     """Certify a public key with a signing policy of this minion's own configuration."""
     rules = __salt__["x509.get_signing_policy"](policy)
     if not rules or "signing_private_key" not in rules:
-        raise RuntimeError(f"this minion's configuration has no signing policy {policy}")
+        raise RuntimeError(
+            f"this minion's configuration has no signing policy {policy}; 'bootstrap pki' makes them on the master, "
+            "with --host for a hypervisor and --web for the page"
+        )
     try:
         issued = __salt__["x509.create_certificate"](
             signing_policy=policy,
@@ -361,6 +368,7 @@ def managed(  # noqa: PLR0913, PLR0917 - the arguments of a state are its interf
     signing_policy: str = "",
     common_name: str = "",
     subject_names: list[str] | None = None,
+    names_option: str = "--host",
     days_remaining: int = 30,
     key_type: str = "ec",
     key_user: str = "root",
@@ -383,6 +391,7 @@ def managed(  # noqa: PLR0913, PLR0917 - the arguments of a state are its interf
         subject_names: DNS names and addresses that must stand in it besides the common name. What
             stands in it decides the policy: if that lacks one, the state fails and says what to run
             on the master, and the old certificate stays.
+        names_option: The option of bootstrap by which they are given: ``--host`` or ``--web``.
         days_remaining: A certificate with fewer days left is replaced.
         key_type: ``ec`` (NIST P-256) or ``rsa`` (3072 bits); used when a key is made.
         key_user: Owner and permissions of the key. A key that others could read is replaced,
@@ -397,7 +406,7 @@ def managed(  # noqa: PLR0913, PLR0917 - the arguments of a state are its interf
     minion_id = __opts__["id"]
     files = Files(name, key, ca)
     common = common_name or minion_id
-    wanted = Wanted(common, (common, *(subject_names or [])), int(days_remaining))
+    wanted = Wanted(common, (common, *(subject_names or [])), int(days_remaining), names_option)
     access = Access(key_user, key_group, int(key_mode, 8))
     policy = signing_policy or f"{purpose}_{minion_id}"
     try:
@@ -477,10 +486,11 @@ def _remedy(issued: bytes, wanted: Wanted) -> str:
     if not missing:
         return ""
     host = wanted.common_name
-    every = [name for name in (*names, *missing) if name != canonical(host)]
+    every = ",".join(name for name in (*names, *missing) if name != canonical(host))
+    given = f"{host}={every}" if wanted.option == "--host" else every
     return (
         ". The names are decided where the CA is: run there "
-        f"'bootstrap pki --host {host}={','.join(every)}', or take the name out of this host's pillar"
+        f"'bootstrap pki {wanted.option} {given}', or take the name out of this host's pillar"
     )
 
 

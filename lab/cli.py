@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--hosts", metavar="HOST,...", help="only these hosts of kitchen.yml (default: all but spare ones)")
     up.add_argument("--no-highstate", action="store_true", help="stop when every minion answers")
     up.add_argument("--no-demo", action="store_true", help="boot no demonstration guest")
+    up.add_argument("--no-page", action="store_true", help="let nobody log in, and serve no page")
 
     command(
         "status", "show what runs, and how to reach it", named, quiet, more="The exit code is 1 when a host is stopped."
@@ -143,6 +144,10 @@ def show_how(result: dict[str, Any]) -> str:
                 migrate = f"virsh migrate {options} {guest} qemu+tls://{others[0]}/system"
                 lines.append(f"{run_on} {host} -- {migrate}")
     lines += [f"{ssh_to} {controller}", f"  .venv/bin/lab down{option}"]
+    if page := result["page"]:
+        lines += ["", f"The page, in a browser on this machine: {page['address']}"]
+        lines += [f"  its certificate is of the lab's own authority: {page['ca']}", "  logins of this lab alone:"]
+        lines += [f"    {name:9} {password}" for name, password in page["users"].items()]
     return "\n".join(lines)
 
 
@@ -158,6 +163,7 @@ def command_up(options: argparse.Namespace, progress: Progress) -> int:
         only=options.hosts.split(",") if options.hosts else None,
         highstate=not options.no_highstate,
         demo=not options.no_demo,
+        page=not options.no_page,
     )
     result["seconds"] = round(time.monotonic() - begun, 1)
     if options.json:
@@ -228,7 +234,7 @@ def command_sync(options: argparse.Namespace, progress: Progress) -> int:
     hosts = lab.hosts
     with state.locked(f"lab-{options.name}", "lab sync"):
         with progress.step("bring formulas and pillar to the master"):
-            salt.sync(hosts)
+            salt.sync(hosts, lab.users)
         lab.save(sources=salt.sources_digest(), highstate=None)
     return 0
 

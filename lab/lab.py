@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import container, guest, identity, machine, network, packages, salt, state, vmspec
+from . import container, guest, identity, machine, network, packages, salt, state, vmspec, web
 from . import kitchen as kitchen_file
 from .hosts import Hosts
 from .kitchen import HostSpec, Kitchen
@@ -88,6 +88,11 @@ class Lab:
         """The lab's virtual machines."""
         return VirtualHosts(self.paths, self.hosts, self.state)
 
+    @property
+    def users(self) -> dict[str, dict[str, str]]:
+        """Who may log in at the lab's page; nobody where it is not served."""
+        return dict(self.state.get("users") or {})
+
     def run(self, host: str, argv: list[str], **options: Any) -> Any:
         """Run a command on a host; see :meth:`lab.hosts.Hosts.run`."""
         return self.hosts.run(host, argv, **options)
@@ -103,7 +108,7 @@ class Lab:
 
     # --- up -----------------------------------------------------------------------------------------
 
-    def up(
+    def up(  # noqa: PLR0913 - the options of the command
         self,
         *,
         platform: str = "debian-12",
@@ -113,6 +118,7 @@ class Lab:
         highstate: bool = True,
         demo: bool = True,
         minions: bool = True,
+        page: bool = False,
     ) -> dict[str, Any]:
         """Bring the lab to where every host runs and has its highstate; what is done already isn't done again.
 
@@ -124,6 +130,8 @@ class Lab:
             highstate: run ``salt '*' state.highstate``.
             demo: boot the demonstration guest on the first hypervisor (needs ``highstate``).
             minions: make the hosts minions of the controller; without it they merely run.
+            page: let the controller serve the page, to users of this lab alone. A virtual machine does without: its
+                image has no nginx.
 
         Returns:
             What :meth:`status` returns, with ``did`` (whether anything had to be done) and ``times``.
@@ -141,6 +149,9 @@ class Lab:
             if not self.exists:
                 self._define(platform, kind or "container", kinds or {}, only)
             self._same(platform, only, kind, kinds or {})
+            if page and not self.users and self.hosts.kind(self.hosts.controller) == "container":
+                # Passwords are made once: the pillar stays as it is, and so does what was printed.
+                self.save(users=web.make_users(), sources=None)
             done = [self._network(), self._images(), self._hosts()]
             if minions:
                 done.append(self._salt())
@@ -283,7 +294,9 @@ class Lab:
         if self.state.get("sources") != digest:
             did = True
             with self.progress.step("bring formulas and pillar to the master"):
-                salt.sync(hosts)
+                salt.sync(hosts, self.users)
+                if self.state.get("salt"):
+                    salt.renew_pki(hosts)
                 self.save(sources=digest, highstate=None)
         if not self.state.get("salt"):
             did = True
@@ -304,6 +317,13 @@ class Lab:
         """Run the highstate unless the last one was green and nothing has changed since."""
         if self.state.get("highstate"):
             return False
+        if self.users:
+            # A change of who may log in restarts the master once the run has ended, others' or not.
+            with self.progress.step("the controller's highstate, and the restart of its master"):
+                salt.check_green(salt.highstate(self.hosts, [self.hosts.controller]))
+                web.settled(self.hosts)
+                salt.wait_answering(self.hosts)
+                self.paths.web_ca.write_text(self.hosts.run(self.hosts.controller, ["cat", web.CA]).stdout)
         with self.progress.step("salt '*' state.highstate"):
             figures = salt.check_green(salt.highstate(self.hosts))
         for host, row in figures.items():
@@ -385,8 +405,16 @@ class Lab:
             "guests": self.guests() if up else {},
             "ssh_config": str(self.paths.ssh_config),
             "checkout": self.state.get("checkout", ""),
+            "page": self._page(),
             "up": up,
         }
+
+    def _page(self) -> dict[str, Any]:
+        """Return where the page is, what a browser has to believe, and who may log in; empty where there is none."""
+        if not self.users or not self.paths.web_ca.exists():
+            return {}
+        users = {name: user["password"] for name, user in self.users.items()}
+        return {"address": web.address(self.hosts), "ca": str(self.paths.web_ca), "users": users}
 
     def down(self) -> list[str]:
         """Stop the lab and remove everything of it, also what an interrupted or damaged one has left.

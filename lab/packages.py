@@ -16,7 +16,7 @@ from .state import CHECKOUT
 # of both at hand. In a virtual machine all is installed beforehand, so it gets what its kernel is needed for.
 ROLES = {"container": ("storage", "monitoring", "crmsh"), "vm": ("storage",)}
 # Formulas that are run on container hosts alone: images of virtual machines do without their daemons.
-ON_CONTAINERS = ("cluster",)
+ON_CONTAINERS = ("cluster", "nginx")
 # Not installed by a formula: the three ways to filter packets, for the tests of libvirt's firewall.
 TESTED_WITH = ("firewalld", "iptables", "nftables")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from . import web
 from .identity import DOMAIN
 from .proc import CommandError, LabError
 from .state import CHECKOUT, tree_digest
@@ -68,10 +69,11 @@ def pack(paths: Sequence[Path], base: Path) -> bytes:
     return buffer.getvalue()
 
 
-def pillar_files(hosts: Hosts) -> dict[str, str]:
+def pillar_files(hosts: Hosts, users: Mapping[str, Mapping[str, str]] | None = None) -> dict[str, str]:
     """Return the lab's pillar: roles by host, what all share, and what a kind of host can't do.
 
-    A container host shares the machine's kernel, so its pillar leaves the kernel alone.
+    A container host shares the machine's kernel, so its pillar leaves the kernel alone. With users of
+    :func:`lab.web.make_users` the controller serves the page to them.
     """
     top: dict[str, list[str]] = {"*": ["common"]}
     common = yaml.safe_load((LAB_PILLAR / "common.sls").read_text())
@@ -82,6 +84,8 @@ def pillar_files(hosts: Hosts) -> dict[str, str]:
         roles = yaml.safe_dump({"roles": list(spec.roles)})
         files[f"{name}.sls"] = roles + (kind if "hypervisor" in spec.roles else "")
         top[name] = [name]
+    if users:
+        files[f"{hosts.controller}.sls"] += yaml.safe_dump(web.pillar(hosts, users), sort_keys=False)
     files["top.sls"] = yaml.safe_dump({"base": top}, sort_keys=False)
     return files
 
@@ -91,12 +95,12 @@ def merge_pillar(hosts: Hosts, files: Mapping[str, str]) -> None:
     hosts.unpack(hosts.controller, {f"/srv/pillar/{name}": (0o600, text.encode()) for name, text in files.items()})
 
 
-def sync(hosts: Hosts) -> None:
+def sync(hosts: Hosts, users: Mapping[str, Mapping[str, str]] | None = None) -> None:
     """Put the checkout's formulas and the lab's pillar on the controller, replacing what was there."""
     hosts.run(hosts.controller, ["rm", "-rf", FORMULA, "/srv/pillar"])
     hosts.run(hosts.controller, ["mkdir", "-p", FORMULA, "/srv/pillar"])
     hosts.run(hosts.controller, ["tar", "-x", "-C", FORMULA], stdin=pack(sources(), CHECKOUT))
-    merge_pillar(hosts, pillar_files(hosts))
+    merge_pillar(hosts, pillar_files(hosts, users))
 
 
 def bootstrap_master(hosts: Hosts) -> None:
@@ -105,7 +109,13 @@ def bootstrap_master(hosts: Hosts) -> None:
     for name, spec in hosts.specs.items():
         if "hypervisor" in spec.roles:
             argv += ["--host", f"{name}={name}.{DOMAIN},{hosts.addresses[name]}"]
+    argv += ["--web", ",".join(web.names(hosts))]
     hosts.run(hosts.controller, argv, timeout=300)
+
+
+def renew_pki(hosts: Hosts) -> None:
+    """Let the controller's authorities know what a newer version of this code wants of them."""
+    hosts.run(hosts.controller, [f"{FORMULA}/bootstrap", "pki", "--web", ",".join(web.names(hosts))], timeout=120)
 
 
 def bootstrap_minion(hosts: Hosts, host: str, finger: str) -> None:

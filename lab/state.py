@@ -49,6 +49,11 @@ class Paths:
         return self.root / "id_ed25519"
 
     @property
+    def web_ca(self) -> Path:
+        """The certificate of the authority that a browser has to believe for the lab's page."""
+        return self.root / "web-ca.crt"
+
+    @property
     def logs(self) -> Path:
         """Logs of long steps."""
         return self.root / "logs"

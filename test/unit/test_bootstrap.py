@@ -95,6 +95,12 @@ class Machine:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def named(self, minion: str) -> None:
+        """Be the minion of this id, as an earlier run has written it."""
+        folder = self.root / "etc/salt/minion.d"
+        folder.mkdir(parents=True)
+        (folder / "hypervisor.conf").write_text(f"master: 127.0.0.1\nid: {minion}\n")
+
     def yaml(self, path: str) -> dict[str, Any]:
         return dict(yaml.safe_load((self.root / path).read_text()))
 
@@ -238,6 +244,34 @@ def test_policies_fix_names_and_usage_and_peers_are_listed(machine):
     functions = ("x509.sign_remote_certificate", "host_keys.deposit", "cluster_key.deposit", "guest_minion.accept")
     allowed = [f"^{re.escape(name)}$" for name in functions]
     assert peers == {"^hv1$": allowed, r"^hv2\.internal$": allowed}
+
+
+@needs_openssl
+def test_a_master_gets_what_its_page_needs_and_no_more(machine):
+    machine.named("controller")
+    machine.pki("--host", "hv1", "--web", "controller.internal,10.0.0.9")
+    policies = machine.yaml("etc/salt/minion.d/hypervisor-pki.conf")["x509_signing_policies"]
+    own = {name: policy for name, policy in policies.items() if policy["minions"] == "controller"}
+    assert set(own) == {"web_controller", "console_controller"}
+    assert own["web_controller"]["subjectAltName"] == "DNS:controller, DNS:controller.internal, IP:10.0.0.9"
+    assert own["console_controller"]["subjectAltName"] == "DNS:controller"
+    assert own["web_controller"]["basicConstraints"] == "critical, CA:FALSE"
+    # It asks nobody: it is where the authorities are.
+    assert list(machine.yaml("etc/salt/master.d/hypervisor-pki.conf")["peer"]) == ["^hv1$"]
+    assert machine.pki() == "", "names that are not given stay"
+    machine.pki("--web", "other.internal")
+    policies = machine.yaml("etc/salt/minion.d/hypervisor-pki.conf")["x509_signing_policies"]
+    assert policies["web_controller"]["subjectAltName"] == "DNS:controller, DNS:other.internal"
+
+
+@needs_openssl
+def test_a_hypervisor_that_is_the_master_has_the_names_of_its_page_for_the_web_alone(machine):
+    machine.named("hv1")
+    machine.pki("--host", "hv1=10.0.0.1", "--web", "page.internal,10.0.0.1")
+    policies = machine.yaml("etc/salt/minion.d/hypervisor-pki.conf")["x509_signing_policies"]
+    assert set(policies) == {f"{purpose}_hv1" for purpose in PURPOSES}
+    assert policies["web_hv1"]["subjectAltName"] == "DNS:hv1, IP:10.0.0.1, DNS:page.internal"
+    assert policies["libvirt_hv1"]["subjectAltName"] == "DNS:hv1, IP:10.0.0.1"
 
 
 @needs_openssl

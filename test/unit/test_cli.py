@@ -36,7 +36,8 @@ def status(*, name="lab", guests=True, **down):
     }
     return {
         "name": name, "platform": "debian-12", "network": "10.213.1.0/24", "hosts": rows, "ssh_config": "/x",
-        "guests": {"hv1": ["demo"], "hv2": []} if guests else {}, "checkout": "/srv", "up": all(down.values()),
+        "guests": {"hv1": ["demo"], "hv2": []} if guests else {}, "checkout": "/srv", "page": {},
+        "up": all(down.values()),
     }  # fmt: skip
 
 
@@ -198,6 +199,15 @@ def test_what_to_look_at_names_this_lab():
     assert all(" --name other" in line for line in lines if ".venv/bin/lab" in line)
 
 
+def test_a_page_is_told_with_its_logins():
+    assert "page" not in cli.show_how(status())
+    page = {"address": "https://10.213.1.10/", "ca": "/lab/web-ca.crt", "users": {"viewer": "one", "admin": "two"}}
+    text = cli.show_how(status() | {"page": page})
+    assert "https://10.213.1.10/" in text
+    assert "/lab/web-ca.crt" in text
+    assert [line.split() for line in text.splitlines()[-2:]] == [["viewer", "one"], ["admin", "two"]]
+
+
 @pytest.mark.parametrize("did", [True, False])
 def test_up_passes_on_what_was_asked_for(did, monkeypatch, capsys):
     asked: dict[str, Any] = {}
@@ -218,11 +228,12 @@ def test_up_passes_on_what_was_asked_for(did, monkeypatch, capsys):
         "--hosts",
         "controller,hv1",
         "--no-demo",
+        "--no-page",
     ]
     assert cli.main(words) == 0
     assert asked == {
         "platform": "debian-13", "kind": None, "kinds": {"hv1": "vm"}, "only": ["controller", "hv1"],
-        "highstate": True, "demo": False,
+        "highstate": True, "demo": False, "page": False,
     }  # fmt: skip
     assert ("everything was up already" in capsys.readouterr().out) is not did
     assert cli.main([*words, "--json"]) == 0

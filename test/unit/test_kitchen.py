@@ -18,7 +18,7 @@ FILE = ROOT / "kitchen.yml"
 DATA = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 KITCHEN = kitchen.load(FILE)
 # Suites of the master; all others are for hypervisors.
-CONTROLLER = {"saltapi"}
+CONTROLLER = {"saltapi", "nginx"}
 TARGETS = {
     name: kitchen.Target(
         host=name,

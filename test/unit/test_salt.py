@@ -10,7 +10,7 @@ import pytest
 import yaml
 from salt.utils.crypt import pem_finger
 
-from lab import salt, state
+from lab import salt, state, web
 from lab.hosts import Hosts
 from lab.kitchen import HostSpec
 from lab.proc import LabError
@@ -108,10 +108,38 @@ def test_a_minion_is_told_its_master_and_its_key():
     assert argv[1:] == ["minion", "--master", "controller.lab.internal", "--id", "hv1", "--finger", "1f:9e"]
 
 
-def test_only_hypervisors_may_have_certificates():
+def test_users_of_the_lab_make_a_page_of_the_controllers_pillar_alone():
+    users = web.make_users()
+    assert len({user["password"] for user in users.values()}) == len(web.USERS)
+    files = salt.pillar_files(Scripted(), users)
+    found = {name: yaml.safe_load(text) for name, text in files.items()}
+    own = found["controller.sls"]
+    assert own["roles"] == ["controller"]
+    assert own["saltapi"]["users"]["operator"] == {
+        "password_hash": users["operator"]["hash"],
+        "roles": {"operator": ["hv1", "hv2"]},
+    }
+    assert own["nginx"]["server_names"] == ["controller.lab.internal", "10.213.1.10"]
+    assert own["nginx"]["consoles"] == {"hv1": "10.213.1.11", "hv2": "10.213.1.12"}
+    assert not [name for name, data in found.items() if name != "controller.sls" and {"saltapi", "nginx"} & set(data)]
+    assert not [text for text in files.values() if any(user["password"] in text for user in users.values())]
+    assert "nginx" not in salt.pillar_files(Scripted())["controller.sls"]
+
+
+def test_the_lab_waits_until_an_announced_restart_is_over():
+    states = ["activating\n", "active\n", "inactive\n"]
+    hosts = Scripted(lambda host, argv: (3, states.pop(0)))
+    web.settled(hosts)
+    assert states == []
+    with pytest.raises(LabError, match="has not ended within 0 s"):
+        web.settled(hosts, timeout=0)
+
+
+def test_only_hypervisors_may_have_certificates_and_the_master_those_of_its_page():
     hosts = Scripted()
     salt.bootstrap_master(hosts)
     _, argv, _ = hosts.asked[-1]
+    assert argv[-2:] == ["--web", "controller.lab.internal,10.213.1.10"]
     assert [argv[index + 1] for index, word in enumerate(argv) if word == "--host"] == [
         "hv1=hv1.lab.internal,10.213.1.11",
         "hv2=hv2.lab.internal,10.213.1.12",
