@@ -23,33 +23,49 @@ def runners(name: str) -> dict[str, Any]:
 
     Returns a state result that names each file which is new or differs.
     """
+    return _synced(name, "runners")
+
+
+def engines(name: str) -> dict[str, Any]:
+    """Do the same for engines; the master uses them when it has started anew.
+
+    Args:
+        name: Any label.
+
+    Returns a state result that names each file which is new or differs.
+    """
+    return _synced(name, "engines")
+
+
+def _synced(name: str, kind: str) -> dict[str, Any]:
+    """Make sure that the master has the modules of a kind."""
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     config = Path(__opts__["conf_file"]).with_name("master")
     opts = salt.config.master_config(str(config))
     if not (Path(opts["pki_dir"]) / "master.pem").exists():
         return ret | {"result": False, "comment": "This is not the master."}
-    differing = _differing(Path(opts["extension_modules"]) / "runners")
+    differing = _differing(Path(opts["extension_modules"]), kind)
     if not differing:
-        return ret | {"comment": "The master has the runners."}
-    ret["changes"] = {"runners": differing}
+        return ret | {"comment": f"The master has the {kind}."}
+    ret["changes"] = {kind: differing}
     if __opts__["test"]:
-        return ret | {"result": None, "comment": "The master would get runners."}
+        return ret | {"result": None, "comment": f"The master would get {kind}."}
     try:
-        salt.runner.RunnerClient(opts).cmd("saltutil.sync_runners", print_event=False)
+        salt.runner.RunnerClient(opts).cmd(f"saltutil.sync_{kind}", print_event=False)
     except SaltException as error:
-        return ret | {"result": False, "comment": f"The master has not got the runners: {error}."}
-    left = _differing(Path(opts["extension_modules"]) / "runners")
+        return ret | {"result": False, "comment": f"The master has not got the {kind}: {error}."}
+    left = _differing(Path(opts["extension_modules"]), kind)
     if left:
         return ret | {"result": False, "comment": f"The master has not got: {', '.join(left)}."}
-    return ret | {"comment": "The master has the runners now."}
+    return ret | {"comment": f"The master has the {kind} now."}
 
 
-def _differing(folder: Path) -> list[str]:
-    """Return the runners of the file server that the master has otherwise or not at all."""
+def _differing(extensions: Path, kind: str) -> list[str]:
+    """Return the modules of the file server that the master has otherwise or not at all."""
     found = []
-    for path in __salt__["cp.list_master"](prefix="_runners/"):
+    for path in __salt__["cp.list_master"](prefix=f"_{kind}/"):
         if path.endswith(".py"):
-            here = folder / path.removeprefix("_runners/")
+            here = extensions / kind / path.removeprefix(f"_{kind}/")
             wanted = __salt__["cp.hash_file"](f"salt://{path}").get("hsum")
             if not here.exists() or __salt__["file.get_hash"](str(here), _HASH) != wanted:
                 found.append(here.name)

@@ -36,6 +36,9 @@ _READS_OF_API = (
     "/usr/lib/hypervisor-formula/master/hypervisor_audit.py",
     "/etc/systemd/system/salt-api.service.d/hypervisor.conf",
 )
+# What the engine on the master and the answers for tokens are made of.
+_INVENTORY = Path("/usr/lib/hypervisor-formula/master/hypervisor_inventory")
+_ENGINE = "engines/inventory.py"
 _RESTART_UNIT = "hypervisor-formula-salt-restart.service"
 _GRACE = 3  # seconds from the end of a run to the restart, for its result to reach the master
 _LONGEST_RUN = 7200  # seconds that a restart waits for the end of the run
@@ -250,6 +253,12 @@ def _mtime(path: str) -> float:
         return 0.0
 
 
+def _inventory() -> list[str]:
+    """Return the files of the inventory that the master and salt-api read."""
+    extensions = salt.config.master_config(str(_MASTER)).get("extension_modules") or ""
+    return [str(Path(extensions, _ENGINE)), *map(str, _INVENTORY.glob("*.py"))]
+
+
 def _answers(port: int) -> bool:
     """Say whether something listens on the port of loopback."""
     try:
@@ -283,7 +292,7 @@ def _run(name: str, port: int, *, changed: bool) -> dict[str, Any]:
     if _systemctl("is-enabled", _SERVICES[1])["stdout"].strip() != "enabled":
         changes["enabled"] = _SERVICES[1]
     began = {service: _started(service) for service in _SERVICES}
-    master = max(map(_mtime, _READS))
+    master = max(map(_mtime, (*_READS, *_inventory())))
     stale = [_SERVICES[0]] if began[_SERVICES[0]] <= master or (changed and __opts__["test"]) else []
     if stale or began[_SERVICES[1]] <= max(master, *map(_mtime, _READS_OF_API)) or (changed and __opts__["test"]):
         stale.append(_SERVICES[1])

@@ -12,6 +12,8 @@ from typing import Any
 # What pillar calls a backend's login at Salt: the module of that name in files/usr/lib/hypervisor-formula/master/auth.
 EAUTH = "hypervisor"
 _LOOPBACK = "127.0.0.1"
+# In a folder that systemd makes for salt-api.
+TOKENS = "/run/hypervisor-api/tokens.sock"
 
 Given = Mapping[str, Sequence[str]]
 
@@ -87,6 +89,11 @@ def master(
             "audit": settings["audit"],
         },
     }
+    inventory = settings["inventory"]
+    if inventory["enabled"]:
+        # Whoever serves the inventory may ask salt-api whose a token is, and nothing else.
+        found["hypervisor_api"]["tokens"] = {"socket": TOKENS, "user": inventory["user"]}
+        found["engines"] = [{"inventory": {"audit": settings["audit"], "reconcile": inventory["reconcile"]}}]
     found.update({f"auth.ldap.{key}": value for key, value in settings["ldap"].items()})
     return found
 

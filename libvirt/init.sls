@@ -15,6 +15,10 @@ include:
   # the ports in the packet filter
   - libvirt.firewall
 {% endif %}
+{% if libvirt.events.enabled %}
+  # what changes here, told to the master
+  - libvirt.events
+{% endif %}
 {% if libvirt.pools %}
   # storage pools
   - libvirt.pools
@@ -26,6 +30,12 @@ include:
 {% if libvirt.guests %}
   # virtual machines
   - libvirt.guests
+{% endif %}
+
+{% if not libvirt.events.enabled %}
+libvirt_events_absent:
+  live_inventory.silent:
+    - name: /etc/salt/minion.d/hypervisor-events.conf
 {% endif %}
 
 # Everything that was written is on disk when the run reports success.

@@ -7,4 +7,7 @@
 saltapi_absent:
   salt_api.absent:
     - name: /etc/salt/master.d/hypervisor-api.conf
+
+saltapi_inventory_absent:
+  live_inventory.absent: []
 {% endif %}

@@ -51,7 +51,7 @@ saltapi_master:
     - groups: {{ groups | json }}
     - roles: {{ saltapi.roles | json }}
     - settings:
-{% for key in ['backends', 'pam', 'ldap', 'port', 'threads', 'queue', 'max_body', 'token_expire', 'reads', 'audit'] %}
+{% for key in ['backends', 'pam', 'ldap', 'port', 'threads', 'queue', 'max_body', 'token_expire', 'reads', 'audit', 'inventory'] %}
         {{ key }}: {{ saltapi[key] | json }}
 {% endfor %}
     - code: {{ code }}

@@ -9,8 +9,17 @@ include:
   - saltapi.packages
   # who may do what
   - saltapi.config
+{% if saltapi.inventory.enabled %}
+  # what hosts say of themselves, kept and served
+  - saltapi.inventory
+{% endif %}
   # salt-api runs; it and salt-master restart once the run has ended
   - saltapi.service
+
+{% if not saltapi.inventory.enabled %}
+saltapi_inventory_absent:
+  live_inventory.absent: []
+{% endif %}
 
 # Everything that was written is on disk when the run reports success.
 saltapi_durable:
@@ -18,6 +27,7 @@ saltapi_durable:
     - paths:
       - /etc
       - /usr
+      - /var
     - order: last
 {% else %}
 include:

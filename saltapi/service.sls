@@ -5,6 +5,9 @@
 
 include:
   - saltapi.config
+{% if saltapi.inventory.enabled %}
+  - saltapi.inventory
+{% endif %}
 
 saltapi_service:
   salt_api.running:
@@ -16,3 +19,8 @@ saltapi_service:
       - file: saltapi_code_netapi
       - file: saltapi_code_audit
       - file: saltapi_sandbox
+{% if saltapi.inventory.enabled %}
+      - file: saltapi_inventory_code
+      - master_modules: saltapi_inventory_engine
+      - live_inventory: saltapi_inventory_folder
+{% endif %}

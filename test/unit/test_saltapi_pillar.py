@@ -22,7 +22,7 @@ ROLES = DATA["defaults.yaml"]["roles"]
 EXPOSED = sorted({function for functions in ROLES.values() for function in functions})
 HASH = "$6$saltsaltsalt$" + "a" * 86
 SETTINGS = {key: DATA["defaults.yaml"][key] for key in (
-    "backends", "pam", "ldap", "port", "threads", "queue", "max_body", "token_expire", "reads", "audit",
+    "backends", "pam", "ldap", "port", "threads", "queue", "max_body", "token_expire", "reads", "audit", "inventory",
 )}  # fmt: skip
 
 

@@ -20,6 +20,7 @@ ME = pwd.getpwuid(os.geteuid()).pw_name
 SETTINGS = {
     "backends": ["file"], "pam": {"service": "login"}, "ldap": {"bindpw": "hidden"}, "port": 8000, "threads": 20,
     "queue": 30, "max_body": 65536, "token_expire": 600, "reads": [], "audit": "/var/log/salt/x",
+    "inventory": {"enabled": True, "user": "inventory", "reconcile": 60},
 }  # fmt: skip
 ARGUMENTS: dict[str, Any] = {
     "users": {"alice": {"viewer": ["hv1"]}}, "groups": {}, "roles": {"viewer": ["hypervisor.guests"]},
@@ -55,6 +56,7 @@ class Master:
         monkeypatch.setattr(salt_api, "_owner", lambda: ME)
         monkeypatch.setattr(salt_api, "_READS", tuple(map(str, self.files)))
         monkeypatch.setattr(salt_api, "_READS_OF_API", (str(self.sandbox),))
+        monkeypatch.setattr(salt_api, "_inventory", list)
         monkeypatch.setattr(salt_api, "_answers", lambda port: self.answers)
 
     def install(self, package: str) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import cherrypy
+import cherrypy.lib.sessions
+import salt.auth
 import salt.client
 import salt.exceptions
 import salt.loader
@@ -28,6 +30,7 @@ from salt.netapi.rest_cherrypy import app
 # Salt's loader knows this file and none beside it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import hypervisor_audit
+from hypervisor_inventory import access, tokens
 
 __opts__: dict[str, Any]
 __virtualname__ = "hypervisor_api"
@@ -307,6 +310,26 @@ def configuration(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _who(opts: Mapping[str, Any]) -> tokens.Who:
+    """Returns the function that says whose login a token is."""
+    logins = salt.auth.LoadAuth(dict(opts))
+    store: Any = cherrypy.lib.sessions.RamSession
+
+    def who(token: str) -> dict[str, Any] | None:
+        # CherryPy's own store, in which a login is found by the token that the page has.
+        kept = store.cache.get(token)
+        if kept is None or kept[1] < store.now(None):
+            return None
+        session, user = kept[0], kept[0].get("user")
+        known = logins.get_tok(session.get("token") or "")
+        if not user or not known or known.get("name") != user:
+            return None
+        groups = [one for one in known.get("groups") or () if isinstance(one, str)]
+        return {"user": user, "functions": access.functions(opts["external_auth"]["hypervisor"], user, groups)}
+
+    return who
+
+
 def start() -> None:
     """Serves until the process ends."""
     opts = dict(__opts__)
@@ -322,5 +345,7 @@ def start() -> None:
     trail, stop = hypervisor_audit.Trail(settings["audit"]), threading.Event()
     returns = salt.client.LocalClient(mopts=opts).returners[f"{opts['master_job_cache']}.get_jid"]
     threading.Thread(target=hypervisor_audit.follow, args=(trail, returns, stop), daemon=True).start()
+    if settings.get("tokens"):
+        tokens.serve(Path(settings["tokens"]["socket"]), settings["tokens"]["user"], _who(opts))
     cherrypy.quickstart(Root(trail), "/", conf)
     stop.set()

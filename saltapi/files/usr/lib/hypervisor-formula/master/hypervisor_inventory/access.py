@@ -1,0 +1,46 @@
+"""What a login may see: the hosts on which one of its roles is good, and what is on them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Functions = dict[str, list[str]]
+
+
+def functions(external: Mapping[str, Any], user: str, groups: Iterable[str]) -> Functions:
+    r"""Returns what somebody may call, by minion id.
+
+    Args:
+        external: Salt's ``external_auth`` of these formulas: by user, or by group with a "%" behind, lists of mappings
+            from ``L@host,host`` to patterns such as ``^hypervisor\.start$``.
+        user: who.
+        groups: the groups of who.
+    """
+    found: dict[str, set[str]] = {}
+    for name in (user, *(f"{group}%" for group in groups)):
+        for entry in external.get(name) or ():
+            for hosts, patterns in entry.items():
+                names = {re.sub(r"\\(.)", r"\1", pattern.removeprefix("^").removesuffix("$")) for pattern in patterns}
+                for host in hosts.removeprefix("L@").split(","):
+                    found.setdefault(host, set()).update(names)
+    return {host: sorted(names) for host, names in sorted(found.items())}
+
+
+def seen(kind: str, host: str, record: Mapping[str, Any], visible: frozenset[str]) -> dict[str, Any] | None:
+    """Returns what somebody may see of a record, None for nothing.
+
+    Args:
+        kind: such as "guests".
+        host: whose it is.
+        record: as the database has it.
+        visible: the hosts that may be seen.
+    """
+    if kind != "jobs":
+        return dict(record) if host in visible else None
+    hosts = [one for one in record["hosts"] if one in visible]
+    if not hosts:
+        return None
+    outcomes = {one: value for one, value in record["outcomes"].items() if one in visible}
+    return {**record, "hosts": hosts, "outcomes": outcomes}

@@ -1,0 +1,238 @@
+"""The engine on a hypervisor: what it tells, what it does when nobody hears it, and when libvirt is gone."""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import time
+from typing import Any
+
+import pytest
+from hypervisor_harness import DOMAIN, UUID
+from salt.exceptions import SaltReqTimeoutError
+
+from _engines import guest_events
+from _utils import hypervisor_host, hypervisor_xml, inventory_words
+
+NETWORK = "<network><name>inner</name><uuid>u1</uuid><bridge name='virbr1'/></network>"
+
+
+class Host:
+    """A teller whose messages are caught."""
+
+    def __init__(self, monkeypatch) -> None:
+        modules = {"inventory_words": inventory_words, "hypervisor_xml": hypervisor_xml}
+        utils = {
+            f"{name}.{key}": getattr(module, key)
+            for name, module in modules.items() for key in dir(module) if not key.startswith("_")
+        }  # fmt: skip
+        utils |= {
+            "hypervisor_host.memory": hypervisor_host.memory,
+            "hypervisor_host.certificates": lambda _: [],
+            "hypervisor_host.reboot": lambda: {"pending": False, "why": []},
+            "network_tool.pending": lambda: {"pending": False},
+        }
+        monkeypatch.setattr(guest_events, "__utils__", utils, raising=False)
+        monkeypatch.setattr(guest_events, "__opts__", {"id": "hv1", "grains": {}}, raising=False)
+        self.sent: list[Any] = []
+        self.heard = True
+        self.teller = guest_events.Teller(self, self.send, utils, inventory_words.figures())
+
+    def message(self, about, **said):
+        return about, said
+
+    def send(self, about, said):
+        if self.heard:
+            self.sent.append((about, said))
+        return self.heard
+
+    def told(self):
+        found, self.sent = self.sent, []
+        return found
+
+
+@pytest.fixture(name="host")
+def a_host(monkeypatch):
+    return Host(monkeypatch)
+
+
+def facts(state=1):
+    return {"xml": DOMAIN, "state": state, "persistent": True, "autostart": False, "addresses": []}
+
+
+def everything(**guests):
+    rows = guests.get("guests", {UUID: facts()})
+    found = {"guest": rows, "pool": {}, "network": {"u1": {"xml": NETWORK, "active": True}}}
+    return {"kind": "all", "found": found, "versions": {"libvirt": "9.0.0", "qemu": "7.2.0"}}
+
+
+def one(what, found, key=UUID, kind="guest"):
+    return {"kind": kind, "key": key, "what": [what], "facts": found}
+
+
+def test_everything_first_then_what_differs(host):
+    host.teller.take(everything())
+    ((about, said),) = host.told()
+    assert (about, said["part"]) == ("host/all", [1, 1])
+    assert said["set"]["guests"][UUID]["state"] == "running"
+    assert said["figures"]["libvirt"] == "9.0.0"
+    host.teller.take(one("suspended", facts(3)))
+    host.teller.take(one("balloon_change", facts(3)))
+    ((about, said),) = host.told()
+    assert (about, said["set"]["guests"][UUID]["state"]) == (f"guest/{UUID}/suspended", "paused")
+    host.teller.take(one("undefined", None))
+    assert host.told() == [(f"guest/{UUID}/undefined", {"gone": {"guests": [UUID]}})]
+
+
+def test_a_network_is_known_by_its_name_also_when_it_is_gone(host):
+    host.teller.take(everything())
+    host.told()
+    host.teller.take(one("stopped", {"xml": NETWORK, "active": False}, "u1", "network"))
+    host.teller.take(one("undefined", None, "u1", "network"))
+    assert [(about, said.get("gone")) for about, said in host.told()] == [
+        ("network/inner/stopped", None), ("network/inner/undefined", {"networks": ["inner"]}),
+    ]  # fmt: skip
+
+
+def test_reading_everything_again_tells_only_what_no_event_told(host):
+    host.teller.take(everything())
+    host.told()
+    host.teller.take(everything())
+    assert host.told() == []
+    host.teller.take(everything(guests={}))
+    assert host.told() == [(f"guest/{UUID}/gone", {"gone": {"guests": [UUID]}})]
+    many = {f"{number:08x}{UUID[8:]}": facts() for number in range(20)}
+    host.teller.take(everything(guests=many))
+    ((about, said),) = host.told()
+    assert (about, len(said["set"]["guests"])) == ("host/changed", 20)
+
+
+def test_the_master_gets_everything_when_it_asks_and_its_word_back(host):
+    host.teller.take(everything())
+    host.told()
+    host.teller.nonce = "word"
+    host.teller.take(everything())
+    host.teller.take(everything())
+    assert [(about, said["nonce"]) for about, said in host.told()] == [("host/all", "word")]
+
+
+def test_what_did_not_arrive_is_told_with_everything(host):
+    host.teller.take(everything())
+    host.told()
+    host.heard = False
+    host.teller.take(one("suspended", facts(3)))
+    host.teller.take(one("resumed", facts(1)))
+    host.teller.take(one("stopped", facts(5)))
+    host.teller.alive()
+    assert host.told() == []
+    assert host.teller.deaf
+    host.heard = True
+    host.teller.alive()
+    ((about, said),) = host.told()
+    assert (about, said["set"]["guests"][UUID]["state"]) == ("host/all", "shut off")
+    host.teller.alive()
+    assert [about for about, _ in host.told()] == ["host/alive"]
+
+
+CHILD = """
+import sys
+print('{"kind": "all", "found": {"guest": {}, "pool": {}, "network": {}}, "versions": {}}', flush=True)
+for line in sys.stdin:
+    print('{"kind": "idle"}', flush=True)
+    if line == "all\\n":
+        print("the connection to libvirt was lost", file=sys.stderr)
+        sys.exit(1)
+"""
+
+
+def turn(course, until, timeout=20.0):
+    """Let a course work until something is so."""
+    deadline = time.monotonic() + timeout
+    while not until():
+        assert time.monotonic() < deadline
+        course._due(time.monotonic())
+        try:
+            course._take(*course.lines.get(timeout=0.05))
+        except queue.Empty:
+            continue
+
+
+def test_a_child_that_ends_is_started_again_and_the_reason_is_told(host):
+    course = guest_events.Course(host.teller, [sys.executable, "-c", CHILD], 0.1, 3600)
+    turn(course, lambda: not host.teller.libvirt)
+    first: Any = course._child
+    first.ask()
+    turn(course, lambda: course._child is None)
+    assert host.teller.libvirt == "the connection to libvirt was lost"
+    assert host.told()[-1][1]["figures"]["problems"] == ["libvirt: the connection to libvirt was lost"]
+    turn(course, lambda: course._child is not None and not host.teller.libvirt)
+    second: Any = course._child
+    assert second is not first
+    second.process.stdin.close()
+    second.process.wait(10)
+    for child in (first, second):
+        for stream in (child.process.stdin, child.process.stdout, child.process.stderr):
+            stream.close()
+
+
+def test_a_program_that_is_not_there_is_a_problem_of_the_host(host):
+    course = guest_events.Course(host.teller, ["/nonexistent/python3"], 0.1, 3600)
+    course._due(time.monotonic())
+    assert "No such file" in host.teller.libvirt
+    assert course._child is None
+    assert course._start > time.monotonic()
+
+
+def test_a_silent_child_is_ended(host):
+    course = guest_events.Course(host.teller, [sys.executable, "-c", "import time; time.sleep(600)"], 60, 3600)
+    course._due(time.monotonic())
+    child: Any = course._child
+    course._heard = time.monotonic() - 31
+    course._due(time.monotonic())
+    turn(course, lambda: course._child is None)
+    assert child.process.returncode == -9
+    for stream in (child.process.stdin, child.process.stdout, child.process.stderr):
+        stream.close()
+
+
+def test_a_question_of_the_master_is_answered_without_libvirt_too(host):
+    course = guest_events.Course(host.teller, ["/nonexistent/python3"], 60, 3600)
+    course._take(None, "word")
+    assert [(about, said["nonce"]) for about, said in host.told()] == [("host/all", "word")]
+
+
+@pytest.mark.parametrize("role", ["master", "minion"])
+def test_it_is_for_minions(monkeypatch, role):
+    monkeypatch.setattr(guest_events, "__opts__", {"__role": role}, raising=False)
+    assert (guest_events.__virtual__() is True) == (role == "minion")
+
+
+def test_the_line_to_the_master_knows_what_arrived(monkeypatch):
+    sent: list[Any] = []
+
+    class Channel:
+        works = True
+        closed = 0
+
+        def send(self, load, tries, timeout):
+            assert (tries, timeout > 0) == (1, True)
+            if not self.works:
+                raise SaltReqTimeoutError("no answer")
+            sent.append((load["tag"], load["data"], load["cmd"], load["id"]))
+
+        def close(self):
+            Channel.closed += 1
+
+    channel = Channel()
+    monkeypatch.setattr("salt.minion.resolve_dns", lambda opts, fallback: {"master_uri": "tcp://x"})
+    monkeypatch.setattr("salt.channel.client.ReqChannel.factory", lambda opts: channel)
+    line = guest_events.Line({"id": "hv1", "master": "x"})
+    assert line.send("a/b", {"body": "x"}) is True
+    assert sent == [("a/b", {"body": "x"}, "_minion_event", "hv1")]
+    channel.works = False
+    assert line.send("a/b", {}) is False
+    assert Channel.closed == 1
+    channel.works = True
+    assert line.send("a/b", {}) is True
+    assert json.dumps(sent)
