@@ -10,12 +10,14 @@ STAMP := .venv/.installed-$(shell cat requirements/dev.lock tools/make-venv | sh
 PYTEST := $(BIN)/python -m pytest
 OLDEST := .venv-oldest
 OLDEST_STAMP := $(OLDEST)/.installed-$(shell cat requirements/oldest.lock tools/make-venv | sha256sum | cut -c1-16)
+WEB_STAMP := web/node_modules/.installed-$(shell cat web/package-lock.json tools/make-web | sha256sum | cut -c1-16)
+WEB := nginx/files/usr/share/hypervisor-formula/web
 # Folders of Salt's loader may hold modules of the same name, so that each is checked by itself.
-MYPY_FOLDERS := $(wildcard lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden test/integration test/faults network/files/usr/lib/hypervisor-formula saltapi/files/usr/lib/hypervisor-formula/master)
+MYPY_FOLDERS := $(wildcard lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden test/web test/integration test/faults network/files/usr/lib/hypervisor-formula saltapi/files/usr/lib/hypervisor-formula/master)
 # Suites whose emulated machines need many minutes: "make slow" runs them.
 SLOW := test/integration/network test/integration/tunnels test/integration/vm/test_vm_volume_guest.py
 FAULTS ?=
-SHELL_SCRIPTS := bootstrap .ci/run tools/make-venv tools/lint-shell tools/lock
+SHELL_SCRIPTS := bootstrap .ci/run tools/have tools/make-venv tools/make-web tools/lint-shell tools/lock
 PYTEST_WORKERS ?= 2
 
 .PHONY: help
@@ -45,16 +47,16 @@ kitchen: venv ## write .kitchen.local.yml, so that Test Kitchen works on the run
 # ---- checks ----
 
 .PHONY: test
-test: venv lint oldest ## everything: installs what it needs, all checks, the hosts' tests (root)
+test: venv lint web-test oldest browser web ## everything: installs what it needs, all checks, the hosts' tests (root)
 	$(BIN)/lab deps
-	$(PYTEST) -n $(PYTEST_WORKERS) --dist loadgroup test/unit test/render test/golden test/integration $(SLOW:%=--ignore=%)
+	$(PYTEST) -n $(PYTEST_WORKERS) --dist loadgroup test/unit test/render test/golden test/web test/integration $(SLOW:%=--ignore=%)
 
 .PHONY: check
-check: venv lint ## all that needs neither root nor hosts: linters, unit tests, render matrix
+check: venv lint web-test ## all that needs neither root nor hosts: linters, unit tests, render matrix
 	$(PYTEST) -q -n $(PYTEST_WORKERS) test/unit test/render test/golden
 
 .PHONY: lint
-lint: venv ruff mypy yamllint salt-lint shell-lint docs-check ## linters and type checks alone
+lint: venv ruff mypy yamllint salt-lint shell-lint docs-check web-lint ## linters and type checks alone
 
 .PHONY: unit
 unit: venv ## unit tests alone
@@ -86,7 +88,7 @@ slow: venv ## tests that reboot virtual machines and take many minutes without K
 	$(BIN)/lab deps
 	LAB_SLOW=1 $(PYTEST) $(SLOW)
 
-.PHONY: ruff mypy yamllint salt-lint shell-lint docs-check
+.PHONY: ruff mypy yamllint salt-lint shell-lint docs-check web-lint web-test
 ruff: venv
 	@$(BIN)/ruff check --quiet .
 
@@ -108,6 +110,27 @@ shell-lint:
 docs-check: venv
 	@$(BIN)/python -m tools.pillar_reference --check
 	@$(BIN)/python -m tools.uyuni_form --check
+
+web-lint: $(WEB_STAMP)
+	@cd web && node_modules/.bin/tsc
+	@cd web && node_modules/.bin/eslint --max-warnings 0 .
+
+web-test: $(WEB_STAMP)
+	@cd web && node_modules/.bin/vitest run --reporter=dot
+
+# ---- the page ----
+
+.PHONY: web
+web: $(WEB_STAMP) ## build the page that nginx serves (as root also installs Node.js if there is none)
+	@cd web && node build.mjs ../$(WEB)
+
+$(WEB_STAMP):
+	@tools/make-web $@
+
+.PHONY: browser
+browser:
+	@tools/have chromium=chromium fc-list=fontconfig
+	@fc-list | grep -q . || tools/have no-font=fonts-dejavu-core
 
 # ---- generated files ----
 
@@ -134,5 +157,5 @@ $(STAMP):
 
 .PHONY: clean
 clean: ## remove .venv, build and caches; a running lab is left alone
-	rm -rf .venv $(OLDEST) build .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv $(OLDEST) web/node_modules $(WEB) build .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,83 @@
+"""A browser for tests of the page, and the page behind a small stand-in for its server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from chromium import PATIENCE, chromium, listened
+from playwright.sync_api import BrowserContext
+from upstream import BUNDLE, Server, Site
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def site():
+    """What the page is told."""
+    return Site()
+
+
+@pytest.fixture
+def server(site):
+    """The stand-in."""
+    assert (BUNDLE / "index.html").is_file(), "The page is not built: make web"
+    with Server(site) as running:
+        yield running
+        site.cut(down=True)
+        running.shutdown()
+
+
+@pytest.fixture
+def look(browser, server):
+    """Opens the page in a window of a given size and colours; every error of it fails the test."""
+    contexts: list[BrowserContext] = []
+    errors: list[str] = []
+
+    def opened(width=1280, height=800, dark=False, login=True, at=""):
+        scheme = "dark" if dark else "light"
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        listened(page, errors)
+        page.goto(f"{server.url}#{at}")
+        if login:
+            page.get_by_label("User").fill("otto")
+            page.get_by_label("Password").fill("right")
+            page.get_by_role("button", name="Log in").click()
+            page.locator("[data-connection=live]").wait_for()
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+@pytest.fixture(scope="session")
+def axe():
+    """The source of axe, whose findings are faults of accessibility."""
+    return (ROOT / "web/node_modules/axe-core/axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def faultless(axe):
+    """Fails where axe finds anything on a page."""
+
+    def check(page):
+        # Evaluated by the debugger, which a page's policy does not concern.
+        page.evaluate(axe)
+        found = page.evaluate("axe.run(document, {resultTypes: ['violations']}).then((done) => done.violations)")
+        told = [(one["id"], [(node["html"], node["failureSummary"]) for node in one["nodes"][:3]]) for one in found]
+        assert told == []
+
+    return check
