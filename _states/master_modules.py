@@ -16,14 +16,14 @@ _HASH = "sha256"
 
 
 def runners(name: str) -> dict[str, Any]:
-    """Make sure that the master has the runners of the file server, on the master's own minion.
+    """Make sure that the master has the runners of the file server and their utilities, on the master's own minion.
 
     Args:
         name: Any label.
 
     Returns a state result that names each file which is new or differs.
     """
-    return _synced(name, "runners")
+    return _synced(name, "runners", "utils")
 
 
 def engines(name: str) -> dict[str, Any]:
@@ -37,24 +37,27 @@ def engines(name: str) -> dict[str, Any]:
     return _synced(name, "engines")
 
 
-def _synced(name: str, kind: str) -> dict[str, Any]:
-    """Make sure that the master has the modules of a kind."""
+def _synced(name: str, kind: str, *further: str) -> dict[str, Any]:
+    """Make sure that the master has the modules of a kind, and of further ones that those need."""
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     config = Path(__opts__["conf_file"]).with_name("master")
     opts = salt.config.master_config(str(config))
     if not (Path(opts["pki_dir"]) / "master.pem").exists():
         return ret | {"result": False, "comment": "This is not the master."}
-    differing = _differing(Path(opts["extension_modules"]), kind)
-    if not differing:
+    extensions = Path(opts["extension_modules"])
+    differing = {one: _differing(extensions, one) for one in (kind, *further)}
+    ret["changes"] = {one: names for one, names in differing.items() if names}
+    if not ret["changes"]:
         return ret | {"comment": f"The master has the {kind}."}
-    ret["changes"] = {kind: differing}
     if __opts__["test"]:
         return ret | {"result": None, "comment": f"The master would get {kind}."}
     try:
-        salt.runner.RunnerClient(opts).cmd(f"saltutil.sync_{kind}", print_event=False)
+        client = salt.runner.RunnerClient(opts)
+        for one in ret["changes"]:
+            client.cmd(f"saltutil.sync_{one}", print_event=False)
     except SaltException as error:
         return ret | {"result": False, "comment": f"The master has not got the {kind}: {error}."}
-    left = _differing(Path(opts["extension_modules"]), kind)
+    left = [missing for one in ret["changes"] for missing in _differing(extensions, one)]
     if left:
         return ret | {"result": False, "comment": f"The master has not got: {', '.join(left)}."}
     return ret | {"comment": f"The master has the {kind} now."}

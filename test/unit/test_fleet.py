@@ -9,6 +9,7 @@ import pytest
 import salt.client
 
 from _runners import fleet
+from _utils import fleet_clusters
 
 
 def node(name, **over):
@@ -39,7 +40,7 @@ def view(**over):
 
 
 def test_hosts_that_agree_are_one_cluster():
-    found = fleet.merged({"hv1": view(), "hv2": view(), "nas": None})
+    found = fleet_clusters.merged({"hv1": view(), "hv2": view(), "nas": None})
     assert set(found) == {"c"}
     assert (found["c"]["asked"], found["c"]["minions"], found["c"]["problems"]) == ("hv1", ["hv1", "hv2"], [])
     assert "running" not in found["c"]
@@ -47,17 +48,18 @@ def test_hosts_that_agree_are_one_cluster():
 
 def test_the_view_of_a_node_with_quorum_counts():
     lost = view(quorate=False, problems=["no quorum"], nodes=[])
-    found = fleet.merged({"hv1": lost, "hv2": view()})["c"]
+    found = fleet_clusters.merged({"hv1": lost, "hv2": view()})["c"]
     assert (found["quorate"], found["asked"], found["problems"]) == (True, "hv2", ["hv1: no quorum"])
 
 
 def test_hosts_that_see_each_other_differently_are_named():
     other = view(nodes=[node("hv1", online=False), node("hv2")])
-    assert fleet.merged({"hv1": view(), "hv2": other})["c"]["problems"] == ["hv2 sees other nodes online than hv1: hv2"]
+    found = fleet_clusters.merged({"hv1": view(), "hv2": other})["c"]
+    assert found["problems"] == ["hv2 sees other nodes online than hv1: hv2"]
 
 
 def test_two_clusters_and_a_host_that_failed():
-    found = fleet.merged({"hv1": view(), "hv5": view(name="d"), "hv9": "Traceback:\n  boom"})
+    found = fleet_clusters.merged({"hv1": view(), "hv5": view(name="d"), "hv9": "Traceback:\n  boom"})
     assert set(found) == {"c", "d", ""}
     assert found[""]["problems"] == ["hv9: Traceback: boom"]
 
@@ -65,8 +67,8 @@ def test_two_clusters_and_a_host_that_failed():
 def test_the_table_for_people():
     failed = {"resource": "vip", "operation": "start", "node": "hv2", "reason": "no card", "at": "today"}
     failed["remedy"] = "do"
-    found = fleet.merged({"hv1": view(failures=[failed], problems=["hv3 is offline"])})
-    assert fleet.table(found).splitlines() == [
+    found = fleet_clusters.merged({"hv1": view(failures=[failed], problems=["hv3 is offline"])})
+    assert fleet_clusters.table(found).splitlines() == [
         "cluster c: quorum, 2 votes, 1 needed (as hv1 sees it)",
         "  nodes      hv1        online   coordinates",
         "             hv2        online",
@@ -82,14 +84,14 @@ def test_the_table_for_people():
 def test_the_table_says_in_capitals_what_is_bad():
     lost = view(quorate=False, nodes=[node("hv1", online=False, unclean=True)], resources=[],
                 fencing={"enabled": False, "devices": []})  # fmt: skip
-    text = fleet.table(fleet.merged({"hv1": lost}))
+    text = fleet_clusters.table(fleet_clusters.merged({"hv1": lost}))
     assert "NO QUORUM" in text
     assert "OFFLINE, unclean" in text
     assert "fencing       OFF" in text
 
 
 def test_no_cluster():
-    assert fleet.table(fleet.merged({"hv1": None})) == "No host that was asked is in a cluster."
+    assert fleet_clusters.table(fleet_clusters.merged({"hv1": None})) == "No host that was asked is in a cluster."
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,8 @@ def test_people_get_a_table_and_programs_get_data(monkeypatch, opts, printed):
             return {"hv1": view()}
 
     monkeypatch.setattr(fleet, "__opts__", opts, raising=False)
+    utils = {"fleet_clusters.merged": fleet_clusters.merged, "fleet_clusters.table": fleet_clusters.table}
+    monkeypatch.setattr(fleet, "__utils__", utils, raising=False)
     monkeypatch.setattr(salt.client, "get_local_client", lambda mopts: Client())
     found = fleet.cluster("hv*")
     if printed:

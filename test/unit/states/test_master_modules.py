@@ -11,6 +11,8 @@ from salt.exceptions import SaltException
 
 from _states import master_modules
 
+KINDS = ("runners", "utils")
+
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -21,10 +23,13 @@ class Master:
 
     def __init__(self, monkeypatch, folder: Path) -> None:
         self.served, self.extensions, self.pki = folder / "served", folder / "ext", folder / "pki"
-        for path in (self.served / "_runners", self.extensions / "runners", self.pki):
+        for path in (
+            *(self.served / f"_{kind}" for kind in KINDS), *(self.extensions / kind for kind in KINDS), self.pki,
+        ):  # fmt: skip
             path.mkdir(parents=True)
         (self.pki / "master.pem").write_text("key")
-        (self.served / "_runners" / "fleet.py").write_text("new")
+        for kind in KINDS:
+            (self.served / f"_{kind}" / "fleet.py").write_text(f"new {kind}")
         self.opts = {"test": False, "conf_file": str(folder / "minion")}
         self.syncs: list[str] = []
         self.works = True
@@ -49,8 +54,9 @@ class Master:
         self.syncs.append(name)
         if not self.works:
             raise SaltException("no space left")
-        (self.extensions / "runners" / "fleet.py").write_text((self.served / "_runners" / "fleet.py").read_text())
-        return ["runners.fleet"]
+        kind = name.removeprefix("saltutil.sync_")
+        (self.extensions / kind / "fleet.py").write_text((self.served / f"_{kind}" / "fleet.py").read_text())
+        return [f"{kind}.fleet"]
 
 
 @pytest.fixture(name="master")
@@ -61,19 +67,23 @@ def a_master(monkeypatch, tmp_path) -> Master:
 def test_what_is_missing_is_brought_once(master):
     master.opts["test"] = True
     predicted = master_modules.runners("x")
-    assert (predicted["result"], predicted["changes"], master.syncs) == (None, {"runners": ["fleet.py"]}, [])
+    wanted = {"runners": ["fleet.py"], "utils": ["fleet.py"]}
+    assert (predicted["result"], predicted["changes"], master.syncs) == (None, wanted, [])
     master.opts["test"] = False
     ret = master_modules.runners("x")
     assert (ret["result"], ret["changes"]) == (True, predicted["changes"])
-    assert master.syncs == ["saltutil.sync_runners"]
+    assert master.syncs == ["saltutil.sync_runners", "saltutil.sync_utils"]
     assert master_modules.runners("x")["changes"] == {}
-    assert master.syncs == ["saltutil.sync_runners"]
+    assert master.syncs == ["saltutil.sync_runners", "saltutil.sync_utils"]
 
 
-def test_what_differs_is_replaced(master):
-    (master.extensions / "runners" / "fleet.py").write_text("old")
-    assert master_modules.runners("x")["changes"] == {"runners": ["fleet.py"]}
-    assert (master.extensions / "runners" / "fleet.py").read_text() == "new"
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_differs_is_replaced(master, kind):
+    for one in KINDS:
+        (master.extensions / one / "fleet.py").write_text(f"new {one}" if one != kind else "old")
+    assert master_modules.runners("x")["changes"] == {kind: ["fleet.py"]}
+    assert (master.extensions / kind / "fleet.py").read_text() == f"new {kind}"
+    assert master.syncs == [f"saltutil.sync_{kind}"]
 
 
 def test_a_failure_is_one(master):
