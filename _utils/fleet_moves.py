@@ -102,9 +102,8 @@ def follow(
                 return course.result("possible", text, to=target, why=why, against=against)
             found = yield from _move(course, target, note)
             return found | {"why": why, "against": against}
-        listed = "; ".join(f"{host}: {', '.join(reasons)}" for host, reasons in against.items())
         text = f"stays on {course.source}, no host takes it" if len(against) != 1 else f"stays on {course.source}"
-        return course.result("stays", text, against=against, listed=listed)
+        return course.result("stays", text, against=against)
     finally:
         lock.release()
 

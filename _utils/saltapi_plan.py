@@ -14,6 +14,8 @@ EAUTH = "hypervisor"
 _LOOPBACK = "127.0.0.1"
 # In a folder that systemd makes for salt-api.
 TOKENS = "/run/hypervisor-api/tokens.sock"
+# Functions of the master's runner. Salt's lists know no hosts for these, so the runner has a table of its own.
+_RUNNER = "fleet."
 
 Given = Mapping[str, Sequence[str]]
 
@@ -32,13 +34,25 @@ def permissions(given: Given, roles: Mapping[str, Sequence[str]]) -> list[dict[s
         roles: functions of each role.
 
     Returns:
-        A list of mappings with one key each: the hosts, and what may be called on them.
+        A list of mappings with one key each: the hosts, and what may be called on them; for the runner @runner.
     """
-    return [
-        {"L@" + ",".join(hosts): [pattern(function) for function in roles[role]]}
-        for role, hosts in given.items()
-        if roles[role]
-    ]
+    found = []
+    for role, hosts in given.items():
+        functions = [function for function in roles[role] if not function.startswith(_RUNNER)]
+        if functions:
+            found.append({"L@" + ",".join(hosts): [pattern(function) for function in functions]})
+    runners = fleet(given, roles)
+    return [*found, {"@runner": [pattern(function) for function in runners]}] if runners else found
+
+
+def fleet(given: Given, roles: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Returns the functions of the runner that one user or group may call, each with its hosts."""
+    found: dict[str, set[str]] = {}
+    for role, hosts in given.items():
+        for function in roles[role]:
+            if function.startswith(_RUNNER):
+                found.setdefault(function, set()).update(hosts)
+    return {function: sorted(found[function]) for function in sorted(found)}
 
 
 def master(
@@ -65,8 +79,13 @@ def master(
     # Salt knows a group by the sign behind its name.
     who.update({f"{name}%": permissions(given, roles) for name, given in groups.items()})
     used = {function for given in (*users.values(), *groups.values()) for role in given for function in roles[role]}
+    runners = sorted(function for function in used if function.startswith(_RUNNER))
+    tables = {
+        kind: {name: table for name, given in named.items() if (table := fleet(given, roles))}
+        for kind, named in (("users", users), ("groups", groups))
+    }
     found: dict[str, Any] = {
-        "netapi_enable_clients": ["local", "local_async"],
+        "netapi_enable_clients": ["local", "local_async", *(["runner_async"] if runners else [])],
         "netapi_dirs": [f"{code}/netapi"],
         "auth_dirs": [f"{code}/auth"],
         "external_auth": {EAUTH: who},
@@ -81,7 +100,9 @@ def master(
             "thread_pool": settings["threads"],
             "queue_size": settings["queue"],
             "max_body": settings["max_body"],
-            "functions": sorted(used),
+            "functions": sorted(used.difference(runners)),
+            "runners": runners,
+            "fleet": tables,
             "backends": list(settings["backends"]),
             "hashes": hashes,
             "pam_service": settings["pam"]["service"],

@@ -29,6 +29,8 @@ def errors(configuration: Mapping[str, Any]) -> Errors:
                 if role not in roles:
                     allowed = ", ".join(sorted(roles)) or "none, since saltapi:roles is empty"
                     found.append((f"{kind}:{name}:roles:{role}", f"there is no such role; allowed: {allowed}"))
+            if kind == "users" and (name == "root" or name.startswith("sudo_")):
+                found.append((f"users:{name}", "is Salt's own name for whoever owns the master; choose another"))
             if kind == "users":
                 found += [(f"users:{name}:password_hash", text) for text in _hash(spec, backends, elsewhere)]
     if configuration["groups"] and not elsewhere:

@@ -61,6 +61,12 @@ saltapi_master:
       - file: saltapi_code_netapi
       - file: saltapi_code_audit
 
+# What operators call of the master's own.
+saltapi_runners:
+  master_modules.runners:
+    - require:
+      - salt_api: saltapi_packages
+
 saltapi_sandbox:
   file.managed:
     - name: /etc/systemd/system/salt-api.service.d/hypervisor.conf

@@ -276,6 +276,15 @@ def test_systemd_is_told(tmp_path, monkeypatch):
         assert listener.recv(100) == b"READY=1"
 
 
+def test_functions_of_the_runner_stand_with_their_hosts():
+    external = {"otto": [{"L@hv1": [r"^hypervisor\.start$"]}, {"@runner": [r"^fleet\.migrate$"]}]}
+    fleet = {"users": {"otto": {"fleet.migrate": ["hv1", "hv2"]}}, "groups": {"staff": {"fleet.create": ["hv3"]}}}
+    assert access.functions(external, "otto", ["staff"], fleet) == {
+        "hv1": ["fleet.migrate", "hypervisor.start"], "hv2": ["fleet.migrate"], "hv3": ["fleet.create"],
+    }  # fmt: skip
+    assert access.functions(external, "otto", []) == {"hv1": ["hypervisor.start"]}
+
+
 def test_only_named_users_may_ask_for_tokens(tmp_path, monkeypatch):
     monkeypatch.setattr(tokens._Server, "users", lambda _: frozenset({os.geteuid() + 1}))
     tokens.serve(tmp_path / "t.sock", "nobody", lambda _: {"user": "x", "functions": {}})

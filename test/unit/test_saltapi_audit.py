@@ -62,6 +62,23 @@ def test_what_is_kept_of_arguments(function, arg, kwarg, expected):
 
 
 @pytest.mark.parametrize(
+    ("function", "kwarg", "kept", "left"),
+    [
+        ("evacuate", {"host": "hv1", "parallel": 2}, {"host": "hv1", "parallel": 2}, []),
+        ("create", {"name": "web", "host": "hv1", "cpu": 2, "cloud_init": {"password": "hidden"}}, {"host": "hv1"},
+         ["cloud_init", "cpu"]),
+    ],
+)  # fmt: skip
+def test_what_is_kept_of_the_runners_arguments(trail, function, kwarg, kept, left):
+    chunk = {"client": "runner_async", "fun": f"fleet.{function}", "kwarg": kwarg}
+    found = hypervisor_audit.arguments(chunk)
+    assert (found["guest"], found["arguments"], found["left_out"]) == (kwarg.get("name"), kept, left)
+    trail.request("alice", chunk)
+    assert lines(trail)[-1]["hosts"] == []
+    assert "hidden" not in trail.path.read_text()
+
+
+@pytest.mark.parametrize(
     ("answer", "kept"),
     [
         (DONE, {"ok": True, "state": "running"}),
@@ -69,9 +86,13 @@ def test_what_is_kept_of_arguments(function, arg, kwarg, expected):
         ({"return": True, "retcode": 0, "success": False}, {"ok": False}),
         ({"return": {"state": {"a": 1}}, "retcode": 0}, {"ok": True}),
         ({}, {"ok": False}),
+        ({"return": {"fun": "runner.fleet.migrate", "return": {"state": "running"}, "success": True}},
+         {"ok": True, "state": "running"}),
+        ({"return": {"fun": "runner.fleet.migrate", "return": {"text": "hidden"}, "success": False}}, {"ok": False}),
+        ({"return": {"fun": "runner.fleet.migrate", "return": "hidden"}}, {"ok": False}),
         ("nonsense", {"ok": False}),
     ],
-)
+)  # fmt: skip
 def test_what_is_kept_of_an_answer(trail, answer, kept):
     trail.started("n1", "2026", ["hv1"])
     trail.look(lambda job: {"hv1": answer}, 1e12)

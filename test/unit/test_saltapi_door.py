@@ -39,6 +39,46 @@ def test_a_good_request_has_one_form():
     }
 
 
+RUNNERS = frozenset({"fleet.migrate"})
+FLEET: dict[str, Any] = {"client": "runner_async", "fun": "fleet.migrate", "kwarg": {"name": "web", "target": "hv2"}}
+TABLE = {"users": {"alice": {"fleet.migrate": ["hv1", "hv2"]}}, "groups": {"staff": {"fleet.migrate": ["hv3"]}}}
+
+
+def test_a_good_request_to_the_runner():
+    assert door.judged(FLEET, FUNCTIONS, READS, RUNNERS) == FLEET
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"fun": "manage.up"}, {"fun": "fleet.hosts"}, {"fun": ["fleet.migrate"]}, {"fun": "hypervisor.start"},
+        {"tgt": "hv1"}, {"arg": ["web"]}, {"arg": []}, {"tgt_type": "list"}, {"client": "runner"},
+        {"client": "local_async"}, {"client": "wheel_async"},
+        {"kwarg": {"__user__": "root"}}, {"kwarg": {"_caller": "root"}}, {"kwarg": ["web"]},
+        {"kwarg": {"target": "*"}}, {"kwarg": {"target": ["hv1"]}}, {"kwarg": {"host": "hv1,hv2"}},
+        {"username": "root"}, {"token": "ab"}, {"key": "x"}, {"user": "root"}, {"jid": "1"}, {"timeout": 9},
+    ],
+)  # fmt: skip
+def test_what_the_runner_never_sees(over):
+    with pytest.raises(door.RefusedError):
+        door.judged({**FLEET, **over}, FUNCTIONS, READS, RUNNERS)
+    with pytest.raises(door.RefusedError):
+        door.judged(FLEET, FUNCTIONS, READS)
+
+
+def test_whom_the_runner_works_for():
+    further = {**FLEET, "kwarg": {"host": "hv3", "target": "hv9"}}
+    chosen = {**FLEET, "kwarg": {"name": "web", "target": None}}
+    assert door.permitted(FLEET, "alice", [], TABLE)
+    assert door.permitted(chosen, "alice", [], TABLE)
+    assert door.permitted(chosen, "bob", ["staff"], TABLE)
+    assert not door.permitted(FLEET, "bob", ["staff"], TABLE)
+    assert not door.permitted(further, "alice", ["staff"], TABLE)
+    assert not door.permitted({**FLEET, "fun": "fleet.create"}, "alice", ["staff"], TABLE)
+    assert not door.permitted({**chosen, "fun": "fleet.create"}, "alice", ["staff"], TABLE)
+    assert not door.permitted(chosen, "eve", [], TABLE)
+
+
 HOSTILE: dict[str, Any] = {
     "no mapping": "x",
     "nothing": None,
@@ -161,6 +201,8 @@ class Client:
 
     def run(self, chunk: dict[str, Any]) -> Any:
         SEEN.append(chunk)
+        if chunk["client"] == "runner_async":
+            return {"jid": "20260101000000000001", "tag": "salt/run/20260101000000000001"}
         if chunk["tgt"] == ["hv2"]:
             raise door.salt.exceptions.AuthorizationError("no")
         if chunk["client"] == "local_async":
@@ -178,7 +220,8 @@ def api(tmp_path_factory):
     port = portend.find_available_local_port()
     settings = {
         "host": "127.0.0.1", "port": port, "thread_pool": 4, "queue_size": 5, "max_body": 4096,
-        "functions": sorted(FUNCTIONS), "reads": sorted(READS),
+        "functions": sorted(FUNCTIONS), "reads": sorted(READS), "runners": sorted(RUNNERS),
+        "fleet": {"users": TABLE["users"], "groups": {}},
         "audit": str(tmp_path_factory.mktemp("log") / "audit.log"),
     }  # fmt: skip
     patch = pytest.MonkeyPatch()
@@ -193,7 +236,12 @@ def api(tmp_path_factory):
     patch.setattr(
         door,
         "__opts__",
-        {"hypervisor_api": settings, "external_auth": {"hypervisor": {"alice": []}}, "master_job_cache": "local_cache"},
+        {
+            "hypervisor_api": settings,
+            "external_auth": {"hypervisor": {"alice": []}},
+            "id": "here_master",
+            "master_job_cache": "local_cache",
+        },
         raising=False,
     )
     thread = threading.Thread(target=door.start, daemon=True)
@@ -290,6 +338,33 @@ def test_a_verb_is_written_down_with_its_outcome_and_a_look_is_not(api, token):
     assert (outcome["host"], outcome["ok"], outcome["state"]) == ("hv1", True, "running")
     assert "hidden" not in api.trail.read_text()
     assert stat.S_IMODE(api.trail.stat().st_mode) == 0o600
+
+
+def test_a_job_of_the_runner_is_written_down_with_its_outcome(api, token):
+    before = len(api.lines())
+    status, _, body = api.post("/run", FLEET, X_Auth_Token=token)
+    assert (status, json.loads(body)["return"][0]["jid"]) == (200, "20260101000000000001")
+    assert SEEN[-1] == {**FLEET, "token": "abc123"}
+    request, started = api.lines()[before:]
+    assert (request["function"], request["guest"], request["arguments"]) == ("fleet.migrate", "web", {"target": "hv2"})
+    assert (started["job"], started["hosts"]) == ("20260101000000000001", ["here_master"])
+    whole = {"fun": "runner.fleet.migrate", "return": {"ok": False, "state": "running"}, "success": False}
+    ANSWERS["20260101000000000001"] = {"here_master": {"return": whole}}
+    deadline = time.monotonic() + 20
+    while not [one for one in api.lines() if one["event"] == "outcome" and one["id"] == request["id"]]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (outcome,) = [one for one in api.lines() if one["event"] == "outcome" and one["id"] == request["id"]]
+    assert (outcome["host"], outcome["ok"], outcome["state"]) == ("here_master", False, "running")
+
+
+def test_the_runner_for_hosts_of_others_is_refused_and_written_down(api, token):
+    before, seen = len(api.lines()), len(SEEN)
+    assert api.post("/run", {**FLEET, "kwarg": {"name": "web", "target": "hv9"}}, X_Auth_Token=token)[0] == 403
+    lines = api.lines()[before:]
+    assert [one["event"] for one in lines] == ["request", "refused"]
+    assert lines[1]["id"] == lines[0]["id"]
+    assert len(SEEN) == seen
 
 
 def test_refusals_and_logins_are_written_down_without_what_was_typed(api, token):

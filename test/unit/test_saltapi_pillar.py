@@ -20,6 +20,7 @@ DATA = {
 }
 ROLES = DATA["defaults.yaml"]["roles"]
 EXPOSED = sorted({function for functions in ROLES.values() for function in functions})
+RUNNERS = [function for function in EXPOSED if function.startswith("fleet.")]
 HASH = "$6$saltsaltsalt$" + "a" * 86
 SETTINGS = {key: DATA["defaults.yaml"][key] for key in (
     "backends", "pam", "ldap", "port", "threads", "queue", "max_body", "token_expire", "reads", "audit", "inventory",
@@ -48,7 +49,8 @@ def test_a_good_pillar():
 @pytest.mark.parametrize(
     "function",
     [".*", "*", "virt.*", "virt.start", "state.*", "state.apply", "cmd.*", "cmd.run", "grains.*", "@wheel", "@runner",
-     "@runners", "@jobs", "hypervisor.*", "hypervisor", "hypervisor..*", "hypervisor.start|cmd.run",
+     "@runners", "@jobs", "fleet.*", "fleet", "fleet.cluster", "runner.fleet.migrate", "manage.up",
+     "hypervisor.*", "hypervisor", "hypervisor..*", "hypervisor.start|cmd.run",
      "saltutil.find_job",
      "^hypervisor.start$", "hypervisor.start\n", "", {"hv1": ["cmd.run"]}, ["cmd.run"], 1, None],
 )  # fmt: skip
@@ -121,42 +123,87 @@ def salts_judgement(tmp_path_factory):
         found = judge.fill_auth_list(who["external_auth"]["hypervisor"], user, [])
         return bool(judge.auth_check(found, function, [], hosts, "list", minions=hosts))
 
+    def allowed_at_the_runner(user: str, given: dict[str, Any], function: str) -> bool:
+        who = saltapi_plan.master(({"alice": given, "bob": {}}, {}), ROLES, SETTINGS, "/code", "/hashes")
+        found = judge.fill_auth_list(who["external_auth"]["hypervisor"], user, [])
+        return judge.runner_check(found, function, {"arg": [], "kwarg": {"name": "web"}}) is True
+
+    allowed.runner = allowed_at_the_runner  # type: ignore[attr-defined]
     return allowed
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_matrix_as_salt_judges_it(salts_judgement, role):
     given = {role: ["hv1", "hv2"]}
-    for function in [*EXPOSED, "cmd.run", "state.apply", "test.ping", "hypervisor.guests_all", "xhypervisor.guests"]:
+    others = ["cmd.run", "state.apply", "test.ping", "hypervisor.guests_all", "xhypervisor.guests"]
+    for function in [*EXPOSED, *others, "fleet.hosts", "fleet.migrate_all", "manage.up", "salt.cmd"]:
         for hosts, listed in (["hv1"], True), (["hv1", "hv2"], True), (["web"], False), (["hv1", "web"], False):
-            expected = listed and function in ROLES[role]
+            expected = listed and function in ROLES[role] and function not in RUNNERS
             assert salts_judgement("alice", given, function, hosts) is expected, (role, function, hosts)
             assert salts_judgement("bob", given, function, hosts) is False
             assert salts_judgement("carol", given, function, hosts) is False
+        # The runner: named functions alone, and nothing of what hosts have.
+        expected = function in RUNNERS and function in ROLES[role]
+        assert salts_judgement.runner("alice", given, function) is expected
+        assert salts_judgement.runner("bob", given, function) is False
+        assert salts_judgement.runner("carol", given, function) is False
 
 
 def test_each_role_does_more_than_the_one_before():
     assert set(ROLES["viewer"]) < set(ROLES["operator"]) < set(ROLES["admin"]) == set(EXPOSED)
     text = (ROOT / "_modules/hypervisor.py").read_text()
-    assert {f"hypervisor.{name}" for name in re.findall(r"^def ([a-z]\w*)\(", text, re.MULTILINE)} == set(EXPOSED)
+    there = {f"hypervisor.{name}" for name in re.findall(r"^def ([a-z]\w*)\(", text, re.MULTILINE)}
+    assert there == set(EXPOSED) - set(RUNNERS)
+    text = (ROOT / "_runners/fleet.py").read_text()
+    looks = {"fleet.hosts", "fleet.guests", "fleet.cluster"}
+    assert {f"fleet.{name}" for name in re.findall(r"^def ([a-z]\w*)\(", text, re.MULTILINE)} == set(RUNNERS) | looks
 
 
 def test_the_drop_in_is_closed_but_for_what_is_named():
     people = ({"alice": {"viewer": ["hv1"], "nothing": ["hv2"]}}, {"staff": {"operator": ["hv1", "hv2"]}})
     roles = {**ROLES, "nothing": []}
     found = saltapi_plan.master(people, roles, {**SETTINGS, "ldap": {"uri": "ldaps://x"}}, "/code", "/hashes")
-    assert found["netapi_enable_clients"] == ["local", "local_async"]
+    assert found["netapi_enable_clients"] == ["local", "local_async", "runner_async"]
     assert found["on_demand_ext_pillar"] == []
     assert found["minimum_auth_version"] == 3
     assert found["hypervisor_api"]["host"] == "127.0.0.1"
     # What no user's role has, the door does not know.
-    assert found["hypervisor_api"]["functions"] == sorted(ROLES["operator"])
+    local = [one for one in ROLES["operator"] if one not in RUNNERS]
+    runners = sorted(set(ROLES["operator"]) - set(local))
+    assert found["hypervisor_api"]["functions"] == sorted(local)
+    assert found["hypervisor_api"]["runners"] == runners
+    hosts = {one: ["hv1", "hv2"] for one in runners}
+    assert found["hypervisor_api"]["fleet"] == {"users": {}, "groups": {"staff": hosts}}
     assert found["auth.ldap.uri"] == "ldaps://x"
     assert list(found["external_auth"]) == ["hypervisor"]
     assert found["external_auth"]["hypervisor"] == {
         "alice": [{"L@hv1": [saltapi_plan.pattern(one) for one in ROLES["viewer"]]}],
-        "staff%": [{"L@hv1,hv2": [saltapi_plan.pattern(one) for one in ROLES["operator"]]}],
+        "staff%": [
+            {"L@hv1,hv2": [saltapi_plan.pattern(one) for one in local]},
+            {"@runner": [saltapi_plan.pattern(one) for one in runners]},
+        ],
     }
+
+
+def test_the_runner_is_closed_where_no_role_names_it():
+    found = saltapi_plan.master(({"alice": {"viewer": ["hv1"]}}, {}), ROLES, SETTINGS, "/code", "/hashes")
+    assert found["netapi_enable_clients"] == ["local", "local_async"]
+    assert found["hypervisor_api"]["runners"] == []
+    assert "@runner" not in str(found)
+
+
+def test_hosts_of_several_roles_are_put_together_for_each_function_of_the_runner():
+    given = {"operator": ["hv2"], "admin": ["hv1"]}
+    assert saltapi_plan.fleet(given, ROLES) == {
+        "fleet.create": ["hv1"], "fleet.evacuate": ["hv1", "hv2"], "fleet.migrate": ["hv1", "hv2"],
+        "fleet.restore": ["hv1", "hv2"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["root", "sudo_alice"])
+def test_nobody_is_called_like_who_owns_the_master(name):
+    said = refusals({"users": {name: {"password_hash": HASH}}})
+    assert f"saltapi:users:{name}: is Salt's own name" in said
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-# Pillar of the suite `saltapi`: one user of each role, and one that may do nothing. Their passwords are in the tests.
+# Pillar of the suite `saltapi`: one user of each role, an operator of both hosts, and one that may do nothing. Their
+# passwords are in the tests.
 saltapi:
   users:
     vera:
@@ -9,6 +10,10 @@ saltapi:
       password_hash: '$6$Rk5mZ1xBcD9f$lnEtxvpD9E1bDFjtpM1IdkSAajckeCBGgUHBr6f4pgvp1dNhRHRYG6CJ76Zv8zTHxFuex3a5B7pJM/n/Fu5qI1'
       roles:
         operator: [hypervisor, hv1]
+    olga:
+      password_hash: '$6$Rk5mZ1xBcD9f$lnEtxvpD9E1bDFjtpM1IdkSAajckeCBGgUHBr6f4pgvp1dNhRHRYG6CJ76Zv8zTHxFuex3a5B7pJM/n/Fu5qI1'
+      roles:
+        operator: [hv1, hv2]
     anna:
       password_hash: '$6$Jf8gN6wEaS3u$OQEVVsr2jD.OY8IO0nXNcSMPIRDTZwhgIWVKsIrmw1pKdGXPpGBnRr3WYbuVOQLi71t.RJx/CWPE7EZ7VsepR/'
       roles:

@@ -23,7 +23,11 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 # Arguments that tell what was done and cannot be secrets; of others only the name is kept.
-_TELLING = frozenset({"name", "target", "timeout", "disks", "cpu", "mem", "copy_disks", "test"})
+_TELLING = frozenset(
+    {"name", "target", "timeout", "disks", "cpu", "mem", "copy_disks", "test", "host", "policy", "parallel", "shut_off"}
+)
+# Of a creation the rest is a declaration, whatever its keys are called.
+_TELLING_OF_CREATE = {"hypervisor.create": frozenset(), "fleet.create": frozenset({"host", "policy", "test"})}
 _LONGEST = 64  # characters of an argument
 _PATIENCE = 24 * 3600.0  # seconds: as long as Salt keeps jobs, and as a migration may take at most
 _OFTEN, _SELDOM = 0.5, 30.0  # seconds between two looks, at first and in the end
@@ -50,14 +54,12 @@ def arguments(chunk: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         ``guest``, ``arguments`` (without what can hold a secret) and ``left_out``, the names of the rest.
     """
-    given, named = list(chunk["arg"]), dict(chunk["kwarg"])
+    given, named = list(chunk.get("arg", [])), dict(chunk["kwarg"])
     guest = named.get("name", given[0] if given else None)
-    # The further arguments of a creation are a whole declaration.
-    kept = {key: shown(value) for key, value in named.items() if key in _TELLING and key != "name"}
-    left = sorted(key for key in named if key not in _TELLING)
-    if chunk["fun"] == "hypervisor.create":
-        kept, left = {}, sorted(key for key in named if key != "name")
-    elif len(given) > 1:
+    telling = _TELLING_OF_CREATE.get(chunk["fun"], _TELLING)
+    kept = {key: shown(value) for key, value in named.items() if key in telling and key != "name"}
+    left = sorted(key for key in named if key not in telling and key != "name")
+    if len(given) > 1 and chunk["fun"] not in _TELLING_OF_CREATE:
         kept["by_position"] = [shown(value) for value in given[1:]]
     return {"guest": shown(guest), "arguments": kept, "left_out": left}
 
@@ -97,7 +99,9 @@ class Trail:
     def request(self, user: str, chunk: Mapping[str, Any]) -> str:
         """Writes down what somebody asks for, before it is passed on; returns the number of the request."""
         number = uuid.uuid4().hex
-        self.write("request", id=number, user=user, function=chunk["fun"], hosts=chunk["tgt"], **arguments(chunk))
+        # The runner's hosts are among its arguments.
+        hosts = chunk.get("tgt", [])
+        self.write("request", id=number, user=user, function=chunk["fun"], hosts=hosts, **arguments(chunk))
         return number
 
     def started(self, number: str, job: str, hosts: list[str]) -> None:
@@ -182,6 +186,10 @@ def _tail(path: Path) -> list[bytes]:
 def _outcome(answer: Any) -> dict[str, Any]:
     """Returns what is kept of an answer: whether it succeeded, and the guest's state, but no text of it."""
     answer = answer if isinstance(answer, Mapping) else {}
+    value = answer.get("return")
+    if isinstance(value, Mapping) and str(value.get("fun")).startswith("runner."):
+        # The master's cache has the whole job of a runner where a host's has its return.
+        answer = {"return": value.get("return"), "retcode": 0, "success": value.get("success") is True}
     found: dict[str, Any] = {"ok": answer.get("retcode", 1) == 0 and answer.get("success", True) is True}
     value = answer.get("return")
     state = value.get("state") if isinstance(value, Mapping) else None

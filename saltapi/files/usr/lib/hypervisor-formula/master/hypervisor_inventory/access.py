@@ -9,7 +9,9 @@ from typing import Any
 Functions = dict[str, list[str]]
 
 
-def functions(external: Mapping[str, Any], user: str, groups: Iterable[str]) -> Functions:
+def functions(
+    external: Mapping[str, Any], user: str, groups: Iterable[str], fleet: Mapping[str, Any] | None = None
+) -> Functions:
     r"""Returns what somebody may call, by minion id.
 
     Args:
@@ -17,14 +19,23 @@ def functions(external: Mapping[str, Any], user: str, groups: Iterable[str]) -> 
             from ``L@host,host`` to patterns such as ``^hypervisor\.start$``.
         user: who.
         groups: the groups of who.
+        fleet: hosts of functions of the master's runner: ``users`` and ``groups``.
     """
     found: dict[str, set[str]] = {}
+    groups, table = list(groups), fleet or {}
     for name in (user, *(f"{group}%" for group in groups)):
         for entry in external.get(name) or ():
             for hosts, patterns in entry.items():
+                # The runner's functions, of which Salt knows no hosts.
+                if hosts.startswith("@"):
+                    continue
                 names = {re.sub(r"\\(.)", r"\1", pattern.removeprefix("^").removesuffix("$")) for pattern in patterns}
                 for host in hosts.removeprefix("L@").split(","):
                     found.setdefault(host, set()).update(names)
+    given = [(table.get("users") or {}).get(user), *((table.get("groups") or {}).get(group) for group in groups)]
+    for function, hosts in [row for one in given if one for row in one.items()]:
+        for host in hosts:
+            found.setdefault(host, set()).add(function)
     return {host: sorted(names) for host, names in sorted(found.items())}
 
 

@@ -37,8 +37,11 @@ __virtualname__ = "hypervisor_api"
 
 log = logging.getLogger(__name__)
 
-_CLIENTS = frozenset({"local", "local_async"})
+_CLIENTS = frozenset({"local", "local_async", "runner_async"})
 _KEYS = frozenset({"client", "tgt", "fun", "arg", "kwarg"})
+# The master's runner takes named arguments alone, and these of them are hosts.
+_KEYS_OF_RUNNER = frozenset({"client", "fun", "kwarg"})
+_HOSTS_OF_RUNNER = ("host", "target")
 _MINION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _KEYWORD = re.compile(r"[a-z][a-z0-9_]{0,31}")
 # Salt would read a text like this as an argument with a name, also one that only the master may set.
@@ -57,16 +60,20 @@ class RefusedError(ValueError):
     """A request that Salt never sees."""
 
 
-def judged(request: Any, functions: frozenset[str], reads: frozenset[str]) -> dict[str, Any]:
+def judged(
+    request: Any, functions: frozenset[str], reads: frozenset[str], runners: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """Returns a request in the one form that is passed on.
 
     Args:
         request: what came as JSON.
         functions: what may be called by anybody at all.
         reads: those of them that only look, and may be waited for.
+        runners: the functions of the master's runner that may be called by anybody at all.
 
     Returns:
-        ``client``, ``tgt`` (a list of minion ids), ``tgt_type``, ``fun``, ``arg`` and ``kwarg``.
+        ``client``, ``tgt`` (a list of minion ids), ``tgt_type``, ``fun``, ``arg`` and ``kwarg``; for the runner
+        ``client``, ``fun`` and ``kwarg``.
 
     Raises:
         RefusedError: it is not one; the message says why and shows nothing of it.
@@ -77,8 +84,11 @@ def judged(request: Any, functions: frozenset[str], reads: frozenset[str]) -> di
         raise RefusedError("a request is one mapping")
     if unknown := request.keys() - _KEYS:
         raise RefusedError(f"{len(unknown)} of the keys are not known; allowed: {', '.join(sorted(_KEYS))}")
-    if request.get("client") not in ("local", "local_async"):
+    client = request.get("client")
+    if not isinstance(client, str) or client not in _CLIENTS:
         raise RefusedError(f"client must be one of {', '.join(sorted(_CLIENTS))}")
+    if client == "runner_async":
+        return _of_runner(request, runners)
     function = request.get("fun")
     if not isinstance(function, str) or function not in functions:
         raise RefusedError("fun must be one function that operators are given")
@@ -92,6 +102,35 @@ def judged(request: Any, functions: frozenset[str], reads: frozenset[str]) -> di
         "arg": _positional(request.get("arg", [])),
         "kwarg": _keywords(request.get("kwarg", {})),
     }
+
+
+def _of_runner(request: Mapping[str, Any], runners: frozenset[str]) -> dict[str, Any]:
+    """Judges a request to the master's runner, which has no targets of Salt's."""
+    if request.keys() - _KEYS_OF_RUNNER:
+        raise RefusedError(f"the runner takes {', '.join(sorted(_KEYS_OF_RUNNER))} alone")
+    function = request.get("fun")
+    if not isinstance(function, str) or function not in runners:
+        raise RefusedError("fun must be one function that operators are given")
+    named = _keywords(request.get("kwarg", {}))
+    for key in _HOSTS_OF_RUNNER:
+        if named.get(key) is not None and not (isinstance(named[key], str) and _MINION.fullmatch(named[key])):
+            raise RefusedError(f"{key} must be a minion id")
+    return {"client": "runner_async", "fun": function, "kwarg": named}
+
+
+def permitted(chunk: Mapping[str, Any], user: str, groups: list[str], table: Mapping[str, Any]) -> bool:
+    """Says whether a request to the runner is one that the user may make; what it chooses, the runner judges itself.
+
+    Args:
+        chunk: the request.
+        user: who asks.
+        groups: of the user.
+        table: ``users`` and ``groups``, each a mapping of names to functions with their hosts.
+    """
+    given = [table["users"].get(user, {}), *(table["groups"].get(group, {}) for group in groups)]
+    allowed = {host for one in given for host in one.get(chunk["fun"], ())}
+    named = {chunk["kwarg"].get(key) for key in _HOSTS_OF_RUNNER} - {None}
+    return bool(allowed) and named <= allowed
 
 
 def _targets(given: Any) -> list[str]:
@@ -203,13 +242,17 @@ class Run(_Handler):
         reads = frozenset(settings["reads"])
         user, token = cherrypy.session.get("user"), cherrypy.session.get("token")
         try:
-            chunk = judged(self._lowstate(), frozenset(settings["functions"]), reads)
+            known = frozenset(settings["functions"]), reads, frozenset(settings["runners"])
+            chunk = judged(self._lowstate(), *known)
         except RefusedError as error:
             _note(self.trail, "refused", user=user, why=str(error))
             raise cherrypy.HTTPError(400, str(error)) from None
         number = "" if chunk["fun"] in reads else self._request(user, chunk)
         cherrypy.request.lowstate = [chunk]
         try:
+            # Salt says of the runner only that a login is no good, whatever is wrong.
+            if chunk["client"] == "runner_async" and not self._permitted(user, chunk):
+                raise salt.exceptions.AuthorizationError("no role of the user's")
             answer = list(self.exec_lowstate(token=token))
         except salt.exceptions.AuthorizationError:
             why = "no role allows this function on these hosts"
@@ -227,12 +270,19 @@ class Run(_Handler):
         except OSError:
             raise cherrypy.HTTPError(503, "the request could not be written down, so nothing was done") from None
 
+    def _permitted(self, user: str, chunk: Mapping[str, Any]) -> bool:
+        """Says whether a request to the runner is one that the user may make."""
+        table = self.opts[__virtualname__]["fleet"]
+        groups = salt.loader.auth(dict(self.opts))["hypervisor.groups"](user) if table["groups"] else []
+        return permitted(chunk, user, groups, table)
+
     def _started(self, number: str, answer: list[Any]) -> None:
         """Writes down the job that a request became, or that no host was there."""
         job = answer[0] if answer and isinstance(answer[0], Mapping) else {}
         if job.get("jid"):
             try:
-                self.trail.started(number, str(job["jid"]), list(job["minions"]))
+                # A job of the runner is the master's own.
+                self.trail.started(number, str(job["jid"]), list(job.get("minions") or [self.opts["id"]]))
             except OSError as error:
                 log.error("the job %s could not be written down: %s", job["jid"], error)
         else:
@@ -325,7 +375,8 @@ def _who(opts: Mapping[str, Any]) -> tokens.Who:
         if not user or not known or known.get("name") != user:
             return None
         groups = [one for one in known.get("groups") or () if isinstance(one, str)]
-        return {"user": user, "functions": access.functions(opts["external_auth"]["hypervisor"], user, groups)}
+        external, fleet = opts["external_auth"]["hypervisor"], opts[__virtualname__].get("fleet")
+        return {"user": user, "functions": access.functions(external, user, groups, fleet)}
 
     return who
 
