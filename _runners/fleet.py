@@ -78,6 +78,8 @@ class _Act:
         self.jid = str(globals().get("__jid__") or "none")
         self.user = str(globals().get("__user__") or "UNKNOWN")
         self.function = function
+        # Locks of guests that are taken before their course begins.
+        self.held: dict[str, Any] = {}
         # Called back by a utility, this module would have that one's __utils__, which are none.
         self.utils = {name: __utils__[name] for name in _SIBLINGS}
         known = _known()
@@ -114,6 +116,8 @@ class _Act:
             self.utils["hypervisor_checks.name"](name)
         except SaltInvocationError as error:
             return None, f"cannot be touched: {error}"
+        if kind == "guests" and name in self.held:
+            return self.held[name], ""
         found: tuple[Any, str] = self.utils["fleet_store.lock"](__opts__["cachedir"], kind, name, self.who())
         return found
 
@@ -255,13 +259,20 @@ def _migrate(name: Any, target: Any, options: dict[str, Any], policy: Any) -> di
     checked = act.utils["hypervisor_checks.name"](name)
     order = act.utils["hypervisor_checks.choice"](policy, "policy", act.utils["fleet_plan.policies"]())
     wanted = None if target is None else act.host(target, "target")
-    found = act.look()
-    source, guest = _where(act, found, checked)
-    if source == wanted:
-        return {"ok": True, "name": checked, "outcome": "there", "text": f"{checked} is on {source} already"}
-    (row,) = act.run([_course(act, found, (source, guest), wanted, options, order, _nothing)], 1)
-    good = row["outcome"] in {"moved", "possible"}
-    return {"ok": good, **row}
+    # Before it is looked for: a guest that moves is on two hosts.
+    lock, held = act.lock("guests", checked)
+    if lock is None:
+        return {"ok": False, "name": checked, "outcome": "busy", "text": held}
+    act.held[checked] = lock
+    try:
+        found = act.look()
+        source, guest = _where(act, found, checked)
+        if source == wanted:
+            return {"ok": True, "name": checked, "outcome": "there", "text": f"{checked} is on {source} already"}
+        (row,) = act.run([_course(act, found, (source, guest), wanted, options, order, _nothing)], 1)
+    finally:
+        lock.release()
+    return {"ok": row["outcome"] in {"moved", "possible"}, **row}
 
 
 def _nothing(step: str, target: str) -> None:

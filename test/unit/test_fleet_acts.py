@@ -196,17 +196,26 @@ def test_a_guest_whose_name_is_a_path_stays_and_is_listed(hosts, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
 
 
-def test_what_is_held_is_refused_and_let_go_again(hosts):
+def test_what_is_held_is_refused_and_let_go_again(hosts, tmp_path):
     who = {"function": "fleet.evacuate", "user": "anna", "jid": "7"}
     store = importlib.import_module("_utils.fleet_store")
     on_guest, _ = store.lock(fleet.__opts__["cachedir"], "guests", "web", who)
     on_host, _ = store.lock(fleet.__opts__["cachedir"], "hosts", "hv2", who)
-    assert refused(fleet.migrate("web")).startswith("is held by fleet.evacuate of anna (job 7, since ")
+    # While it moves it is on two hosts, and that is not what is said.
+    hosts.guests["hv3"].append(guest("web"))
+    found = fleet.migrate("web")
+    assert refused(found).startswith("is held by fleet.evacuate of anna (job 7, since ")
+    assert (found["outcome"], hosts.asked) == ("busy", [])
+    hosts.guests["hv3"].clear()
     assert refused(fleet.create("web")).startswith("web is held by fleet.evacuate of anna")
     assert refused(fleet.evacuate("hv2")).startswith("hv2 is held by fleet.evacuate of anna")
     on_guest.release()
     on_host.release()
     assert fleet.migrate("web")["ok"]
+    # Neither what was done nor what was refused keeps it.
+    assert refused(fleet.migrate("web", "hv9"))
+    assert refused(fleet.migrate("nobody"))
+    assert not list(tmp_path.rglob("*.lock"))
     assert fleet.evacuate("hv2")["ok"]
 
 
