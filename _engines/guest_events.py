@@ -46,7 +46,7 @@ _SIBLINGS = (
     "network_tool.pending",
 )
 _SILENCE = 30.0  # seconds without a line of the child, which says something every few
-_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds before the child is started again
+_PAUSES = (1.0, 1.0, 2.0, 5.0)  # seconds before the child is started again
 _SOON = 20.0  # seconds at the start in which the master may not be connected yet
 _TOGETHER = 8  # objects that changed at once, from which on one message tells all
 _LINES = 256  # that may wait; then the child waits

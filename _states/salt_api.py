@@ -58,12 +58,13 @@ def _result(name: str) -> dict[str, Any]:
     return {"name": name, "result": True, "changes": {}, "comment": ""}
 
 
-def supported(name: str, backends: Iterable[str] = ("file",)) -> dict[str, Any]:
+def supported(name: str, backends: Iterable[str] = ("file",), inventory: bool = False) -> dict[str, Any]:
     """Make sure that operators may log in at this Salt, in the ways that pillar names.
 
     Args:
         name: Any label.
         backends: What checks passwords: file, pam, ldap.
+        inventory: Whether the live inventory is served here.
 
     Returns a state result; it changes nothing.
     """
@@ -71,6 +72,8 @@ def supported(name: str, backends: Iterable[str] = ("file",)) -> dict[str, Any]:
     wrong = [__utils__["saltapi_plan.unsafe"](salt.version.__version__)]
     if not _imports("cherrypy"):
         wrong.append("Salt's Python has no cherrypy, which salt-api needs")
+    if inventory and not _imports("tornado"):
+        wrong.append("Salt's Python has no tornado, which Salt 3008 brings; set saltapi:inventory:enabled to false")
     if "ldap" in backends and not _imports("ldap"):
         wrong.append("saltapi:backends has ldap, and Salt's Python has no library python-ldap")
     if "pam" in backends and not _may_ask_pam():

@@ -5,6 +5,7 @@
 saltapi_salt:
   salt_api.supported:
     - backends: {{ saltapi.backends | json }}
+    - inventory: {{ saltapi.inventory.enabled | json }}
 
 saltapi_packages:
   salt_api.installed:

@@ -6,7 +6,8 @@ import json
 import time
 from typing import Any, NamedTuple
 
-PASSWORDS = {"vera": "look-7hK2", "otto": "work-4pQ9", "olga": "work-4pQ9", "anna": "rule-9sV3", "noone": "look-7hK2"}
+PASSWORDS = {"vera": "look-7hK2", "otto": "work-4pQ9", "olga": "work-4pQ9", "anna": "rule-9sV3", "noone": "look-7hK2",
+             "ines": "see-3kM8"}  # fmt: skip
 PORT = 8000
 TRAIL = "/var/log/salt/hypervisor-audit.log"
 # Runs on the host. Requests arrive as JSON: path, body (text) and headers.

@@ -63,7 +63,9 @@ def prepared(request):
         # With nobody in pillar everything is taken away again.
         last = salt.check_green(salt.highstate(running.hosts, [controller]))[controller]
         settled(running)
-    assert last["changed"] == ["saltapi_absent"]
+    assert set(last["changed"]) == {"saltapi_absent", "saltapi_inventory_absent"}
+    listed = running.run(controller, ["systemctl", "list-unit-files", "--quiet", "hypervisor-inventory*"], check=False)
+    assert listed.stdout == ""
     assert running.run(controller, ["systemctl", "is-active", "salt-api"], check=False).stdout.strip() == "inactive"
     assert running.run(controller, ["ls", "/etc/salt/master.d"]).stdout.split() == [
         "hypervisor-pki.conf",

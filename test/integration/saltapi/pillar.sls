@@ -20,6 +20,11 @@ saltapi:
         admin: [hypervisor, hv1]
     noone:
       password_hash: '$6$Wq3nT8vYpL2s$Y16BoFSnm3dcg1JPatb6ClHAcSuogaddI0X0GXgMxcK73/Q74CDSUCRwSDak4RGjTV.nqXXPFTW3PipORBzzf/'
+    # Looks at two hosts, where the others have one.
+    ines:
+      password_hash: '$6$Zt7hQ2mNcVbX$14ruqn1bZ1eVT0yPWDDDzlcUde3vK2Wu0xUNHDDa7VSsXube1T8yUKS6TtSVdveft2wGcu3OFL4N8yL1hFUPR/'
+      roles:
+        viewer: [hypervisor, hv1, hv2]
   groups:
     helpdesk:
       roles:

@@ -244,6 +244,7 @@ def test_a_salt_that_is_not_safe_is_refused(master, monkeypatch):
 
 def test_backends_that_cannot_work_here_are_refused(master, monkeypatch):
     monkeypatch.setattr(salt_api, "_imports", lambda module: module == "cherrypy")
+    assert "tornado" in salt_api.supported("salt", inventory=True)["comment"]
     assert "python-ldap" in salt_api.supported("salt", ["file", "ldap"])["comment"]
     monkeypatch.setattr(salt_api, "_owner", lambda: "nobody")
     ret = salt_api.supported("salt", ["pam"])

@@ -10,7 +10,6 @@ import asyncio
 import collections
 import contextlib
 import hashlib
-import importlib.util
 import logging
 import os
 import socket
@@ -19,13 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hypervisor_inventory import store, tokens, view
+from tornado import httpserver, iostream, web
 
-# Salt 3006 brings a Tornado of its own.
-_TORNADO = "tornado" if importlib.util.find_spec("tornado") else "salt.ext.tornado"
-httpserver: Any = importlib.import_module(f"{_TORNADO}.httpserver")
-iostream: Any = importlib.import_module(f"{_TORNADO}.iostream")
-web: Any = importlib.import_module(f"{_TORNADO}.web")
+from hypervisor_inventory import store, tokens, view
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +150,7 @@ def notify(word: str) -> None:
             said.send(word.encode())
 
 
-class _Handler(web.RequestHandler):  # type: ignore[misc]
+class _Handler(web.RequestHandler):
     """What snapshot and stream have in common."""
 
     service: Service
