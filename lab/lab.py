@@ -326,6 +326,9 @@ class Lab:
                 self.paths.web_ca.write_text(self.hosts.run(self.hosts.controller, ["cat", web.CA]).stdout)
         with self.progress.step("salt '*' state.highstate"):
             figures = salt.check_green(salt.highstate(self.hosts))
+            if self.users:
+                web.minions_settled(self.hosts)
+                salt.wait_answering(self.hosts)
         for host, row in figures.items():
             self.progress.say(f"         {host}: {row['states']} states, {len(row['changed'])} changed")
         self.save(highstate=figures)

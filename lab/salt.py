@@ -73,7 +73,7 @@ def pillar_files(hosts: Hosts, users: Mapping[str, Mapping[str, str]] | None = N
     """Return the lab's pillar: roles by host, what all share, and what a kind of host can't do.
 
     A container host shares the machine's kernel, so its pillar leaves the kernel alone. With users of
-    :func:`lab.web.make_users` the controller serves the page to them.
+    :func:`lab.web.make_users` the controller serves the page to them, and hypervisors tell it what changes.
     """
     top: dict[str, list[str]] = {"*": ["common"]}
     common = yaml.safe_load((LAB_PILLAR / "common.sls").read_text())
@@ -86,6 +86,8 @@ def pillar_files(hosts: Hosts, users: Mapping[str, Mapping[str, str]] | None = N
         top[name] = [name]
     if users:
         files[f"{hosts.controller}.sls"] += yaml.safe_dump(web.pillar(hosts, users), sort_keys=False)
+        for name in hosts.hypervisors:
+            files[f"{name}.sls"] = merged_yaml(files[f"{name}.sls"], web.TELLING)
     files["top.sls"] = yaml.safe_dump({"base": top}, sort_keys=False)
     return files
 

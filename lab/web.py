@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # Each may do on all hypervisors what the role of that name may.
 USERS = ("viewer", "operator", "admin")
 RESTART = "hypervisor-formula-salt-restart.service"
+MINION_RESTART = "hypervisor-formula-minion-restart.service"
+# A hypervisor's pillar, with which the page shows what happens there as it does.
+TELLING: dict[str, Any] = {"libvirt": {"events": {"enabled": True}}}
 CA = "/etc/pki/web/ca-cert.pem"
 
 
@@ -55,18 +58,33 @@ def pillar(hosts: Hosts, users: Mapping[str, Mapping[str, str]]) -> dict[str, An
 
 
 def settled(hosts: Hosts, timeout: float = 120) -> None:
-    """Wait until a restart of Salt that a highstate has announced is over.
+    """Wait until a restart of the master that a highstate has announced is over.
 
     Raises:
         LabError: it is not within ``timeout`` seconds.
     """
+    _over(hosts, hosts.controller, RESTART, timeout)
+
+
+def minions_settled(hosts: Hosts, timeout: float = 120) -> None:
+    """Wait until the same is over for the minions of hypervisors.
+
+    Raises:
+        LabError: it is not within ``timeout`` seconds.
+    """
+    for host in hosts.hypervisors:
+        _over(hosts, host, MINION_RESTART, timeout)
+
+
+def _over(hosts: Hosts, host: str, unit: str, timeout: float) -> None:
+    """Wait until a unit that restarts something has ended on a host."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         try:
-            state = hosts.run(hosts.controller, ["systemctl", "is-active", RESTART], check=False, timeout=30).stdout
+            state = hosts.run(host, ["systemctl", "is-active", unit], check=False, timeout=30).stdout
         except CommandError:
             state = "unknown"
         if state.strip() in {"inactive", "failed"}:
             return
         time.sleep(0.5)
-    raise LabError(f"{RESTART} on {hosts.controller} has not ended within {timeout:.0f} s")
+    raise LabError(f"{unit} on {host} has not ended within {timeout:.0f} s")

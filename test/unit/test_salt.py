@@ -123,7 +123,11 @@ def test_users_of_the_lab_make_a_page_of_the_controllers_pillar_alone():
     assert own["nginx"]["consoles"] == {"hv1": "10.213.1.11", "hv2": "10.213.1.12"}
     assert not [name for name, data in found.items() if name != "controller.sls" and {"saltapi", "nginx"} & set(data)]
     assert not [text for text in files.values() if any(user["password"] in text for user in users.values())]
+    assert [found[f"{name}.sls"].get("libvirt") for name in ("hv1", "hv2", "controller")] == [
+        {"events": {"enabled": True}}, {"events": {"enabled": True}}, None,
+    ]  # fmt: skip
     assert "nginx" not in salt.pillar_files(Scripted())["controller.sls"]
+    assert "events" not in salt.pillar_files(Scripted())["hv1.sls"]
 
 
 def test_the_lab_waits_until_an_announced_restart_is_over():
@@ -133,6 +137,11 @@ def test_the_lab_waits_until_an_announced_restart_is_over():
     assert states == []
     with pytest.raises(LabError, match="has not ended within 0 s"):
         web.settled(hosts, timeout=0)
+    others = Scripted(lambda host, argv: (3, "inactive\n"))
+    web.minions_settled(others)
+    assert [(host, argv[-1]) for host, argv, _ in others.asked] == [
+        ("hv1", web.MINION_RESTART), ("hv2", web.MINION_RESTART),
+    ]  # fmt: skip
 
 
 def test_only_hypervisors_may_have_certificates_and_the_master_those_of_its_page():
