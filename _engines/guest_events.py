@@ -47,7 +47,8 @@ _SIBLINGS = (
 )
 _SILENCE = 30.0  # seconds without a line of the child, which says something every few
 _PAUSES = (1.0, 1.0, 2.0, 5.0)  # seconds before the child is started again
-_SOON = 20.0  # seconds at the start in which the master may not be connected yet
+_LOOK = 10.0  # seconds between two looks at the host's figures, which are told when they have moved
+_AGAIN = 1.0  # seconds until a master that was away is told again
 _TOGETHER = 8  # objects that changed at once, from which on one message tells all
 _LINES = 256  # that may wait; then the child waits
 _PATIENCE = 5.0  # seconds for the master to take a message
@@ -119,6 +120,7 @@ class Teller:
         self._names: dict[tuple[str, str], str] = {}
         # Whether the master has got all that there is.
         self.whole = False
+        self.figures: dict[str, Any] = {}
         # Whether the last message did not arrive: then nothing is sent until there is time for all.
         self.deaf = False
         self.nonce = ""
@@ -174,8 +176,12 @@ class Teller:
             self._say(f"{kind}/{name}/{what}", set={many: {name: record}})
 
     def tell_all(self) -> None:
-        """Tells everything, in as many messages as it takes."""
+        """Tells everything, in as many messages as it takes; what nobody could read yet is not said to be nothing."""
         self.deaf = False
+        if not self._versions:
+            nonce, self.nonce = self.nonce, ""
+            self._say("host/alive", figures=self._host(), nonce=nonce)
+            return
         parts = __utils__["inventory_words.parts"](self.told)
         for number, part in enumerate(parts, 1):
             said = {"set": part, "part": [number, len(parts)], "nonce": self.nonce}
@@ -191,13 +197,21 @@ class Teller:
             self.deaf = False
             self._say("host/alive", figures=self._host())
 
-    def _host(self) -> dict[str, Any]:
-        """Returns the record of the host."""
+    def look(self) -> None:
+        """Tells what the host uses if that has moved since it was told last."""
+        if __utils__["inventory_words.moved"](self.figures, self._host(keep=False)):
+            self.alive()
+
+    def _host(self, *, keep: bool = True) -> dict[str, Any]:
+        """Returns the record of the host, and by default takes it for told."""
         found = {**self._figures.read(self._utils), **self._versions}
         found["problems"] = __utils__["inventory_words.problems"](self._utils, self.libvirt)
         grains = __opts__.get("grains", {})
         found |= {"kernel": grains.get("kernelrelease"), "system": grains.get("osfinger")}
-        return found | {"salt": salt.version.__version__}
+        found["salt"] = salt.version.__version__
+        if keep:
+            self.figures = found
+        return found
 
     def _say(self, about: str, **said: Any) -> None:
         """Sends one message, unless the one before has not arrived."""
@@ -274,8 +288,8 @@ class Course:
         self._child: Child | None = None
         self._failures = 0
         now = time.monotonic()
-        self._began = self._read = self._heard = now
-        self._start, self._alive = now, now + 1.0
+        self._read = self._heard = now
+        self._start, self._alive, self._look = now, now, now + _LOOK
 
     def run(self) -> None:
         """Goes on until the minion ends."""
@@ -289,7 +303,7 @@ class Course:
 
     def _wait(self, now: float) -> float:
         """Returns how long there is nothing to do without a line."""
-        moments = [self._alive, self._read + self._reread]
+        moments = [self._alive, self._look, self._read + self._reread]
         moments.append(self._heard + _SILENCE if self._child else self._start)
         return max(min(moments) - now, 0.01)
 
@@ -308,9 +322,13 @@ class Course:
             self._read = now
             self._child.ask()
         if now >= self._alive:
-            soon = now < self._began + _SOON or self._teller.deaf
             self._teller.alive()
-            self._alive = time.monotonic() + (1.0 if soon or self._teller.deaf else self._interval)
+            self._alive = time.monotonic() + self._interval
+        if now >= self._look:
+            self._look = now + _LOOK
+            self._teller.look()
+        if self._teller.deaf:
+            self._alive = min(self._alive, time.monotonic() + _AGAIN)
 
     def _take(self, source: Child | None, line: Any) -> None:
         """Takes a line of the child, its end, or a question of the master."""
@@ -341,11 +359,11 @@ class Course:
             self._teller.alive()
 
 
-def start(interval: float = 5.0, reread: float = _REREAD, python: str = PYTHON, program: str = PROGRAM) -> None:
+def start(interval: float = 60.0, reread: float = _REREAD, python: str = PYTHON, program: str = PROGRAM) -> None:
     """Tells the master what changes here.
 
     Args:
-        interval: seconds between two signs of life.
+        interval: seconds between two signs of life; figures that move are told sooner.
         reread: seconds after which everything is read again, for what changes without an event.
         python: the distribution's Python, which has libvirt's binding.
         program: what it runs.

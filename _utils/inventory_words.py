@@ -28,6 +28,8 @@ _PURPOSE = b"hypervisor-formula inventory 1\0"
 _LARGEST = 200_000
 _STATES = {"shut_off": "shut off", "shutting_down": "shutting down"}
 _CERTIFICATE_DAYS = 14
+# By how much of the whole a figure has to move to be told before its time.
+_MOVING = {"cpu_used": 0.1, "memory_used_mib": 0.05, "load": 0.05}
 _PIDS = Path("/run/libvirt/qemu")
 
 Records = dict[str, dict[str, Any]]
@@ -137,6 +139,27 @@ class Figures:
             "memory_used_mib": memory["total_mib"] - memory["available_mib"],
             "load": round(os.getloadavg()[0], 2),
         }
+
+
+def moved(told: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Says whether the host's figures are worth a message: the fleet's noise would be a poll of it.
+
+    Args:
+        told: the record that the master has, empty if it has none.
+        found: how it is now.
+    """
+    if {key: told.get(key) for key in found if key not in _MOVING} != {
+        key: value for key, value in found.items() if key not in _MOVING
+    }:
+        return True
+    shares = [_shares(one) for one in (told, found)]
+    return any(abs(after - before) >= _MOVING[key] for key, before, after in zip(_MOVING, *shares, strict=True))
+
+
+def _shares(record: Mapping[str, Any]) -> list[float]:
+    """Returns the moving figures of a host as parts of what it has, in the order of their names."""
+    whole = {"cpu_used": 1, "memory_used_mib": record["memory_mib"], "load": record["cpus"]}
+    return [(record[key] or 0) / (whole[key] or 1) for key in _MOVING]
 
 
 def problems(utils: Utils, libvirt: str) -> list[str]:

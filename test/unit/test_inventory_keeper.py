@@ -218,11 +218,20 @@ def test_a_whole_in_parts_counts_with_its_last_one(master, told):
     assert master.keeper.store.all_keys("pools") == {"hv1/p"}
 
 
+def test_a_host_whose_libvirt_is_gone_keeps_what_it_had(master, told):
+    again = voice("hv1", 2)
+    master.take(event(again.message("host/alive", figures={"problems": ["libvirt: gone"]}, nonce="x")))
+    master.take(later=1.0)
+    assert master.guests() == {f"hv1/{UUID}": "running"}
+    assert master.host()["problems"] == ["libvirt: gone"]
+    assert master.keeper.hosts["hv1"].wanting is False
+
+
 def test_a_host_that_is_not_heard_is_not_live(master, told):
     assert master.host()["live"] is True
-    master.take(later=19.0)
+    master.take(later=12.0)
     assert master.host()["live"] is True
-    master.take(later=2.0)
+    master.take(later=1.0)
     assert master.host()["live"] is False
     assert master.host()["problems"][0] == "it is not heard"
     assert master.host()["cpu_used"] == 0.5

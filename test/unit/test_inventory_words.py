@@ -70,6 +70,18 @@ def test_figures_of_a_host(tmp_path):
     assert (found["cpu_used"], found["memory_mib"], found["memory_used_mib"]) == (0.3, 1000, 600)
 
 
+@pytest.mark.parametrize(("change", "told"), [
+    ({}, False), ({"cpu_used": 0.55}, False), ({"cpu_used": 0.61}, True), ({"memory_used_mib": 540}, False),
+    ({"memory_used_mib": 551}, True), ({"load": 1.05}, False), ({"load": 0.89}, True), ({"problems": ["x"]}, True),
+    ({"libvirt": "9.1.0"}, True), ({"cpu_used": None}, True),
+])  # fmt: skip
+def test_figures_are_told_when_they_have_moved(change, told):
+    before: dict[str, Any] = {"cpus": 2, "cpu_used": 0.5, "memory_mib": 1000, "memory_used_mib": 500, "load": 1.0,
+                              "problems": [], "libvirt": "9.0.0"}  # fmt: skip
+    assert inventory_words.moved(before, before | change) is told
+    assert inventory_words.moved({}, before)
+
+
 def test_what_needs_a_person():
     rows = [
         {"purpose": "libvirt", "problem": "it has expired", "days_left": -1},

@@ -26,7 +26,7 @@ _ORDER = 0.5  # seconds that a message waits for the one before it
 _HELD = 64  # messages of a host that wait
 _AGAIN = 3.0  # seconds after which a host is asked once more
 _SELDOM = 60.0  # the same for one that is not heard at all
-_SILENT = 3  # signs of life that may be missing
+_SILENT = 1.5  # signs of life, after which a host counts as gone
 _SLACK = 5.0  # seconds besides
 _BEAT = 2.0  # seconds between two words that the engine lives
 _REPORT = 60.0  # seconds between two lines in the log on what was refused
@@ -277,6 +277,9 @@ class Keeper:
             changes["hosts"][message.host] = self._host_record(message.host, message.figures, at, live=True)
         if message.part:
             self._whole(host, message, changes)
+        elif message.nonce:
+            # It can't tell more now, and will by itself when it can.
+            host.wanting = False
 
     def _whole(self, host: Host, message: messages.Message, changes: dict[str, dict[str, Any]]) -> None:
         """Takes a part of all that a host has; with the last one it is known what is gone."""
