@@ -278,6 +278,22 @@ def test_a_database_that_breaks_is_begun_anew(master, told, monkeypatch):
     assert master.keeper.store.all_keys("hosts") == {"hv1", "hv2"}
 
 
+def test_a_database_that_only_readers_find_damaged_is_begun_anew(master, told):
+    """The engine has in its memory what a reader would have to read."""
+    base = master.keeper.store
+    base._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with base.path.open("r+b") as handle:
+        handle.truncate(0)
+        handle.write(b"x" * 20_000)
+    assert base.get("guests", f"hv1/{UUID}") is not None
+    master.keeper._next["examine"] = 0.0
+    master.keeper.turn(lambda _wait: None)
+    master.keeper.turn(lambda _wait: None)
+    assert base.rebuilt == "file is not a database"
+    assert base.all_keys("hosts") == {"hv1", "hv2"}
+    base.examine()
+
+
 def test_counts_and_life_are_written_down(master, told):
     master.take({"tag": "hypervisor/hv1/x", "data": None}, later=5.0)
     assert json.loads(store.refused(master.folder / "i.db")) == {"malformed": 1}
@@ -299,7 +315,7 @@ def test_jobs_come_from_the_trail(master):
         "jid": "2026", "user": "otto", "function": "hypervisor.start", "guest": "web", "kwarg": {"timeout": 5},
         "hosts": ["hv1"], "started": "2026-01-01T00:00:00+00:00", "outcomes": {},
     }  # fmt: skip
-    master.answers["2026"] = {"hv1": {"return": "there is no guest web\nTraceback (most recent call last):\n x"}}
+    master.answers["2026"] = {"hv1": {"return": "ERROR: there is no guest web\nTraceback (most recent call last):\n x"}}
     with master.audit.open("a") as handle:
         handle.write('ent": "login"}\n' + line(event="outcome", id="r1", job="2026", host="hv1", ok=False))
     master.take()

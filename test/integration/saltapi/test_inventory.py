@@ -184,7 +184,8 @@ def test_forged_and_malformed_events_change_nothing(inventory, telling):
     )
     lab.run("hv2", ["/opt/saltstack/salt/bin/python3", "-c", script, forged], timeout=120)
     deadline = time.monotonic() + 60
-    while sum(inventory.counts().values()) < sum(before.values()) + 40:
+    # Salt itself refuses what is no mapping in a list of events.
+    while sum(inventory.counts().values()) < sum(before.values()) + 36:
         assert time.monotonic() < deadline, (before, inventory.counts())
         time.sleep(0.5)
     found = inventory.counts()
@@ -195,6 +196,8 @@ def test_forged_and_malformed_events_change_nothing(inventory, telling):
 
 
 DATABASE = "/var/lib/hypervisor-inventory/inventory.db"
+# Until then the log beside it would make up for what is damaged.
+WHOLE = f'import sqlite3; sqlite3.connect("{DATABASE}").execute("PRAGMA wal_checkpoint(TRUNCATE)")'
 ENGINE = "pkill -KILL -f '[E]ngine.*guest_events'"
 FAULTS = {
     "libvirtd restarts": ("hv1", "systemctl restart libvirtd"),
@@ -203,7 +206,7 @@ FAULTS = {
     "the minion is killed": ("hv1", "systemctl kill -s KILL salt-minion; {act}; systemctl restart salt-minion"),
     "the master restarts": ("controller", "systemctl restart salt-master"),
     "the master's engine is killed": ("controller", "pkill -KILL -f '[E]ngine.*inventory'"),
-    "the database is damaged": ("controller", f"head -c 20000 /dev/urandom > {DATABASE}"),
+    "the database is damaged": ("controller", f"python3 -c '{WHOLE}'; head -c 20000 /dev/urandom > {DATABASE}"),
 }
 
 

@@ -128,7 +128,7 @@ def told(answer: Any, success: bool) -> dict[str, Any]:
     """
     value = answer.get("return") if isinstance(answer, Mapping) else None
     if isinstance(value, str):
-        return {} if success else {"comment": _TRACE.split(value[:_LONGEST])[0].strip()}
+        return {} if success else {"comment": _TRACE.split(value[:_LONGEST])[0].removeprefix("ERROR: ").strip()}
     if not isinstance(value, Mapping) or not isinstance(value.get("possible"), bool):
         return {}
     reasons = [

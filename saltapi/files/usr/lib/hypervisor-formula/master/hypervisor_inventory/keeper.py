@@ -29,6 +29,7 @@ _SELDOM = 60.0  # the same for one that is not heard at all
 _SILENT = 1.5  # signs of life, after which a host counts as gone
 _SLACK = 5.0  # seconds besides
 _BEAT = 2.0  # seconds between two words that the engine lives
+_EXAMINE = 10.0  # seconds between two looks whether others can read the database
 _REPORT = 60.0  # seconds between two lines in the log on what was refused
 _NEVER: dict[str, Any] = dict.fromkeys(messages.shaped("hosts", {"problems": []})) | {"problems": []}
 
@@ -124,7 +125,7 @@ class Keeper:
         self._jobs = jobs.Jobs(paths.audit, returns)
         self._asker = Asker(publish)
         self._nonce = secrets.token_hex(16)
-        self._next = {"beat": 0.0, "hosts": 0.0, "report": 0.0, "prune": 0.0}
+        self._next = {"beat": 0.0, "hosts": 0.0, "report": 0.0, "prune": 0.0, "examine": 0.0}
         self._last_reconcile = time.monotonic()
         self._told = 0
         self._jobs_compared = False
@@ -326,6 +327,9 @@ class Keeper:
             self._next["report"] = now + _REPORT
             self._told = refused
             log.warning("messages that were not taken so far: %s", dict(self.judge.refused))
+        if now >= self._next["examine"]:
+            self._next["examine"] = now + _EXAMINE
+            self.store.examine()
         if now >= self._next["prune"]:
             self._next["prune"] = now + _REPORT
             self.store.prune()

@@ -82,7 +82,12 @@ class Store:
         (version,) = self._base.execute("PRAGMA user_version").fetchone()
         if version != VERSION:
             raise sqlite3.DatabaseError(f"it is of version {version}, and {VERSION} is known")
-        (found,) = self._base.execute("PRAGMA quick_check(1)").fetchone()
+        self.examine()
+
+    def examine(self) -> None:
+        """Raises DatabaseError for a file that a reader cannot read: the writer itself has it in memory."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=_PATIENCE)) as base:
+            (found,) = base.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise sqlite3.DatabaseError(str(found))
 
