@@ -48,11 +48,12 @@ def clean_exit(done):
 
 
 def test_up_again_does_nothing_and_says_so(lab):
-    first = cli("up", "--name", lab.paths.name)
+    # Further suites have the page on for themselves.
+    first = cli("up", "--name", lab.paths.name, "--no-page")
     assert first.returncode == 0, first.stderr
     try:
         begun = time.monotonic()
-        again = cli("up", "--name", lab.paths.name)
+        again = cli("up", "--name", lab.paths.name, "--no-page")
         assert again.returncode == 0, again.stderr
         assert "nothing to do" in again.stdout
         assert "salt '*' state.highstate (" not in again.stderr
@@ -64,7 +65,7 @@ def test_up_again_does_nothing_and_says_so(lab):
 
 def test_up_works_after_a_host_was_stopped(lab):
     run([*container.PODMAN, "kill", container.container_name(lab.paths.name, "hv2")])
-    done = cli("up", "--name", lab.paths.name, "--no-demo", "--json")
+    done = cli("up", "--name", lab.paths.name, "--no-demo", "--no-page", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["did"] is True
