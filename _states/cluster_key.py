@@ -5,14 +5,13 @@ which says whose they are, and the file server publishes them; neither is of use
 is missing when its time is over; the next run goes on from there.
 """
 
-import json
 import secrets
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from salt.exceptions import CommandExecutionError, SaltException
+from salt.exceptions import CommandExecutionError
 
 try:
     import cryptography  # noqa: F401 - what it is for stands in _utils/cluster_keys.py
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     __utils__: dict[str, Any] = {}
 
 _PAUSE = 2.0  # seconds between two looks for what another host hands in
-_ANSWER = 30  # seconds that Salt gives the minion that keeps the keys
 _MODE = 0o400
 
 
@@ -50,51 +48,27 @@ class Wanted(NamedTuple):
 # ---- through the master ----
 
 
-def _fetched(source: str, host: str) -> dict[str, Any] | None:
+def _source(folder: str) -> Any:
+    """Return where the file server has what hosts handed in."""
+    return __utils__["handed_in.source"](folder, __salt__["cp.cache_file"], __utils__["cluster_keys.handed_in"])
+
+
+def _fetched(folder: str, host: str) -> dict[str, Any] | None:
     """Return what a host has handed in, None if the file server has nothing sound of it."""
-    cached = __salt__["cp.cache_file"](f"{source}/{host}.json")
-    try:
-        entry = json.loads(Path(cached).read_bytes()) if cached else None
-    except ValueError:
-        return None
-    return None if entry is None or __utils__["cluster_keys.handed_in"](entry) else dict(entry)
-
-
-def _hand_in(keeper: str, entry: Mapping[str, Any]) -> str:
-    """Ask the master's minion to publish what a host hands in; return what it said, on one line."""
-    try:
-        arguments = [entry["public"], entry["sealed"]]
-        answer = __salt__["publish.publish"](keeper, "cluster_key.deposit", arg=arguments, timeout=_ANSWER)
-    except SaltException as error:
-        answer = str(error)
-    if not answer:
-        return (
-            "no answer; either that minion is not there, or the master does not let this host ask it "
-            "(see 'bootstrap pki --host')"
-        )
-    found = answer.get(keeper, answer) if isinstance(answer, dict) else answer
-    if isinstance(found, dict) and "error" in found:
-        found = found["error"]
-    said = " ".join(str(found).split()).rstrip(".")
-    if "is not available" in said:
-        said += f"; that minion gets this function with its own highstate, or: salt {keeper} saltutil.sync_all"
-    return said
+    found: dict[str, Any] | None = __utils__["handed_in.fetched"](_source(folder), host)
+    return found
 
 
 def _deposited(keeper: str, source: str, entry: Mapping[str, Any], wait_seconds: int) -> str:
     """Hand in an entry until the file server has it; return why it has not, empty when it has."""
     if __opts__.get("file_client") == "local":
         return "without a master there is nobody to hand it to"
-    began = time.monotonic()
-    while True:
-        said = _hand_in(keeper, entry)
-        # The answer proves nothing. What the file server has now does.
-        if _fetched(source, __opts__["id"]) == entry:
-            return ""
-        waited = time.monotonic() - began
-        if waited + _PAUSE > wait_seconds:
-            return f"{keeper} has not published it within {waited:.0f} s: {said}"
-        time.sleep(_PAUSE)
+    arguments = [entry["public"], entry["sealed"]]
+    ask = partial(
+        __utils__["handed_in.hand_in"], __salt__["publish.publish"], keeper, "cluster_key.deposit", arguments
+    )
+    why: str = __utils__["handed_in.published"](ask, _source(source), __opts__["id"], entry, keeper, wait_seconds)
+    return why
 
 
 # ---- the pair that sealed keys are opened with ----
@@ -236,10 +210,8 @@ def _wanted(
 
 def _from_pillar(key: str) -> bytes | None:
     """Return the key under a pillar key such as ``cluster:keys:corosync``, None without; ValueError for a wrong one."""
-    value: Any = __pillar__
-    for part in key.split(":") if key else []:
-        value = value.get(part) if isinstance(value, Mapping) else None
-    if not key or value is None:
+    value = __utils__["handed_in.from_pillar"](__pillar__, key)
+    if value is None:
         return None
     errors = __utils__["cluster_rules.key_errors"](str(value))
     if errors:

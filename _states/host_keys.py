@@ -7,13 +7,11 @@ missing when its time is over; the next run goes on from there.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from salt.exceptions import SaltException
 
 try:
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     __utils__: dict[str, Any] = {}
 
 _PAUSE = 2.0  # seconds between two looks for what another host hands in
-_ANSWER = 30  # seconds that Salt gives the minion that keeps the keys
 _SSH = Path("/etc/ssh")
 
 
@@ -85,10 +82,8 @@ def new_private() -> bytes:
 
 def _from_pillar(key: str) -> bytes | None:
     """Return the private key under a pillar key such as ``kvm:hostkeys:private_key``, None without."""
-    value: Any = __pillar__
-    for part in key.split(":") if key else []:
-        value = value.get(part) if isinstance(value, Mapping) else None
-    if not key or not value:
+    value = __utils__["handed_in.from_pillar"](__pillar__, key)
+    if not value:
         return None
     return str(value).strip().encode("utf-8") + b"\n"
 
@@ -166,14 +161,15 @@ def _kept(here: bytes | None, exposed: bool) -> bytes:
 # ---- through the master ----
 
 
-def _fetched(source: str, host: str) -> dict[str, Any] | None:
+def _source(folder: str) -> Any:
+    """Return where the file server has what hosts handed in."""
+    return __utils__["handed_in.source"](folder, __salt__["cp.cache_file"], __utils__["ssh_keys.handed_in"])
+
+
+def _fetched(folder: str, host: str) -> dict[str, Any] | None:
     """Return what a host has handed in, None if the file server has nothing sound of it."""
-    cached = __salt__["cp.cache_file"](f"{source}/{host}.json")
-    try:
-        entry = json.loads(Path(cached).read_bytes()) if cached else None
-    except ValueError:
-        return None
-    return None if entry is None or __utils__["ssh_keys.handed_in"](entry) else dict(entry)
+    found: dict[str, Any] | None = __utils__["handed_in.fetched"](_source(folder), host)
+    return found
 
 
 def _own(key: str) -> dict[str, Any]:
@@ -219,39 +215,12 @@ def published(
         return ret | {"result": None, "changes": changes, "comment": f"Would hand them in to {keeper}."}
     if __opts__.get("file_client") == "local":
         return ret | {"result": False, "comment": "Without a master no host key can be published."}
-    began = time.monotonic()
-    while True:
-        said = _hand_in(keeper, wanted)
-        # The answer proves nothing. What the file server has now does.
-        if _fetched(source, host) == wanted:
-            return ret | {"changes": changes, "comment": f"{keeper} has published them."}
-        waited = time.monotonic() - began
-        if waited + _PAUSE > wait_seconds:
-            comment = f"{keeper} has not published the keys of {host} within {waited:.0f} s: {said}."
-            return ret | {"result": False, "comment": comment}
-        time.sleep(_PAUSE)
-
-
-def _hand_in(keeper: str, entry: dict[str, Any]) -> str:
-    """Ask the master's minion to publish what a host hands in; return what it said, on one line."""
-    try:
-        answer = __salt__["publish.publish"](
-            keeper, "host_keys.deposit", arg=[entry["user"], entry["host"]], timeout=_ANSWER
-        )
-    except SaltException as error:
-        answer = str(error)
-    if not answer:
-        return (
-            "no answer; either that minion is not there, or the master does not let this host ask it "
-            "(see 'bootstrap pki --host')"
-        )
-    found = answer.get(keeper, answer) if isinstance(answer, dict) else answer
-    if isinstance(found, dict) and "error" in found:
-        found = found["error"]
-    said = " ".join(str(found).split()).rstrip(".")
-    if "is not available" in said:
-        said += f"; that minion gets this function with its own highstate, or: salt {keeper} saltutil.sync_all"
-    return said
+    arguments = [wanted["user"], wanted["host"]]
+    ask = partial(__utils__["handed_in.hand_in"], __salt__["publish.publish"], keeper, "host_keys.deposit", arguments)
+    why = __utils__["handed_in.published"](ask, _source(source), host, wanted, keeper, wait_seconds)
+    if why:
+        return ret | {"result": False, "comment": f"The keys of {host} are not published: {why}."}
+    return ret | {"changes": changes, "comment": f"{keeper} has published them."}
 
 
 def trusted(

@@ -12,7 +12,7 @@ import pytest
 
 from _modules import cluster_key as keeper
 from _states import cluster_key
-from _utils import cluster_keys, cluster_rules, own_files
+from _utils import cluster_keys, cluster_rules, handed_in, own_files
 
 SOURCE = "salt://hypervisor-cluster"
 SITE = bytes(range(256))
@@ -33,7 +33,7 @@ class Site:
         self.later: list[Any] = []
         utils = {
             f"{module.__name__.rpartition('.')[2]}.{name}": function
-            for module in (cluster_keys, cluster_rules, own_files)
+            for module in (cluster_keys, cluster_rules, handed_in, own_files)
             for name, function in vars(module).items()
             if callable(function)
         }

@@ -12,11 +12,11 @@ import pytest
 
 from _modules import host_keys as keeper
 from _states import host_keys, host_ssh
-from _utils import own_files, ssh_keys
+from _utils import handed_in, own_files, ssh_keys
 
 UTILS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": function
-    for module in (own_files, ssh_keys)
+    for module in (handed_in, own_files, ssh_keys)
     for name, function in vars(module).items()
     if callable(function)
 }
@@ -187,7 +187,7 @@ def test_an_answer_alone_is_not_believed(host, caller, said):
         host_keys.__salt__["publish.publish"] = lambda *_, arg, timeout: {"controller": keeper.deposit(*arg)}
     ret = host_keys.published(host.key, "controller", wait_seconds=0)
     assert (ret["result"], ret["changes"]) == (False, {})
-    assert "controller has not published the keys of hv1 within 0 s" in ret["comment"]
+    assert "controller has not published it within 0 s" in ret["comment"]
     assert said in ret["comment"]
 
 
