@@ -27,7 +27,7 @@ help: ## this list
 # ---- the lab ----
 
 .PHONY: lab
-lab: venv ## start a controller and two hypervisors here and make them what the formulas say (root)
+lab: venv web ## start a controller and two hypervisors here, make them what the formulas say, serve the page (root)
 	@$(BIN)/lab deps
 	@$(BIN)/lab up
 

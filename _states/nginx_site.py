@@ -5,7 +5,6 @@ distribution or to somebody else and is only read. Whether nginx has to read its
 times, so that what an interrupted run has left is made good by the next.
 """
 
-import os
 import shutil
 import tempfile
 import time
@@ -298,5 +297,5 @@ def _differs(path: Path, content: bytes) -> bool:
 def _prune(folder: Path) -> None:
     """Remove folders that nothing is in any more."""
     for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir() and not any(os.scandir(path)):
+        if path.is_dir() and not any(path.iterdir()):
             path.rmdir()

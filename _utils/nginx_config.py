@@ -249,6 +249,7 @@ def _page(web: str) -> Lines:
         f"root {web};",
         "charset utf-8;",
         "gzip_static on;",
+        "gzip_vary on;",
         "disable_symlinks on;",
         *_block("location = /", ["try_files /index.html @missing;"]),
         *_block("location @missing", ["default_type text/plain;", f'return 503 "{_MISSING}\\n";']),

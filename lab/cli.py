@@ -57,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--hosts", metavar="HOST,...", help="only these hosts of kitchen.yml (default: all but spare ones)")
     up.add_argument("--no-highstate", action="store_true", help="stop when every minion answers")
     up.add_argument("--no-demo", action="store_true", help="boot no demonstration guest")
-    up.add_argument("--no-page", action="store_true", help="let nobody log in, and serve no page")
+    up.add_argument(
+        "--no-page", action="store_true", help="let nobody log in and serve no page; a lab that has one keeps it"
+    )
 
     command(
         "status", "show what runs, and how to reach it", named, quiet, more="The exit code is 1 when a host is stopped."

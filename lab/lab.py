@@ -331,10 +331,6 @@ class Lab:
                 salt.wait_answering(self.hosts)
         for host, row in figures.items():
             self.progress.say(f"         {host}: {row['states']} states, {len(row['changed'])} changed")
-        if self.users:
-            with self.progress.step("wait for minions that restart"):
-                web.settled(self.hosts)
-                salt.wait_answering(self.hosts)
         self.save(highstate=figures)
         return True
 
