@@ -160,7 +160,7 @@ def guest(name: Any = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
         ``name``, ``uuid``, ``title``, ``state``, ``autostart``, ``persistent``, ``managed_save``, ``domain_type``,
         ``architecture``, ``machine``, ``firmware``, ``boot_files``, ``vcpus``, ``vcpus_max``, ``memory_mib``,
         ``memory_max_mib``, ``hugepages``, ``hugepages_kib``, ``disks``, ``nics``, ``graphics``, ``serials``,
-        ``host_devices``, ``filesystems`` and ``agent_connected``.
+        ``consoles``, ``host_devices``, ``filesystems`` and ``agent_connected``.
 
     Raises:
         CommandExecutionError: there is no such guest here; the message says where it went if that is known.

@@ -171,6 +171,29 @@ def _serial(port: ET.Element) -> dict[str, Any]:
     }
 
 
+def _screen(root: ET.Element) -> ET.Element | None:
+    """Returns the VNC display of a guest that is on a unix socket."""
+    return root.find("devices/graphics[@type='vnc']/listen[@type='socket']")
+
+
+def _terminal(root: ET.Element) -> ET.Element | None:
+    """Returns the first serial port of a guest, if it has a terminal."""
+    port = root.find("devices/serial")
+    return port if port is not None and port.get("type") == "pty" else None
+
+
+def consoles(text: str) -> dict[str, str | None]:
+    """Says where the consoles of a guest are: ``run``, the number of its run, ``vnc`` and ``serial``, their paths."""
+    root = parsed(text)
+    screen, port = _screen(root), _terminal(root)
+    source = None if port is None else port.find("source")
+    return {
+        "run": root.get("id"),
+        "vnc": None if screen is None else screen.get("socket"),
+        "serial": None if source is None else source.get("path"),
+    }
+
+
 def _firmware(system: ET.Element | None) -> str:
     """Says whether a guest boots by UEFI or BIOS."""
     if system is None:
@@ -210,6 +233,7 @@ def guest(text: str) -> dict[str, Any]:
         "nics": [_nic(nic) for nic in root.findall("devices/interface")],
         "graphics": [_graphics(screen) for screen in root.findall("devices/graphics")],
         "serials": [_serial(port) for port in root.findall("devices/serial")],
+        "consoles": [kind for kind, found in (("vnc", _screen), ("serial", _terminal)) if found(root) is not None],
         "host_devices": [
             f"{device.get('type', '')} {device.get('mode', '')}".strip() for device in root.findall("devices/hostdev")
         ],

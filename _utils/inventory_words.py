@@ -67,15 +67,8 @@ def guest(utils: Utils, facts: Mapping[str, Any]) -> dict[str, Any]:
         "started": started(found["name"]) if running else None,
         "autostart": facts["autostart"],
         "persistent": facts["persistent"],
-        "consoles": consoles(found) if running else [],
+        "consoles": found["consoles"] if running else [],
     }
-
-
-def consoles(found: Mapping[str, Any]) -> list[str]:
-    """Returns the consoles that can be opened from elsewhere: those on a socket of the host."""
-    screen = any(one["type"] == "vnc" and one["socket"] for one in found["graphics"])
-    serial = any(one["type"] == "unix" and one["path"] for one in found["serials"])
-    return [kind for kind, there in (("vnc", screen), ("serial", serial)) if there]
 
 
 def started(name: str, pids: Path = _PIDS, proc: Path = Path("/proc")) -> str | None:

@@ -14,7 +14,7 @@ from .state import CHECKOUT
 
 # Roles that tests enable, besides those that the formulas' defaults enable. A container host has the archives
 # of both at hand. In a virtual machine all is installed beforehand, so it gets what its kernel is needed for.
-ROLES = {"container": ("storage", "monitoring", "crmsh"), "vm": ("storage",)}
+ROLES = {"container": ("storage", "monitoring", "crmsh", "console"), "vm": ("storage",)}
 # Formulas that are run on container hosts alone: images of virtual machines do without their daemons.
 ON_CONTAINERS = ("cluster", "nginx")
 # Not installed by a formula: the three ways to filter packets, for the tests of libvirt's firewall.

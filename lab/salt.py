@@ -78,6 +78,9 @@ def pillar_files(hosts: Hosts, users: Mapping[str, Mapping[str, str]] | None = N
     top: dict[str, list[str]] = {"*": ["common"]}
     common = yaml.safe_load((LAB_PILLAR / "common.sls").read_text())
     common["libvirt"]["tls"] = {"allowed_hosts": hosts.hypervisors}
+    if all(hosts.kind(name) == "container" for name in hosts.hypervisors):
+        # Images of virtual machines have no websockify.
+        common["libvirt"]["console"] = {"enabled": True, "clients": [hosts.controller]}
     files = {"common.sls": yaml.safe_dump(common, sort_keys=False)}
     for name, spec in hosts.specs.items():
         kind = (LAB_PILLAR / f"{hosts.kind(name)}.sls").read_text()

@@ -8,6 +8,9 @@
 {% if libvirt.tls.enabled %}
 {% do ports.append('16514') %}
 {% endif %}
+{% if libvirt.console.enabled %}
+{% do ports.append(libvirt.console.port | string) %}
+{% endif %}
 {% if firewall.migration %}
 {# The ports that QEMU takes are a setting of qemu.conf. #}
 {% set qemu = salt['formula.config']('kvm').qemu_conf %}

@@ -11,6 +11,8 @@ include:
   - libvirt.config
   # sockets, the TLS port, and every restart
   - libvirt.service
+  # guests' consoles for the page
+  - libvirt.console
 {% if libvirt.firewall.networks or libvirt.firewall.ensure == 'absent' %}
   # the ports in the packet filter
   - libvirt.firewall

@@ -104,7 +104,25 @@ libvirt_client_key_qemu:
     - require:
       - host_certificate: libvirt_certificate_qemu
 
-# Root's alone until a service of consoles has a user of its own.
+{% if libvirt.console.enabled %}
+# The service of consoles has a user of its own, who reads its key and nothing else of this host's.
+libvirt_console_group:
+  group.present:
+    - name: hypervisor-console
+    - system: true
+
+libvirt_console_user:
+  user.present:
+    - name: hypervisor-console
+    - gid: hypervisor-console
+    - home: /nonexistent
+    - createhome: false
+    - shell: /usr/sbin/nologin
+    - system: true
+    - require:
+      - group: libvirt_console_group
+{% endif %}
+
 libvirt_pki_folder_console:
   file.directory:
     - name: /etc/pki/console
@@ -124,6 +142,13 @@ libvirt_certificate_console:
     - subject_names: {{ pki.names | json }}
     - days_remaining: {{ pki.days_remaining }}
     - key_type: {{ pki.key_type }}
+{% if libvirt.console.enabled %}
+    - key_group: hypervisor-console
+    - key_mode: '0440'
+{% endif %}
     - wait_seconds: {{ pki.wait_seconds }}
     - require:
       - file: libvirt_pki_folder_console
+{% if libvirt.console.enabled %}
+      - group: libvirt_console_group
+{% endif %}

@@ -40,6 +40,7 @@ def test_a_guest_is_described_whole():
         "memory_max_mib": 512, "hugepages": False, "hugepages_kib": [],
         "graphics": [{"type": "vnc", "socket": "/run/web.vnc", "address": None, "port": None}],
         "serials": [{"type": "pty", "path": "/dev/pts/0", "log": "/var/log/web.log"}],
+        "consoles": ["vnc", "serial"],
         "host_devices": [], "filesystems": [], "agent_connected": True,
         "state": "running", "autostart": True, "persistent": True, "managed_save": False,
     }  # fmt: skip

@@ -24,15 +24,15 @@ def facts(**more):
 def test_a_guest():
     assert inventory_words.guest(UTILS, facts()) == {
         "name": "web", "state": "running", "cpus": 1, "memory_mib": 256, "addresses": ["192.0.2.7"], "started": None,
-        "autostart": False, "persistent": True, "consoles": ["vnc"],
+        "autostart": False, "persistent": True, "consoles": ["vnc", "serial"],
     }  # fmt: skip
     off = inventory_words.guest(UTILS, facts(state=5, addresses=[]))
     assert (off["state"], off["consoles"], off["started"]) == ("shut off", [], None)
 
 
-def test_a_serial_console_is_one_on_a_socket():
-    unix = DOMAIN.replace("type='pty'><source path='/dev/pts/0'", "type='unix'><source path='/run/s'")
-    assert inventory_words.guest(UTILS, facts(xml=unix))["consoles"] == ["vnc", "serial"]
+def test_consoles_are_those_that_are_served():
+    other = DOMAIN.replace("type='pty'", "type='tcp'")
+    assert inventory_words.guest(UTILS, facts(xml=other))["consoles"] == ["vnc"]
 
 
 def test_a_pool_and_a_network():

@@ -67,6 +67,14 @@ def test_pillar_gives_roles_and_who_may_connect():
         assert values["libvirt"]["pki"]["ca_server"] == "controller"
 
 
+def test_consoles_are_served_where_every_image_has_what_they_need():
+    served = {"enabled": True, "clients": ["controller"]}
+    assert {host: values["libvirt"].get("console") for host, values in pillar().items()} == dict.fromkeys(
+        ("controller", "hv1", "hv2"), served
+    )
+    assert all("console" not in values["libvirt"] for values in pillar(hv2="vm").values())
+
+
 def test_only_a_virtual_machine_has_a_kernel_to_set():
     found = pillar(hv2="vm")
     assert found["hv1"]["kvm"] == {"kernel": {"manage": False}}

@@ -61,6 +61,16 @@ def test_what_is_kept_of_arguments(function, arg, kwarg, expected):
     assert hypervisor_audit.arguments(chunk) == expected
 
 
+@pytest.mark.parametrize(("function", "arg", "kwarg", "expected"), [
+    ("start", [], {"guest": "web", "kind": "vnc", "hash": "f" * 64},
+     {"guest": "web", "arguments": {"kind": "vnc"}, "left_out": ["hash"]}),
+    ("stop", [], {"id": "c1"}, {"guest": None, "arguments": {"id": "c1"}, "left_out": []}),
+    ("stop", ["c1"], {}, {"guest": None, "arguments": {"id": "c1"}, "left_out": []}),
+])  # fmt: skip
+def test_what_is_kept_of_a_console(function, arg, kwarg, expected):
+    assert hypervisor_audit.arguments({"fun": f"wsproxy.{function}", "arg": arg, "kwarg": kwarg}) == expected
+
+
 @pytest.mark.parametrize(
     ("function", "kwarg", "kept", "left"),
     [
@@ -85,6 +95,7 @@ def test_what_is_kept_of_the_runners_arguments(trail, function, kwarg, kept, lef
         ({"return": "ERROR: hidden", "retcode": 1, "success": False}, {"ok": False}),
         ({"return": True, "retcode": 0, "success": False}, {"ok": False}),
         ({"return": {"state": {"a": 1}}, "retcode": 0}, {"ok": True}),
+        ({"return": {"id": "c1", "guest": "web"}, "retcode": 0}, {"ok": True, "guest": "web"}),
         ({}, {"ok": False}),
         ({"return": {"fun": "runner.fleet.migrate", "return": {"state": "running"}, "success": True}},
          {"ok": True, "state": "running"}),
@@ -97,7 +108,7 @@ def test_what_is_kept_of_an_answer(trail, answer, kept):
     trail.started("n1", "2026", ["hv1"])
     trail.look(lambda job: {"hv1": answer}, 1e12)
     written = lines(trail)[-1]
-    assert {key: written[key] for key in written if key in {"ok", "state"}} == kept
+    assert {key: written[key] for key in written if key in {"ok", "state", "guest"}} == kept
     assert "hidden" not in trail.path.read_text()
 
 

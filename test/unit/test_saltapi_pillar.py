@@ -151,8 +151,9 @@ def test_the_matrix_as_salt_judges_it(salts_judgement, role):
 
 def test_each_role_does_more_than_the_one_before():
     assert set(ROLES["viewer"]) < set(ROLES["operator"]) < set(ROLES["admin"]) == set(EXPOSED)
-    text = (ROOT / "_modules/hypervisor.py").read_text()
-    there = {f"hypervisor.{name}" for name in re.findall(r"^def ([a-z]\w*)\(", text, re.MULTILINE)}
+    texts = {module: (ROOT / f"_modules/{module}.py").read_text() for module in ("hypervisor", "wsproxy")}
+    pattern = re.compile(r"^def ([a-z]\w*?)_?\(", re.MULTILINE)
+    there = {f"{module}.{name}" for module, text in texts.items() for name in pattern.findall(text)}
     assert there == set(EXPOSED) - set(RUNNERS)
     text = (ROOT / "_runners/fleet.py").read_text()
     looks = {"fleet.hosts", "fleet.guests", "fleet.cluster"}

@@ -23,9 +23,10 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 # Arguments that tell what was done and cannot be secrets; of others only the name is kept.
-_TELLING = frozenset(
-    {"name", "target", "timeout", "disks", "cpu", "mem", "copy_disks", "test", "host", "policy", "parallel", "shut_off"}
-)
+_TELLING = frozenset({
+    "name", "guest", "kind", "id", "target", "timeout", "disks", "cpu", "mem", "copy_disks", "test", "host", "policy",
+    "parallel", "shut_off",
+})  # fmt: skip
 # Of a creation the rest is a declaration, whatever its keys are called.
 _TELLING_OF_CREATE = {"hypervisor.create": frozenset(), "fleet.create": frozenset({"host", "policy", "test"})}
 _LONGEST = 64  # characters of an argument
@@ -55,11 +56,14 @@ def arguments(chunk: Mapping[str, Any]) -> dict[str, Any]:
         ``guest``, ``arguments`` (without what can hold a secret) and ``left_out``, the names of the rest.
     """
     given, named = list(chunk.get("arg", [])), dict(chunk["kwarg"])
-    guest = named.get("name", given[0] if given else None)
+    guest = named.get("name", named.get("guest", given[0] if given else None))
     telling = _TELLING_OF_CREATE.get(chunk["fun"], _TELLING)
-    kept = {key: shown(value) for key, value in named.items() if key in telling and key != "name"}
+    kept = {key: shown(value) for key, value in named.items() if key in telling and key not in {"name", "guest"}}
     left = sorted(key for key in named if key not in telling and key != "name")
-    if len(given) > 1 and chunk["fun"] not in _TELLING_OF_CREATE:
+    if chunk["fun"] == "wsproxy.stop":
+        # It names a session; whose that was, the outcome says.
+        guest, kept = None, {"id": shown(named.get("id", given[0] if given else None))}
+    elif len(given) > 1 and chunk["fun"] not in _TELLING_OF_CREATE:
         kept["by_position"] = [shown(value) for value in given[1:]]
     return {"guest": shown(guest), "arguments": kept, "left_out": left}
 
@@ -184,7 +188,7 @@ def _tail(path: Path) -> list[bytes]:
 
 
 def _outcome(answer: Any) -> dict[str, Any]:
-    """Returns what is kept of an answer: whether it succeeded, and the guest's state, but no text of it."""
+    """Returns what is kept of an answer: whether it succeeded, the guest and its state, but no text of it."""
     answer = answer if isinstance(answer, Mapping) else {}
     value = answer.get("return")
     if isinstance(value, Mapping) and str(value.get("fun")).startswith("runner."):
@@ -192,8 +196,8 @@ def _outcome(answer: Any) -> dict[str, Any]:
         answer = {"return": value.get("return"), "retcode": 0, "success": value.get("success") is True}
     found: dict[str, Any] = {"ok": answer.get("retcode", 1) == 0 and answer.get("success", True) is True}
     value = answer.get("return")
-    state = value.get("state") if isinstance(value, Mapping) else None
-    return found | ({"state": shown(state)} if isinstance(state, str) else {})
+    told = {key: value.get(key) for key in ("state", "guest")} if isinstance(value, Mapping) else {}
+    return found | {key: shown(text) for key, text in told.items() if isinstance(text, str)}
 
 
 def follow(trail: Trail, returns: Returns, stop: threading.Event) -> None:
