@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 PATIENCE = 30_000  # milliseconds; a loaded machine is slow
+expect.set_options(timeout=PATIENCE)
 
 
 @contextmanager

@@ -133,9 +133,9 @@ function View() {
     case "create":
       return <Create />;
     case "host":
-      return <HostView name={name} />;
+      return <HostView key={name} name={name} />;
     case "guest":
-      return <GuestView uuid={name} />;
+      return <GuestView key={name} uuid={name} />;
     default:
       return <Empty>There is no such page.</Empty>;
   }

@@ -143,7 +143,7 @@ export function GuestTable({ source, label }: { source: ReadonlySignal<Guest[]>;
           onInput={(event) => (typed.value = event.currentTarget.value)}
         />
         <span class="count" role="status">
-          {rows.value.length === total ? `${total} guests` : `${rows.value.length} of ${total} guests`}
+          {rows.value.length === total ? `${total}` : `${rows.value.length} of ${total}`} {total === 1 ? "guest" : "guests"}
         </span>
       </div>
       <Virtual

@@ -132,7 +132,8 @@ function Hardware(props: Props & { bridges: readonly string[] }) {
           <option value="">none</option>
           {networks.map((network) => (
             <option key={network.name} value={`network ${network.name}`}>
-              {network.name} ({network.mode || "network"})
+              {network.name} ({network.mode || "network"}
+              {["active", "running", "unknown"].includes(network.state) ? "" : `, ${network.state}`})
             </option>
           ))}
           {bridges.map((bridge) => (

@@ -1,5 +1,5 @@
 // One guest: its console, what can be done to it, what it is made of, and what was done to it.
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import * as api from "../data/api";
 import { offered } from "../data/actions";
 import { bytes, mib, since } from "../data/format";
@@ -116,15 +116,22 @@ function Summary({ guest }: { guest: Guest }) {
   );
 }
 
+function noConsole(guest: Guest): string {
+  if (!mayOpen(guest.host)) return "Your roles do not open consoles.";
+  return guest.state === "running" ? "This guest has no console." : "The console comes when the guest runs.";
+}
+
 export function GuestView({ uuid }: { uuid: string }) {
   const guest = guestByUuid(uuid);
+  // A guest that does not run, or is between two hosts, has none for the moment: the console stays and waits for it.
+  const consoles = useRef<readonly string[]>([]);
+  if (guest && guest.consoles.length > 0) consoles.current = guest.consoles;
   if (!guest) {
     return loaded.value ? <Empty>There is no such guest, or none that you may see.</Empty> : <Empty>Loading…</Empty>;
   }
   const jobs = newestFirst(tables.value.jobs.values()).filter(
     (job) => job.guest === guest.name && !job.function.startsWith("wsproxy."),
   );
-  const console_ = mayOpen(guest.host) && guest.consoles.length > 0;
   return (
     <div class="page page-wide">
       <div class="page-head">
@@ -136,12 +143,10 @@ export function GuestView({ uuid }: { uuid: string }) {
       </div>
       <div class="columns">
         <section aria-label="Console" class="main-part">
-          {console_ ? (
-            <Console key={uuid} uuid={uuid} consoles={guest.consoles} />
+          {consoles.current.length > 0 && mayOpen(guest.host) ? (
+            <Console uuid={uuid} consoles={consoles.current} />
           ) : (
-            <Empty>
-              {guest.consoles.length === 0 ? "This guest has no console." : "Your roles do not open consoles."}
-            </Empty>
+            <Empty>{noConsole(guest)}</Empty>
           )}
           <h2>What was done</h2>
           {jobs.length === 0 ? <Empty>No jobs yet.</Empty> : <JobRows jobs={jobs.slice(0, 20)} />}
