@@ -1,0 +1,107 @@
+"""The page in a browser, before the lab's controller."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import socket
+import subprocess
+import time
+
+import pytest
+from chromium import PATIENCE, chromium, listened
+from front import served
+from playwright.sync_api import BrowserContext
+from upstream import BUNDLE
+
+from lab import salt
+from lab.state import CHECKOUT
+
+RESTART = "hypervisor-formula-minion-restart.service"
+SHOTS = CHECKOUT / "build" / "web"
+
+
+@pytest.fixture(scope="package")
+def front(lab):
+    """The controller serves the page, and hypervisors tell it what changes."""
+    assert (BUNDLE / "index.html").is_file(), "The page is not built: make web"
+    hypervisors = lab.hosts.hypervisors
+    with served(lab) as running:
+        files = salt.pillar_files(lab.hosts, running.users)
+        salt.merge_pillar(lab.hosts, {"common.sls": files["common.sls"]})
+        highstate(lab, hypervisors)
+        yield running
+    highstate(lab, hypervisors)
+
+
+def highstate(lab, hosts):
+    """Runs the highstate of hypervisors, and waits for the minions that restart themselves after it."""
+    salt.check_green(salt.highstate(lab.hosts, hosts))
+    for host in hosts:
+        deadline = time.monotonic() + 120
+        ask = ["systemctl", "is-active", RESTART]
+        while lab.run(host, ask, check=False).stdout.strip() in {"active", "activating"}:
+            assert time.monotonic() < deadline, f"the minion of {host} has not restarted"
+            time.sleep(0.5)
+    salt.wait_answering(lab.hosts)
+
+
+def key_of(front) -> str:
+    """Returns the digest of the key in the server's certificate, once the lab's authority has been seen to sign it."""
+    with (
+        socket.create_connection((front.host, 443), timeout=30) as plain,
+        front.believed.wrap_socket(plain, server_hostname=front.host) as secured,
+    ):
+        der = secured.getpeercert(binary_form=True)
+    public = subprocess.run(
+        ["openssl", "x509", "-inform", "DER", "-pubkey", "-noout"], input=der, capture_output=True, check=True
+    ).stdout
+    lines = public.decode().splitlines()
+    key = base64.b64decode("".join(line for line in lines if "-----" not in line))
+    return base64.b64encode(hashlib.sha256(key).digest()).decode()
+
+
+@pytest.fixture(scope="package")
+def browser(front):
+    """Chromium, which believes this one key beside its own authorities."""
+    with chromium(f"--ignore-certificate-errors-spki-list={key_of(front)}") as running:
+        yield running
+
+
+@pytest.fixture
+def look(front, browser):
+    """Opens the page and logs in; every error of the page fails the test."""
+    contexts: list[BrowserContext] = []
+    errors: list[str] = []
+
+    def opened(user="admin", at="", width=1280, height=760, dark=False):
+        scheme = "dark" if dark else "light"
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        listened(page, errors)
+        page.goto(f"{front.origin}/#{at}")
+        page.get_by_label("User").fill(user)
+        page.get_by_label("Password").fill(front.users[user]["password"])
+        page.get_by_role("button", name="Log in").click()
+        page.locator("[data-connection=live]").wait_for()
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+@pytest.fixture(scope="session")
+def shot():
+    """Keeps a picture of a page, for the README and for whoever looks at a failure."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+
+    def take(page, name):
+        page.screenshot(path=SHOTS / f"{name}.png")
+
+    return take
