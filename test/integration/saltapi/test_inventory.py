@@ -136,10 +136,10 @@ def test_what_virsh_does_behind_its_back_is_in_the_stream(inventory, telling, re
         start_guest(lab, "hv1", NAME)
         number = next(key for key, row in virsh(lab, "hv1")["guests"].items() if row[0] == NAME)
         for verb, state in (("suspend", "paused"), ("resume", "running"), ("destroy", "shut off"), ("undefine", "")):
-            done = lab.run("hv1", ["sh", "-c", f"virsh --quiet {verb} {NAME} && date +%s.%N"]).stdout.split()[-1]
-            before = float(done) - 30
+            command = f"date +%s.%N && virsh --quiet {verb} {NAME} && date +%s.%N"
+            before, done = map(float, lab.run("hv1", ["sh", "-c", command]).stdout.split())
             pattern = rf'hv1/{number}":{{[^}}]*"state":"{state}"' if state else rf'"gone":{{"guests":\["hv1/{number}'
-            took[verb] = follower.until(pattern, behind=before) - float(done)
+            took[verb] = follower.until(pattern, behind=before) - done
         elsewhere = define(lab, "hv2")
         follower.until(rf"hv2/{elsewhere}")
         lab.run("hv2", ["virsh", "undefine", elsewhere])
