@@ -9,11 +9,12 @@ chooses the operating system of its hosts.
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 import testinfra
 from support import PLATFORM, FirstRun, first_run
+from xdist.scheduler import LoadScopeScheduling
 
 from lab.lab import Lab
 from lab.ui import Progress
@@ -25,18 +26,34 @@ OWN_HOSTS = {"vm": "machines", "network": "machines", "tunnels": "machines", "cl
 LONGEST_FIRST = ("lab", "machines", "cluster")
 
 
-@pytest.hookimpl(tryfirst=True)
+class ByLab(LoadScopeScheduling):
+    """Gives all tests of a lab to one worker, and everything else file by file."""
+
+    def __init__(self, config, log):
+        config.option.loadscopereorder = False  # the order is that of the collection
+        super().__init__(config, log)
+
+    def _split_scope(self, nodeid):
+        """Return what tests of one worker have in common."""
+        return _lab_of(nodeid) or nodeid.partition("::")[0]
+
+
+def _lab_of(nodeid):
+    """Return the lab on which a test runs; empty if it needs none."""
+    folder = PurePosixPath(nodeid.partition("::")[0]).parent
+    return OWN_HOSTS.get(folder.name, "lab") if folder.parent.name == "integration" else ""
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Several workers share the labs out."""
+    return ByLab(config, log)
+
+
 def pytest_collection_modifyitems(config, items):
-    """With several workers: give each lab to one of them, and begin with what takes longest."""
-    if not hasattr(config, "workerinput"):
-        return
-    places = {}
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            group = OWN_HOSTS.get(item.path.parent.name, "lab")
-            item.add_marker(pytest.mark.xdist_group(group))
-            places[item.nodeid] = LONGEST_FIRST.index(group)
-    items.sort(key=lambda item: places.get(item.nodeid, len(LONGEST_FIRST)))
+    """Begin with what takes longest, where there are several workers."""
+    if hasattr(config, "workerinput"):
+        order = [*LONGEST_FIRST, ""]
+        items.sort(key=lambda item: order.index(_lab_of(item.nodeid)))
 
 
 def made(name, capsys, **options):
