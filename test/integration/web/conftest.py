@@ -28,7 +28,7 @@ def front(lab):
     hypervisors = lab.hosts.hypervisors
     with served(lab) as running:
         files = salt.pillar_files(lab.hosts, running.users)
-        salt.merge_pillar(lab.hosts, {"common.sls": files["common.sls"]})
+        salt.merge_pillar(lab.hosts, {f"{host}.sls": files[f"{host}.sls"] for host in hypervisors})
         highstate(lab, hypervisors)
         yield running
     highstate(lab, hypervisors)
