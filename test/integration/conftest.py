@@ -26,7 +26,7 @@ OWN_HOSTS = {"vm": "machines", "network": "machines", "tunnels": "machines", "cl
 LONGEST_FIRST = ("lab", "machines", "cluster")
 
 
-class ByLab(LoadScopeScheduling):
+class ByLab(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
     """Gives all tests of a lab to one worker, and everything else file by file."""
 
     def __init__(self, config, log):
