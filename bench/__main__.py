@@ -14,10 +14,8 @@ from lab.ui import Progress
 from . import more_runs, network, salt_runs
 from .rows import table, write
 
-MORE = {
-    "compile beside libvirt-formula": more_runs.beside_row,
-    "highstates that write, with and without a flush": more_runs.durable_row,
-}
+MORE = {"beside": more_runs.beside_row, "durable": more_runs.durable_row}
+PARTS = (*salt_runs.PARTS, *MORE, "network")
 OUTAGES = 3  # runs of each change of an uplink, which take a minute
 BUSY = 0.5  # load per processor above which the figures are said to be noisy
 
@@ -37,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeat", type=int, default=7, help="runs of each short figure")
     parser.add_argument("--fresh", type=int, default=3, help="pairs of fresh hosts")
     parser.add_argument("--out", type=Path, default=CHECKOUT / "build" / "bench.json")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"some of {', '.join(PARTS)}"
+    )
     options = parser.parse_args(argv)
     if options.repeat < 1 or options.fresh < 1:
         parser.error("--repeat and --fresh must be at least 1")
@@ -44,8 +45,13 @@ def main(argv: list[str] | None = None) -> int:
     if load > BUSY:
         print(f"bench: this machine is busy (load {load:.1f} a processor)", file=sys.stderr)
     try:
-        rows = salt_runs.rows(options.name, options.platform, options.repeat, options.fresh, MORE, Progress())
-        rows += network.rows(f"{options.name}-net", options.platform, min(options.repeat, OUTAGES), Progress())
+        rows = []
+        if set(options.only) - {"network"}:
+            rows += salt_runs.rows(
+                options.name, options.platform, options.repeat, options.fresh, MORE, options.only, Progress()
+            )
+        if "network" in options.only:
+            rows += network.rows(f"{options.name}-net", options.platform, min(options.repeat, OUTAGES), Progress())
         write(rows, options.out)
     except (LabError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)

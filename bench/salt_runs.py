@@ -17,7 +17,7 @@ from . import migration
 from .rows import Row, median, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from lab.ui import Progress
 
@@ -33,6 +33,7 @@ SYNC = ["salt-call", "--out=quiet", "saltutil.sync_all"]
 SALT_PYTHON = "/opt/saltstack/salt/bin/python"
 ON_HOST = Path(__file__).with_name("on_host.py")
 FIRST, OTHER = "hv1", "hv2"
+PARTS = ("fresh", "again", "compile", "migration")
 
 COMPILE_GOAL_MS = 1.0
 SECOND_GOAL = 1.6
@@ -249,15 +250,18 @@ def fresh_row(rounds: list[tuple[float, float]]) -> Row:
     )
 
 
-def rows(name: str, platform: str, repeat: int, fresh: int, more: More, progress: Progress) -> list[Row]:
-    """Measure everything.
+def rows(
+    name: str, platform: str, repeat: int, fresh: int, more: More, wanted: Container[str], progress: Progress
+) -> list[Row]:
+    """Measure what is wanted.
 
     Args:
         name: the name of the lab to use and to remove in the end.
         platform: a platform of `kitchen.yml`.
         repeat: how often the short figures are measured.
         fresh: how many pairs of fresh hosts are measured.
-        more: what else is measured on the host in the end, by what it is.
+        more: what else is measured on the host in the end, by the name of its part.
+        wanted: names of parts, of :data:`PARTS` and of `more`.
         progress: where steps are shown.
 
     Returns:
@@ -266,22 +270,30 @@ def rows(name: str, platform: str, repeat: int, fresh: int, more: More, progress
     Raises:
         LabError: the lab or a measurement failed.
     """
+    found: list[Row] = []
+    lab, host = Lab(name, progress), FIRST
     try:
-        rounds = [fresh_round(name, platform, number, progress) for number in range(fresh)]
-        lab = Lab(name, progress)
-        host = FIRST if (fresh - 1) % 2 == 0 else OTHER
+        if "fresh" in wanted:
+            rounds = [fresh_round(name, platform, number, progress) for number in range(fresh)]
+            found.append(fresh_row(rounds))
+            lab, host = Lab(name, progress), FIRST if (fresh - 1) % 2 == 0 else OTHER
+        else:
+            lab.up(platform=platform, demo=False)
         bring_files(lab, host)
-        with progress.step(f"highstate again and ping, {repeat} times each"):
-            second = second_rows(lab, host, repeat)
-        with progress.step(f"compile the highstate, {repeat} times"):
-            compilation = compile_row(lab, host, repeat)
-        others = []
-        for what, measure in more.items():
-            with progress.step(f"{what}, {repeat} times"):
-                others.append(measure(lab, host, repeat))
-        with progress.step("make both hosts hypervisors"):
-            lab_salt.check_green(lab_salt.highstate(lab.hosts))
-        moves = migration.rows(lab, (FIRST, OTHER), repeat, progress)
-        return [compilation, *second, fresh_row(rounds), *others, *moves]
+        if "again" in wanted:
+            with progress.step(f"highstate again and ping, {repeat} times each"):
+                found += second_rows(lab, host, repeat)
+        if "compile" in wanted:
+            with progress.step(f"compile the highstate, {repeat} times"):
+                found.append(compile_row(lab, host, repeat))
+        for part, measure in more.items():
+            if part in wanted:
+                with progress.step(f"{part}, {repeat} times"):
+                    found.append(measure(lab, host, repeat))
+        if "migration" in wanted:
+            with progress.step("make both hosts hypervisors"):
+                lab_salt.check_green(lab_salt.highstate(lab.hosts))
+            found += migration.rows(lab, (FIRST, OTHER), repeat, progress)
+        return found
     finally:
         Lab(name, progress).down()

@@ -80,6 +80,26 @@ def test_a_figure_that_was_not_measured_fails_nothing(monkeypatch, tmp_path, cap
     assert bench_main.main(["--out", str(tmp_path / "bench.json")]) == 1
 
 
+def test_parts_are_measured_alone(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def measured(*words):
+        asked.append(words)
+        return [row(0.5)]
+
+    monkeypatch.setattr(network, "rows", measured)
+    monkeypatch.setattr(salt_runs, "rows", measured)
+    out = ["--out", str(tmp_path / "bench.json")]
+    assert bench_main.main([*out, "--only", "network"]) == 0
+    assert bench_main.main([*out, "--only", "beside", "compile"]) == 0
+    assert asked[0][0] == "bench-net"
+    assert asked[1][-2] == ["beside", "compile"]
+    assert len(asked) == 2
+    with pytest.raises(SystemExit):
+        bench_main.main([*out, "--only", "nothing"])
+    assert "invalid choice: 'nothing'" in capsys.readouterr().err
+
+
 def test_file_holds_the_promised_keys(tmp_path):
     path = tmp_path / "build" / "bench.json"
     write([row(0.5), row(None)], path)
