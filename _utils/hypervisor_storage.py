@@ -10,14 +10,18 @@ from __future__ import annotations
 import posixpath
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from salt.exceptions import CommandExecutionError
+
 Utils = Mapping[str, Any]
 
 _CHECK = "hypervisor-check-"
+# How often a pool that goes away under a look is made anew.
+_LOOKS = 3
 
 
 class Target:
@@ -54,6 +58,11 @@ class Target:
     def _look(self, folder: str) -> tuple[dict[str, Any] | None, str]:
         """Finds the pool of a folder, or makes one for a look."""
         found = self.utils["hypervisor_obstacles.covering"](folder, self._known())
+        if found and str(found["name"]).startswith(_CHECK) and found["name"] not in self.made_pools:
+            # Of another look, which ends any moment, or of a job that was killed, so that nobody else takes it away.
+            # If it was in use, its user notices and makes one anew, see in_pool.
+            self.virsh.attempt("pool-destroy", found["name"])
+            found = None
         if found:
             # What was put there by other means than libvirt is seen after this alone.
             self.virsh.attempt("pool-refresh", found["name"])
@@ -70,11 +79,32 @@ class Target:
 
     def has(self, path: str) -> tuple[bool, str]:
         """Says whether the host has a file or volume; if not, also why the question has no answer, if so."""
-        pool, why = self.pool(posixpath.dirname(path))
-        if pool is None:
-            return False, why
-        _, failed = self.virsh.attempt("vol-info", posixpath.basename(path), "--pool", pool["name"])
-        return not failed, ""
+        failed, why = self._in_pool(path, lambda pool: ("vol-info", posixpath.basename(path), "--pool", pool))
+        return not failed, why
+
+    def _in_pool(self, path: str, words: Callable[[str], tuple[str, ...]]) -> tuple[str, str]:
+        """Runs a command in the pool of a path's folder, made anew where it has gone in the meantime.
+
+        Args:
+            path: the file or volume.
+            words: virsh's command, given the pool's name.
+
+        Returns:
+            Why it failed, empty if it did not; and why there is no pool, if that is the reason.
+        """
+        folder = posixpath.dirname(path)
+        failed = ""
+        for _ in range(_LOOKS):
+            pool, why = self.pool(folder)
+            if pool is None:
+                return why, why
+            name = str(pool["name"])
+            _, failed = self.virsh.attempt(*words(name))
+            if not failed or not self.virsh.attempt("pool-info", name)[1]:
+                break
+            self._looked.pop(folder)
+            self._pools = None
+        return failed, ""
 
     def make(self, copy: Mapping[str, Any]) -> None:
         """Makes an empty volume for a disk.
@@ -82,12 +112,12 @@ class Target:
         Raises:
             CommandExecutionError: it cannot be made, also if there is one of that name.
         """
-        pool, _ = self.pool(posixpath.dirname(copy["path"]))
-        assert pool is not None  # noqa: S101 - the checks have passed
         with tempfile.NamedTemporaryFile("w", prefix="hypervisor-volume-", suffix=".xml") as handle:
             handle.write(_volume(copy))
             handle.flush()
-            self.virsh.ask("vol-create", pool["name"], handle.name)
+            failed, _ = self._in_pool(copy["path"], lambda pool: ("vol-create", pool, handle.name))
+        if failed:
+            raise CommandExecutionError(failed)
         self.made_volumes.append(copy["path"])
 
     def undo(self) -> list[str]:

@@ -44,6 +44,7 @@ class Hosts:
             ),
             ("domjobinfo", UUID, "--completed"): DONE,
             ("autostart", UUID): "",
+            ("pool-info",): "",
             ("vol-info",): CommandExecutionError("virsh vol-info: no such volume"),
             ("vol-create",): self.made,
             ("vol-delete",): "",
@@ -277,6 +278,27 @@ def test_a_pool_that_was_made_for_a_look_is_taken_away(disk):
     assert made[1].startswith("hypervisor-check-")
     assert made[2:] == ("dir", "--target", "/var/lib/libvirt/images")
     assert disk.there.asked("pool-destroy") == [("pool-destroy", made[1])]
+
+
+def test_a_pool_that_a_killed_job_left_is_taken_away_with_ours(disk):
+    left = POOL.replace("<name>images</name>", "<name>hypervisor-check-0badcafe</name>")
+    disk.there.table |= {("pool-list",): "hypervisor-check-0badcafe", ("pool-create-as",): "", ("pool-dumpxml",): left}
+    disk.reasons(copy_disks=True)
+    (made,) = disk.there.asked("pool-create-as")
+    gone = [words[1] for words in disk.there.asked("pool-destroy")]
+    assert gone == ["hypervisor-check-0badcafe", made[1]]
+
+
+def test_a_pool_that_another_job_took_away_is_made_anew(disk):
+    disk.there.table |= {("pool-list",): "", ("pool-create-as",): "", ("pool-dumpxml",): POOL}
+    there = iter(["lost", *["there"] * 9])
+
+    def found(*_):
+        return CommandExecutionError("virsh pool-info: failed to get pool") if next(there) == "lost" else ""
+
+    disk.there.table["pool-info",] = found
+    disk.reasons(copy_disks=True)
+    assert len(disk.there.asked("pool-create-as")) == 2
 
 
 def test_an_iso_that_the_target_lacks_is_named(disk):

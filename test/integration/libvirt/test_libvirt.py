@@ -138,14 +138,18 @@ def test_only_root_reads_the_key_of_libvirt(host):
     assert (folder.user, folder.mode) == ("root", 0o700)
 
 
-def test_there_is_a_certificate_for_consoles_that_only_root_can_use(host):
+def test_only_the_service_of_consoles_reads_the_key_of_consoles(host):
     path, key, ca = CONSOLE
     found = certificate(host, path)
     assert signed_by(found, certificate(host, ca))
     assert not signed_by(found, certificate(host, PLACES["libvirt"]["ca"]))
     assert common_name(found) == common_name(certificate(host, PLACES["libvirt"]["cert"]))
     file = host.file(key)
-    assert (file.user, file.group, file.mode) == ("root", "root", 0o400)
+    reader = ("hypervisor-console", 0o440) if host.group("hypervisor-console").exists else ("root", 0o400)
+    assert (file.user, file.group, file.mode) == ("root", *reader)
+    if reader[0] != "root":
+        assert host.group(reader[0]).members == []
+        assert host.user(reader[0]).shell.endswith("/nologin")
 
 
 def test_only_the_user_of_qemu_reads_the_key_of_qemu(host):

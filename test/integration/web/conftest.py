@@ -21,7 +21,7 @@ RESTART = "hypervisor-formula-minion-restart.service"
 SHOTS = CHECKOUT / "build" / "web"
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def front(lab):
     """The controller serves the page, and hypervisors tell it what changes."""
     assert (BUNDLE / "index.html").is_file(), "The page is not built: make web"
@@ -61,7 +61,7 @@ def key_of(front) -> str:
     return base64.b64encode(hashlib.sha256(key).digest()).decode()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def browser(front):
     """Chromium, which believes this one key beside its own authorities."""
     with chromium(f"--ignore-certificate-errors-spki-list={key_of(front)}") as running:
