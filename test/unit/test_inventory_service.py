@@ -292,6 +292,13 @@ def test_only_named_users_may_ask_for_tokens(tmp_path, monkeypatch):
         asyncio.run(tokens.ask(tmp_path / "t.sock", ANNA))
 
 
+def test_who_sees_a_thousand_hosts_is_known(tmp_path):
+    functions = {f"host{number:04d}": ["hypervisor.guests"] * 20 for number in range(1000)}
+    tokens.serve(tmp_path / "t.sock", "root", lambda _: {"user": "anna", "functions": functions})
+    found = asyncio.run(tokens.ask(tmp_path / "t.sock", ANNA))
+    assert found == {"user": "anna", "functions": functions}
+
+
 def test_no_character_of_a_name_ends_an_event():
     said = view.event("change", 1, {"name": "a\n\ndata: x\r\u2028"})
     assert said.count(b"\n") == 4

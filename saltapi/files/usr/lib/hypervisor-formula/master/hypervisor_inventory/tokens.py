@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 _TOKEN = re.compile(r"[0-9a-f]{20,128}")
 _LONGEST = 256
+# Bytes of an answer: functions of 10,000 hosts, half a kilobyte each, and some more.
+_LONGEST_ANSWER = 1 << 24
 _PATIENCE = 5.0
 
 Who = Callable[[str], "dict[str, Any] | None"]
@@ -110,7 +112,7 @@ async def ask(path: Path, token: str) -> dict[str, Any] | None:
 
 async def _ask(path: Path, token: str) -> dict[str, Any] | None:
     """Asks without a limit of time."""
-    reader, writer = await asyncio.open_unix_connection(str(path))
+    reader, writer = await asyncio.open_unix_connection(str(path), limit=_LONGEST_ANSWER)
     try:
         writer.write(json.dumps(token).encode() + b"\n")
         await writer.drain()
