@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from bench import __main__ as bench_main
-from bench import migration, more_runs, network, on_host, on_migration, on_network, salt_runs
+from bench import inventory, migration, more_runs, network, on_host, on_migration, on_network, salt_runs
 from bench.rows import Row, median, spread, table, write
 from lab import salt as lab_salt
 from lab import vmstack
@@ -73,6 +73,7 @@ def test_all_that_a_change_needs_is_put_on_the_machine():
 
 def test_a_figure_that_was_not_measured_fails_nothing(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(network, "rows", lambda *_: [row(0.5)])
+    monkeypatch.setattr(inventory, "rows", lambda *_: [row(0.5)])
     monkeypatch.setattr(salt_runs, "rows", lambda *_: [row(0.5), row(None)])
     assert bench_main.main(["--out", str(tmp_path / "bench.json")]) == 0
     assert "not measured" in capsys.readouterr().out
@@ -98,6 +99,24 @@ def test_parts_are_measured_alone(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit):
         bench_main.main([*out, "--only", "nothing"])
     assert "invalid choice: 'nothing'" in capsys.readouterr().err
+
+
+def test_the_inventorys_rows_say_what_was_read_and_kept():
+    answer = {
+        "bare": [1000.0, 800.0, 1000.0], "kept": [900.0, 800.0, 500.0], "delays": [0.1] * 98 + [0.3, 0.5],
+        "requests": {"times": [0.002] * 2000 + [0.004] * 2000, "size": 400_000, "seconds": 10.0}, "asks": [0.3],
+        "memory": [{"engine": 102_400, "service": 51_200}, {"engine": 112_640, "service": 51_200}],
+    }  # fmt: skip
+    found = {one.name: one for one in inventory.told(answer)}
+    assert [round(one.value or 0, 3) for one in found.values()] == [400.0, 4.0, 100.0, 0.9, 302.0, 10.0]
+    assert all(one.met for one in found.values())
+    assert "engine 100 to 110 MiB, service 50 to 50 MiB" in found["memory growth over 20000 messages"].how
+
+
+def test_a_user_of_the_page_sees_the_replayed_hosts_too():
+    before = yaml.safe_dump({"saltapi": {"users": {"admin": {"roles": {"admin": ["hv1"]}}}}})
+    seen = yaml.safe_load(inventory.widened(before))["saltapi"]["users"]["admin"]["roles"]["admin"]
+    assert (seen[:2], len(seen)) == (["hv1", "bench0000"], 1001)
 
 
 def test_file_holds_the_promised_keys(tmp_path):

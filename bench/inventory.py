@@ -1,0 +1,141 @@
+"""Rows about the live inventory: a thousand hosts' signed messages are replayed to a lab's master, and read there."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lab import salt, web
+from lab.lab import Lab
+from lab.proc import LabError
+
+from .rows import Row, median, spread
+from .salt_runs import SALT_PYTHON
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lab.ui import Progress
+
+ON_HOST = Path(__file__).with_name("on_inventory.py")
+HOSTS, GUESTS = 1000, 10
+EVENTS, RATE_EVENTS = 20_000, 4000
+CLIENTS, SECONDS = 4, 10.0
+STREAMED, ASKS = 300, 10
+USER = "admin"
+RATE_GOAL, SLOWEST_GOAL_MS, TIMES_GOAL = 300.0, 50.0, 50.0
+BUS_GOAL, DELAY_GOAL_MS, MEMORY_GOAL_MIB = 0.9, 500.0, 50.0
+
+
+def percentile(values: Sequence[float], hundredth: int) -> float:
+    """Return the value below which so many hundredths of at least two values lie."""
+    return statistics.quantiles(values, n=100, method="inclusive")[hundredth - 1]
+
+
+def widened(text: str) -> str:
+    """Return the controller's pillar with a user who sees all replayed hosts too."""
+    pillar = yaml.safe_load(text)
+    roles = pillar["saltapi"]["users"][USER]["roles"]
+    roles[USER] = [*roles[USER], *(f"bench{number:04d}" for number in range(HOSTS))]
+    return yaml.safe_dump(pillar, sort_keys=False)
+
+
+def login(lab: Lab) -> str:
+    """Log in on the controller as the user, and return the token.
+
+    Raises:
+        LabError: salt-api does not let the user in.
+    """
+    body = json.dumps({"username": USER, "password": lab.users[USER]["password"]})
+    argv = ["curl", "--silent", "--insecure", "--retry", "30", "--retry-connrefused", "--retry-delay", "1"]
+    argv += ["--data", "@-", "--header", "Content-Type: application/json", "https://127.0.0.1:8000/login"]
+    printed = lab.run(lab.hosts.controller, argv, stdin=body, timeout=120).stdout
+    try:
+        return str(json.loads(printed)["return"][0]["token"])
+    except (ValueError, KeyError, IndexError):
+        raise LabError(f"salt-api did not let {USER} in: {printed[:300]}") from None
+
+
+def measured(lab: Lab) -> dict[str, Any]:
+    """Have the controller measure, see :mod:`bench.on_inventory`.
+
+    Raises:
+        LabError: it failed.
+    """
+    hosts, controller = lab.hosts, lab.hosts.controller
+    files = salt.pillar_files(hosts, lab.users)
+    salt.merge_pillar(hosts, {f"{controller}.sls": widened(files[f"{controller}.sls"])})
+    salt.check_green(salt.highstate(hosts, [controller]))
+    web.settled(hosts)
+    salt.wait_answering(hosts)
+    request = {
+        "words": f"{salt.FORMULA}/_utils/inventory_words.py", "hosts": HOSTS, "guests": GUESTS, "token": login(lab),
+        "real": hosts.hypervisors[0], "events": EVENTS, "rate_events": RATE_EVENTS, "seconds": SECONDS,
+        "clients": CLIENTS, "asks": ASKS, "streamed": STREAMED,
+    }  # fmt: skip
+    argv = [SALT_PYTHON, "-c", ON_HOST.read_text(encoding="utf-8"), json.dumps(request)]
+    done = lab.run(controller, argv, timeout=2400)
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def rows(name: str, platform: str, progress: Progress) -> list[Row]:
+    """Measure in a lab of its own, which is removed in the end.
+
+    Args:
+        name: the name of the lab.
+        platform: a platform of ``kitchen.yml``.
+        progress: where steps are shown.
+
+    Raises:
+        LabError: the lab or the measurement failed.
+    """
+    lab = Lab(name, progress)
+    try:
+        lab.up(platform=platform, only=["controller", "hv1"], demo=False, page=True)
+        with progress.step(f"replay {HOSTS} hosts with {HOSTS * GUESTS} guests, and read them"):
+            return told(measured(lab))
+    finally:
+        lab.down()
+
+
+def told(answer: dict[str, Any]) -> list[Row]:
+    """Say what was measured, as rows."""
+    times, asks = answer["requests"]["times"], answer["asks"]
+    rate = len(times) / answer["requests"]["seconds"]
+    size = answer["requests"]["size"]
+    fleet = f"{HOSTS} hosts and {HOSTS * GUESTS} guests, {size / 1e6:.2g} MB compressed"
+    clients = f"{CLIENTS} clients at once for {answer['requests']['seconds']:.0f} s, on the same machine"
+    ratios = [own / bare for own, bare in zip(answer["kept"], answer["bare"], strict=True)]
+    before, after = answer["memory"]
+    grown = {kind: (after[kind] - before[kind]) / 1024 for kind in before}
+    delays = [seconds * 1000 for seconds in answer["delays"]]
+    return [
+        Row("snapshots a second", rate, "/s", RATE_GOAL, "higher", f"{fleet}; {clients}"),
+        Row(
+            "snapshot, 95th percentile", percentile(times, 95) * 1000, "ms", SLOWEST_GOAL_MS, "lower",
+            f"the same requests; {spread([seconds * 1000 for seconds in times], 'ms')}",
+        ),
+        Row(
+            "salt-api's local on one host / snapshot of all", median(asks) / median(times), "times", TIMES_GOAL,
+            "higher", f"hypervisor.guests of one host through salt-api: {spread(asks)}; the snapshots as above",
+        ),
+        Row(
+            "messages a second, kept / on the bare bus", median(ratios), "times", BUS_GOAL, "higher",
+            f"{RATE_EVENTS} signed messages each, in turn; a second over the bare bus: {spread(answer['bare'], '')}; "
+            f"verified and in the database: {spread(answer['kept'], '')}; none lost",
+        ),
+        Row(
+            "message to stream, 99th percentile", percentile(delays, 99), "ms", DELAY_GOAL_MS, "lower",
+            f"20 messages a second; {spread(delays, 'ms')}",
+        ),
+        Row(
+            f"memory growth over {EVENTS} messages", sum(grown.values()), "MiB", MEMORY_GOAL_MIB, "lower",
+            ", ".join(f"{kind} {before[kind] / 1024:.0f} to {after[kind] / 1024:.0f} MiB" for kind in before)
+            + "; every message was in the database",
+        ),
+    ]  # fmt: skip
