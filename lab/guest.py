@@ -19,7 +19,7 @@ ARGUMENTS = "console=ttyS0 no_timer_check"
 METAPACKAGE = "linux-image-cloud-amd64"
 KERNEL, INITRAMFS = "lab-guest-vmlinuz", "lab-guest-initramfs"
 # What a guest needs to write to its disk, each after what it needs itself. What the kernel has built in has no file.
-DRIVERS = ("virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
+DRIVERS = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
 # A new random line a boot, so that a reader of the console can tell a continued guest from a restarted one. The
 # kernel argument fill=MIB has it fill so much memory with what cannot be compressed, work=MIB rewrite so much all
 # the time: what a migration then has to send. write=WORD has it write a line with that word to its first disk.
