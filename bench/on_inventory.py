@@ -25,6 +25,8 @@ from typing import Any
 
 DATABASE = "/var/lib/hypervisor-inventory/inventory.db"
 HOSTS = Path("/etc/pki/hypervisor/hosts")
+# One says that the browser may look, the other that it does.
+WAITING, LOOKED = Path("/run/bench-waiting"), Path("/run/bench-looked")
 PORT, API = 8010, 8000
 PATIENCE = 300.0  # seconds for what takes its time on a slow machine
 TOGETHER = 2000  # messages that are put on the bus in one go
@@ -97,9 +99,9 @@ class Fleet:
             nonce = waited("the inventory asks its new hosts", asked)
         for name in self.names:
             records = {one: {**GUEST, "name": f"guest-{one[:8]}"} for one in self.guests[name]}
-            self.fire(self._message(name, "host/all", {"guests": records}, part=[1, 1], nonce=nonce, figures=FIGURES))
+            self.fire(self.message(name, "host/all", {"guests": records}, part=[1, 1], nonce=nonce, figures=FIGURES))
 
-    def _message(self, name: str, about: str, new: dict[str, Any], **more: Any) -> tuple[str, dict[str, Any]]:
+    def message(self, name: str, about: str, new: dict[str, Any], **more: Any) -> tuple[str, dict[str, Any]]:
         """Return tag and data of a signed message, as the master's bus has them."""
         tag, data = self._voices[name].message(about, set=new, **more)
         return tag, {"id": name, "cmd": "_minion_event", "tag": tag, "data": data}
@@ -110,7 +112,7 @@ class Fleet:
         for number, name in zip(range(count), itertools.cycle(self.names), strict=False):
             one = self.guests[name][number // len(self.names) % len(self.guests[name])]
             record = {**GUEST, "name": f"{label}-{number}"}
-            found.append(self._message(name, f"guest/{one}/changed", {"guests": {one: record}}))
+            found.append(self.message(name, f"guest/{one}/changed", {"guests": {one: record}}))
         return found
 
     def fire(self, *messages: tuple[str, dict[str, Any]], pause: float = 0.0) -> list[float]:
@@ -290,6 +292,18 @@ def delays(fleet: Fleet, token: str, count: int, pause: float) -> list[float]:
     return [found[number] - sent[number] for number in range(count)]
 
 
+def changed_at(fleet: Fleet, count: int, pause: float) -> list[float]:
+    """Wait until a browser looks, then change one guest's name some times; return when."""
+    WAITING.touch()
+    waited("a browser that looks", LOOKED.exists)
+    name = fleet.names[0]
+    one = fleet.guests[name][0]
+    records = [{**GUEST, "name": f"screen-{number}"} for number in range(count)]
+    return fleet.fire(
+        *(fleet.message(name, f"guest/{one}/changed", {"guests": {one: record}}) for record in records), pause=pause
+    )
+
+
 def whole(token: str, guests: int) -> bool:
     """Whether a snapshot has that many guests."""
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=30)
@@ -308,11 +322,12 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     Args:
         request: ``words`` (path of the signing code), ``hosts``, ``guests`` (of each), ``token`` (of a user who sees
             them all), ``real`` (a host that answers), ``events`` (that are kept in all), ``rate_events`` (for each of
-            the two rates), ``seconds`` and ``clients`` (of snapshots), ``asks`` (of salt-api), ``streamed``.
+            the two rates), ``seconds`` and ``clients`` (of snapshots), ``asks`` (of salt-api), ``streamed`` (messages,
+            to the stream and to a screen).
 
     Returns:
         ``bare`` and ``kept`` (messages a second, one of each in turn), ``memory`` (KiB before and after),
-        ``requests``, ``asks`` and ``delays`` (seconds).
+        ``requests``, ``asks`` and ``delays`` (seconds), ``screen`` (seconds since 1970).
     """
     fleet = Fleet(request["words"], request["hosts"], request["guests"])
     token, count = request["token"], request["rate_events"]
@@ -330,6 +345,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
     return {
         **rates,
         "memory": [before, after],
+        "screen": changed_at(fleet, request["streamed"], 0.2),
         "delays": delays(fleet, token, request["streamed"], 0.05),
         "requests": requests(token, request["seconds"], request["clients"]),
         "asks": asked(token, request["real"], request["asks"]),
