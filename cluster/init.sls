@@ -6,7 +6,10 @@
 
 {% if cluster.nodes %}
 include:
-{% if leaves %}
+{% if cluster.stack == 'cman' %}
+  # the files of a cluster of the old kind
+  - cluster.cman
+{% elif leaves %}
   # this host leaves the cluster
   - cluster.absent
 {% else %}

@@ -88,3 +88,11 @@ def test_the_tooling_is_installed_and_its_daemon_is_held_back(compiled, tooling,
     states = compiled(tooling=tooling)
     assert tooling in states["cluster_packages"]["pkgs"]
     assert ("cluster_unit_pcsd" in states) is held
+
+
+def test_of_a_cluster_of_the_old_kind_the_files_alone_are_written(compiled):
+    states = compiled(stack="cman", cman={"config_version": 1})
+    assert {chunk["state"] for chunk in states.values()} == {"cluster_node", "cman", "durable"}
+    paths = {chunk["name"] for chunk in states.values() if chunk["state"] == "cman"}
+    assert paths == {"/etc/cluster/cluster.conf", "/etc/corosync/corosync.conf", "/etc/lvm/lvm.conf"}
+    assert "cluster_cman_lvm_conf" not in compiled(stack="cman", cman={"config_version": 1, "clvm": False})
