@@ -15,7 +15,8 @@ FOLDER = "/var/lib/libvirt/images"
 
 def call(lab: Lab, *words: str) -> dict[str, dict[str, Any]]:
     """Run a function of Salt on the hypervisor through its master; return its states by id."""
-    argv = ["salt", HOST, "--out=json", "--static", "--timeout=60", *words, "queue=True"]
+    # After this time Salt asks whether the job still runs, and gives up where a busy minion takes long to say so.
+    argv = ["salt", HOST, "--out=json", "--static", "--timeout=540", *words, "queue=True"]
     answer = json.loads(lab.run(lab.hosts.controller, argv, check=False, timeout=600).stdout)[HOST]
     assert isinstance(answer, dict), answer
     return {row["__id__"]: row for row in answer.values()}
