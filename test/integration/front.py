@@ -110,7 +110,7 @@ def served(lab: Lab) -> Iterator[Front]:
 
 def listens(lab: Lab) -> bool:
     """Say whether the controller serves anything over HTTPS."""
-    return lab.run(lab.hosts.controller, ["ss", "-Hltn", "sport", "=", ":443"]).stdout != ""
+    return bool(lab.run(lab.hosts.controller, ["ss", "-Hltn", "sport", "=", ":443"]).stdout)
 
 
 def answering(front: Front, timeout: float = 120) -> None:
