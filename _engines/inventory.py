@@ -50,7 +50,7 @@ def start(
         with salt.client.get_local_client(mopts=__opts__) as client:
             client.cmd_async(names, "event.fire", [data, tag], tgt_type="list")
 
-    paths = keeper.Paths.of(database, __opts__["pki_dir"], hosts, audit)
+    paths = keeper.Paths.of(database, __opts__["pki_dir"], hosts, audit, __opts__["cachedir"])
     with salt.client.get_local_client(mopts=__opts__) as client:
         returns = client.returners[f"{__opts__['master_job_cache']}.get_jid"]
     work = keeper.Keeper(paths, publish, returns, reconcile)

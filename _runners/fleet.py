@@ -11,13 +11,10 @@ in ``_utils/fleet_*.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import salt.client
-import salt.loader
-import salt.utils.event
 from salt.exceptions import SaltException, SaltInvocationError
 
 __opts__: dict[str, Any]
@@ -27,6 +24,7 @@ __context__: dict[Any, Any]
 _SIBLINGS = (
     "fleet_callers.hosts",
     "fleet_callers.trusted",
+    "fleet_diary.begin",
     "fleet_jobs.jobs",
     "fleet_jobs.run",
     "fleet_moves.ask",
@@ -61,103 +59,8 @@ _SIBLINGS = (
 # What bootstrap pki keeps of hosts: a line each, the minion id first.
 _HOSTS = "/etc/pki/hypervisor/hosts"
 _PATIENCE = 30  # seconds that a host has to answer
-_SOON = 10  # seconds after which a host is asked whether it is still at work
 _LONGEST = 24 * 3600
 _MOST_PARALLEL = 16
-
-
-class _Act:
-    """One call of a function: who called it, and what it may touch.
-
-    Args:
-        function: its name.
-    """
-
-    def __init__(self, function: str) -> None:
-        # Salt puts both into the globals of a runner that it starts.
-        self.jid = str(globals().get("__jid__") or "none")
-        self.user = str(globals().get("__user__") or "UNKNOWN")
-        self.function = function
-        # Locks of guests that are taken before their course begins.
-        self.held: dict[str, Any] = {}
-        # Called back by a utility, this module would have that one's __utils__, which are none.
-        self.utils = {name: __utils__[name] for name in _SIBLINGS}
-        known = _known()
-        self.hosts = known
-        if not self.utils["fleet_callers.trusted"](self.user, __opts__.get("user")):
-            table = (__opts__.get("hypervisor_api") or {}).get("fleet") or {}
-            groups = salt.loader.auth(dict(__opts__))["hypervisor.groups"](self.user) if table.get("groups") else []
-            given = self.utils["fleet_callers.hosts"](self.user, groups, function, table)
-            if not given:
-                raise SaltInvocationError(f"no role of {self.user} allows {function}")
-            self.hosts = [name for name in known if name in given]
-
-    def host(self, value: Any, argument: str) -> str:
-        """Returns a host that the caller may use, or refuses it."""
-        name = str(self.utils["hypervisor_checks.minion"](value, argument))
-        if name not in self.hosts:
-            listed = ", ".join(self.hosts) or "none"
-            raise SaltInvocationError(f"{argument}: {name} is none of the hosts for {self.function} here: {listed}")
-        return name
-
-    def who(self) -> dict[str, str]:
-        """Returns what a lock says of its holder."""
-        return {"function": self.function, "user": self.user, "jid": self.jid}
-
-    def tell(self, step: str, **what: Any) -> None:
-        """Fires an event, without which the act goes on all the same."""
-        with salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False) as bus:
-            bus.fire_event(self.who() | what, f"hypervisor/fleet/{self.jid}/{step}")
-
-    def lock(self, kind: str, name: str) -> tuple[Any, str]:
-        """Takes a guest or a host for this act; returns the lock, or None and why not."""
-        try:
-            # Another tool's guest may have a name that is a path.
-            self.utils["hypervisor_checks.name"](name)
-        except SaltInvocationError as error:
-            return None, f"cannot be touched: {error}"
-        if kind == "guests" and name in self.held:
-            return self.held[name], ""
-        found: tuple[Any, str] = self.utils["fleet_store.lock"](__opts__["cachedir"], kind, name, self.who())
-        return found
-
-    def look(self) -> dict[str, dict[str, Any]]:
-        """Asks the caller's hosts what they have."""
-        asked = ["hypervisor.host_info", "hypervisor.guests"]
-        with salt.client.get_local_client(mopts=__opts__) as client:
-            answers = client.cmd(self.hosts, asked, [[], []], tgt_type="list", timeout=_SOON) if self.hosts else {}
-        away = self.utils["fleet_store.evacuated"](__opts__["cachedir"])
-        found = {}
-        for name in self.hosts:
-            answer = answers.get(name)
-            # A text for both where the minion could not even begin.
-            pair = [answer.get(one) if isinstance(answer, Mapping) else answer for one in asked]
-            found[name] = self.utils["fleet_plan.host"](name, *pair, name in away)
-        return found
-
-    def run(self, courses: Iterable[Any], parallel: int) -> list[dict[str, Any]]:
-        """Follows courses to their ends."""
-        with salt.client.get_local_client(mopts=__opts__) as client:
-            returns = client.returners[f"{__opts__['master_job_cache']}.get_jid"]
-            found: list[dict[str, Any]] = self.utils["fleet_jobs.run"](
-                courses, parallel, self.utils["fleet_jobs.jobs"](client, returns)
-            )
-        return found
-
-    def report(self, host: str, what: str, rows: list[dict[str, Any]], test: bool) -> dict[str, Any]:
-        """Puts together what became of the guests of a host, and tells it."""
-        found: dict[str, Any] = self.utils["fleet_moves.report"](host, what, rows, test)
-        self.tell("end", host=host, text=found["text"], ok=found["ok"])
-        return found
-
-
-def _known() -> list[str]:
-    """Returns the hosts of bootstrap pki."""
-    try:
-        lines = Path(_HOSTS).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        lines = []
-    return sorted(line.split()[0] for line in lines if line.strip())
 
 
 def _options(copy_disks: Any, timeout: Any, test: Any, others: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,19 +73,32 @@ def _options(copy_disks: Any, timeout: Any, test: Any, others: Mapping[str, Any]
     }
 
 
-def _told(work: Callable[[], dict[str, Any]], show: Callable[[Any], str]) -> Any:
+def _told(function: str, work: Callable[[Any], dict[str, Any]], show: Callable[[Any], str]) -> Any:
     """Returns what a function has found as data, or for a person at salt-run as a text; a failure is one sentence.
 
     Args:
-        work: the function.
+        function: its name.
+        work: what it does, as an act (``fleet_act``).
         show: makes a text of what it found.
     """
+    # Salt puts both into the globals of a runner that it starts.
+    who = {key: str(globals().get(f"__{key}__") or default) for key, default in (("jid", "none"), ("user", "UNKNOWN"))}
+    # Called back by a utility, this module would have that one's __utils__, which are none.
+    utils = {name: __utils__[name] for name in _SIBLINGS}
+    act = None
     try:
-        found = work()
+        act = __utils__["fleet_act.act"](dict(__opts__), utils, {"function": function, **who}, _HOSTS)
+        found = work(act)
         good = found.get("ok") is not False
         text = show(found)
+        act.ends(good, str(found.get("text", "")))
     except (SaltException, OSError) as error:
         found, good, text = {"ok": False, "text": str(error)}, False, str(error)
+        if act is not None:
+            act.ends(False, text)
+    finally:
+        if act is not None:
+            act.close()
     if not good:
         __context__["retcode"] = 1
     if not str(__opts__.get("fun")).startswith("fleet.") or __opts__.get("output"):
@@ -204,7 +120,7 @@ def hosts() -> Any:
     Returns:
         By minion id what ``fleet_plan.host`` says: ``live``, ``problems``, ``evacuated``, ``guests`` and figures.
     """
-    return _told(lambda: _Act("fleet.hosts").look(), __utils__["fleet_tables.hosts"])
+    return _told("fleet.hosts", lambda act: dict(act.look()), __utils__["fleet_tables.hosts"])
 
 
 def guests() -> Any:
@@ -215,7 +131,7 @@ def guests() -> Any:
     Returns:
         As :func:`hosts`; its ``guests`` are those of ``hypervisor.guests``.
     """
-    return _told(lambda: _Act("fleet.guests").look(), __utils__["fleet_tables.guests"])
+    return _told("fleet.guests", lambda act: dict(act.look()), __utils__["fleet_tables.guests"])
 
 
 # ---- acts ----
@@ -248,17 +164,18 @@ def migrate(
         ``against`` (reasons by host) and figures of the migration.
     """
     return _told(
-        lambda: _migrate(name, target, _options(copy_disks, timeout, test, others), policy),
+        "fleet.migrate",
+        lambda act: _migrate(act, name, target, _options(copy_disks, timeout, test, others), policy),
         __utils__["fleet_tables.move"],
     )
 
 
-def _migrate(name: Any, target: Any, options: dict[str, Any], policy: Any) -> dict[str, Any]:
+def _migrate(act: Any, name: Any, target: Any, options: dict[str, Any], policy: Any) -> dict[str, Any]:
     """Moves one guest."""
-    act = _Act("fleet.migrate")
     checked = act.utils["hypervisor_checks.name"](name)
     order = act.utils["hypervisor_checks.choice"](policy, "policy", act.utils["fleet_plan.policies"]())
     wanted = None if target is None else act.host(target, "target")
+    act.begins(guest=checked, host=wanted, test=options["test"])
     # Before it is looked for: a guest that moves is on two hosts.
     lock, held = act.lock("guests", checked)
     if lock is None:
@@ -266,10 +183,10 @@ def _migrate(name: Any, target: Any, options: dict[str, Any], policy: Any) -> di
     act.held[checked] = lock
     try:
         found = act.look()
-        source, guest = _where(act, found, checked)
+        source, guest = act.where(found, checked)
         if source == wanted:
             return {"ok": True, "name": checked, "outcome": "there", "text": f"{checked} is on {source} already"}
-        (row,) = act.run([_course(act, found, (source, guest), wanted, options, order, _nothing)], 1)
+        (row,) = act.run([act.course(found, (source, guest), wanted, options, order, _nothing)], 1)
     finally:
         lock.release()
     return {"ok": row["outcome"] in {"moved", "possible"}, **row}
@@ -278,52 +195,6 @@ def _migrate(name: Any, target: Any, options: dict[str, Any], policy: Any) -> di
 def _nothing(step: str, target: str) -> None:
     """Notes nothing."""
     del step, target
-
-
-def _where(act: _Act, found: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
-    """Returns the host of a guest, and the guest."""
-    places = act.utils["fleet_plan.where"](found, name)
-    silent = act.utils["fleet_plan.unknown"](found)
-    if len(places) == 1:
-        host, guest = places[0]
-        return str(host), guest
-    if places:
-        listed = ", ".join(host for host, _ in places)
-        raise SaltInvocationError(f"several hosts have a guest {name}: {listed}; hypervisor.migrate moves one of them")
-    where = ", ".join(name for name in act.hosts if name not in silent) or "no host"
-    more = f"; these did not tell their guests: {', '.join(silent)}" if silent else ""
-    raise SaltInvocationError(f"there is no guest {name} (asked: {where}){more}")
-
-
-def _course(
-    act: _Act,
-    found: dict[str, Any],
-    place: tuple[str, dict[str, Any]],
-    target: str | None,
-    options: dict[str, Any],
-    policy: str,
-    note: Callable[[str, str], None],
-) -> Any:
-    """Returns the course of one guest to a host, or to the best."""
-    source, guest = place
-    need = act.utils["fleet_plan.need_of"](guest)
-
-    def choose() -> dict[str, Any]:
-        if target is not None:
-            return {"hosts": [target], "why": "it was named", "against": {}}
-        others = [there for name, there in found.items() if name != source]
-        chosen: dict[str, Any] = act.utils["fleet_plan.choose"](others, need, policy)
-        return chosen
-
-    def noted(step: str, to: str) -> None:
-        # Counted from the question on: others that are on their way choose meanwhile.
-        if step in {"trying", "refused", "stays"}:
-            act.utils["fleet_plan.taken"](found, to, need, 1 if step == "trying" else -1)
-        if step not in {"trying", "refused"}:
-            note(step, to)
-
-    course = act.utils["fleet_moves.course"](guest, source, options, act.tell)
-    return act.utils["fleet_moves.follow"](course, choose, lambda: act.lock("guests", guest["name"]), noted)
 
 
 def evacuate(
@@ -354,52 +225,44 @@ def evacuate(
         ``ok``, ``text``, ``host`` and ``guests``, a list of what :func:`migrate` returns for each.
     """
     return _told(
-        lambda: _evacuate(host, parallel, _options(copy_disks, timeout, test, others), shut_off),
+        "fleet.evacuate",
+        lambda act: _evacuate(act, host, parallel, _options(copy_disks, timeout, test, others), shut_off),
         __utils__["fleet_tables.moves"],
     )
 
 
-def _evacuate(host: Any, parallel: Any, options: dict[str, Any], shut_off: Any) -> dict[str, Any]:
+def _evacuate(act: Any, host: Any, parallel: Any, options: dict[str, Any], shut_off: Any) -> dict[str, Any]:
     """Evacuates a host."""
-    act = _Act("fleet.evacuate")
     source = act.host(host, "host")
     at_once = act.utils["hypervisor_checks.whole"](parallel, "parallel", 1, _MOST_PARALLEL)
     everything = act.utils["hypervisor_checks.flag"](shut_off, "shut_off")
-    cache = __opts__["cachedir"]
+    act.begins(host=source, test=options["test"])
 
     def work() -> dict[str, Any]:
         found = act.look()
         if not found[source]["knows"]:
             raise SaltInvocationError(f"{source} does not tell its guests: {'; '.join(found[source]['problems'])}")
         if not options["test"]:
-            act.utils["fleet_store.begin"](cache, source, act.user)
+            act.utils["fleet_store.begin"](act.cache, source, act.user)
             found[source]["evacuated"] = True
         rows = act.utils["fleet_plan.leaving"](found[source], everything)
+        for row in rows:
+            act.note("waiting", guest=row["name"], **{"from": source})
 
         def noting(guest: dict[str, Any]) -> Callable[[str, str], None]:
             def note(step: str, to: str) -> None:
                 if step == "stays":
-                    act.utils["fleet_store.forget"](cache, source, guest["uuid"])
+                    act.utils["fleet_store.forget"](act.cache, source, guest["uuid"])
                 else:
-                    act.utils["fleet_store.note"](cache, source, guest, to, step == "moving")
+                    act.utils["fleet_store.note"](act.cache, source, guest, to, step == "moving")
 
             return note
 
-        courses = [_course(act, found, (source, row), None, options, "spread", noting(row)) for row in rows]
-        return act.report(source, "evacuated", act.run(courses, at_once), options["test"])
+        courses = [act.course(found, (source, row), None, options, "spread", noting(row)) for row in rows]
+        report: dict[str, Any] = act.report(source, "evacuated", act.run(courses, at_once), options["test"])
+        return report
 
-    return _alone(act, source, work)
-
-
-def _alone(act: _Act, host: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Does something to a host to which nothing else is done meanwhile."""
-    lock, held = act.lock("hosts", host)
-    if lock is None:
-        raise SaltInvocationError(f"{host} {held}")
-    try:
-        return work()
-    finally:
-        lock.release()
+    return dict(act.alone(source, work))
 
 
 def restore(
@@ -426,56 +289,74 @@ def restore(
         As :func:`evacuate`. A guest that no host has any more is ``forgotten``.
     """
     return _told(
-        lambda: _restore(host, parallel, _options(copy_disks, timeout, test, others)), __utils__["fleet_tables.moves"]
+        "fleet.restore",
+        lambda act: _restore(act, host, parallel, _options(copy_disks, timeout, test, others)),
+        __utils__["fleet_tables.moves"],
     )
 
 
-def _restore(host: Any, parallel: Any, options: dict[str, Any]) -> dict[str, Any]:
+def _restore(act: Any, host: Any, parallel: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Restores a host."""
-    act = _Act("fleet.restore")
     target = act.host(host, "host")
     at_once = act.utils["hypervisor_checks.whole"](parallel, "parallel", 1, _MOST_PARALLEL)
-    cache = __opts__["cachedir"]
+    act.begins(host=target, test=options["test"])
 
     def work() -> dict[str, Any]:
-        known = act.utils["fleet_store.record"](cache, target)
+        known = act.utils["fleet_store.record"](act.cache, target)
         if known is None:
             return {"ok": True, "text": f"{target} was not evacuated", "host": target, "guests": []}
         found = act.look()
-        courses, ended, rows = [], [], []
-        for uuid, guest in known["guests"].items():
-            verdict, place = act.utils["fleet_plan.back"](found, target, uuid)
-            if verdict == "moves":
-                courses.append(
-                    _course(act, found, place, target, options, "spread", _forgetting(act, cache, target, uuid))
-                )
-            elif verdict == "waits":
-                text = f"is on none of the hosts that answer; it went to {guest['to']}"
-                rows.append({"name": guest["name"], "uuid": uuid, "outcome": "unknown", "text": text})
-            else:
-                ended.append(uuid)
-                if verdict == "gone":
-                    text = f"is on no host any more; it went to {guest['to']}"
-                    rows.append({"name": guest["name"], "uuid": uuid, "outcome": "forgotten", "text": text})
-        if not options["test"]:
-            for uuid in ended:
-                act.utils["fleet_store.forget"](cache, target, uuid)
+        courses, rows = _returning(act, found, target, known["guests"], options)
         rows = act.run(courses, at_once) + rows
-        report = act.report(target, "restored", rows, options["test"])
+        report: dict[str, Any] = act.report(target, "restored", rows, options["test"])
         if report["ok"] and not options["test"]:
-            act.utils["fleet_store.end"](cache, target)
+            act.utils["fleet_store.end"](act.cache, target)
         return report
 
-    return _alone(act, target, work)
+    return dict(act.alone(target, work))
 
 
-def _forgetting(act: _Act, cache: str, host: str, uuid: str) -> Callable[[str, str], None]:
+def _returning(
+    act: Any, found: dict[str, Any], target: str, guests: Mapping[str, Any], options: dict[str, Any]
+) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Returns the courses of guests that go back, and what is to be said of those that do not.
+
+    Args:
+        act: the act.
+        found: what hosts have.
+        target: the host that had them.
+        guests: which, by UUID.
+        options: of the migrations.
+    """
+    courses, ended, rows = [], [], []
+    for uuid, guest in guests.items():
+        verdict, place = act.utils["fleet_plan.back"](found, target, uuid)
+        if verdict == "moves":
+            act.note("waiting", guest=guest["name"], **{"from": place[0]})
+            courses.append(act.course(found, place, target, options, "spread", _forgetting(act, target, uuid)))
+            continue
+        if verdict == "waits":
+            text = f"is on none of the hosts that answer; it went to {guest['to']}"
+            rows.append({"name": guest["name"], "uuid": uuid, "outcome": "unknown", "text": text})
+            continue
+        ended.append(uuid)
+        if verdict == "gone":
+            text = f"is on no host any more; it went to {guest['to']}"
+            rows.append({"name": guest["name"], "uuid": uuid, "outcome": "forgotten", "text": text})
+    for row in rows:
+        act.note(row["outcome"], guest=row["name"], text=row["text"])
+    for uuid in ended if not options["test"] else ():
+        act.utils["fleet_store.forget"](act.cache, target, uuid)
+    return courses, rows
+
+
+def _forgetting(act: Any, host: str, uuid: str) -> Callable[[str, str], None]:
     """Returns what notes that a guest is back."""
 
     def note(step: str, to: str) -> None:
         del to
         if step == "moved":
-            act.utils["fleet_store.forget"](cache, host, uuid)
+            act.utils["fleet_store.forget"](act.cache, host, uuid)
 
     return note
 
@@ -496,17 +377,21 @@ def create(name: Any = None, host: Any = None, policy: Any = "spread", test: Any
         ``ok``, ``text``, ``name``, ``host``, ``why``, ``against`` (reasons by host) and ``guest``, as
         ``hypervisor.create`` returns it.
     """
-    return _told(lambda: _create(name, host, policy, test, declaration), __utils__["fleet_tables.created"])
+    return _told(
+        "fleet.create",
+        lambda act: _create(act, name, host, policy, test, declaration),
+        __utils__["fleet_tables.created"],
+    )
 
 
-def _create(name: Any, host: Any, policy: Any, test: Any, declaration: Mapping[str, Any]) -> dict[str, Any]:
+def _create(act: Any, name: Any, host: Any, policy: Any, test: Any, declaration: Mapping[str, Any]) -> dict[str, Any]:
     """Makes a guest."""
-    act = _Act("fleet.create")
     wanted = act.utils["hypervisor_checks.without_salts_own"](declaration)
     checked = act.utils["hypervisor_checks.name"](name)
     order = act.utils["hypervisor_checks.choice"](policy, "policy", act.utils["fleet_plan.policies"]())
     only = act.utils["hypervisor_checks.flag"](test, "test")
     named = None if host is None else act.host(host, "host")
+    act.begins(guest=checked, host=named, test=only)
     lock, held = act.lock("guests", checked)
     if lock is None:
         raise SaltInvocationError(f"{checked} {held}")

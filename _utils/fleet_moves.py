@@ -37,7 +37,8 @@ class Course:
     def result(self, outcome: str, text: str, **more: Any) -> dict[str, Any]:
         """Returns the result, and tells it."""
         found = {"name": self.name, "uuid": self.uuid, "from": self.source, "outcome": outcome, "text": text, **more}
-        self.tell(outcome, guest=self.name, text=text, **{"from": self.source, "to": more.get("to")})
+        told = {"from": self.source, "to": more.get("to"), "against": more.get("against", {})}
+        self.tell(outcome, guest=self.name, text=text, **told)
         return found
 
     def question(self, target: str, test: bool) -> Question:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ import salt.utils.event
 
 from _runners import fleet
 
-MODULES = ("fleet_callers", "fleet_clusters", "fleet_jobs", "fleet_moves", "fleet_plan", "fleet_store", "fleet_tables",
-           "hypervisor_checks")  # fmt: skip
+MODULES = ("fleet_act", "fleet_callers", "fleet_clusters", "fleet_diary", "fleet_jobs", "fleet_moves", "fleet_plan",
+           "fleet_store", "fleet_tables", "hypervisor_checks")  # fmt: skip
 INFO = {"cpu": {"cpus": 4, "architecture": "x86_64"}, "memory": {"total_mib": 8192, "available_mib": 8000},
         "problems": [], "load": [0.1], "domain_types": ["qemu"]}  # fmt: skip
 OTTO = {"fleet.migrate": ["hv1", "hv2"], "fleet.evacuate": ["hv1"], "fleet.restore": ["hv1"]}
@@ -277,3 +278,47 @@ def test_without_hosts_nothing_is_asked(hosts, monkeypatch):
     monkeypatch.setattr(fleet, "_HOSTS", "/nonexistent/hosts")
     assert fleet.hosts() == {}
     assert hosts.looks == []
+
+
+# ---- what is written down of an act ----
+
+
+def written(tmp_path):
+    """The steps of the one act that was written down."""
+    (path,) = tmp_path.rglob("*.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.unlink()
+    return [(row["step"], row.get("guest"), row.get("from"), row.get("to")) for row in rows], rows
+
+
+def test_an_act_writes_down_its_steps_and_its_end(hosts, tmp_path, monkeypatch):
+    monkeypatch.setattr(fleet, "__jid__", "20260101000000000001", raising=False)
+    hosts.refusing = {"db"}
+    fleet.evacuate("hv1", parallel=1)
+    steps, rows = written(tmp_path)
+    assert steps == [
+        ("begin", None, None, None), ("waiting", "db", "hv1", None), ("waiting", "web", "hv1", None),
+        ("checking", "db", "hv1", "hv3"), ("checking", "db", "hv1", "hv2"), ("stays", "db", "hv1", None),
+        ("checking", "web", "hv1", "hv3"), ("moving", "web", "hv1", "hv3"), ("moved", "web", "hv1", "hv3"),
+        ("end", None, None, None),
+    ]  # fmt: skip
+    assert rows[0] | {"at": ""} == {
+        "at": "", "step": "begin", "function": "fleet.evacuate", "user": "root", "host": "hv1", "test": False,
+    }  # fmt: skip
+    assert rows[5]["against"]["hv2"] == ["device: it has a card"]
+    assert (rows[-1]["ok"], rows[-1]["text"]) == (False, "hv1 is not evacuated whole: 1 of 2 guests moved")
+    fleet.restore("hv1")
+    assert written(tmp_path)[0][1:4] == [
+        ("waiting", "web", "hv3", None), ("checking", "web", "hv3", "hv1"), ("moving", "web", "hv3", "hv1"),
+    ]  # fmt: skip
+
+
+def test_what_was_refused_is_not_begun_and_a_failure_ends(hosts, tmp_path, monkeypatch):
+    monkeypatch.setattr(fleet, "__jid__", "20260101000000000001", raising=False)
+    fleet.migrate("web", "hv9")
+    fleet.hosts()
+    assert not list(tmp_path.rglob("*.jsonl"))
+    fleet.migrate("nobody")
+    steps, rows = written(tmp_path)
+    assert [step for step, *_ in steps] == ["begin", "end"]
+    assert rows[-1]["text"].startswith("there is no guest nobody")

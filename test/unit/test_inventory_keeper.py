@@ -31,9 +31,7 @@ class Master:
         self.begin()
 
     def begin(self) -> None:
-        paths = keeper.Paths.of(
-            str(self.folder / "i.db"), str(self.folder / "pki"), str(self.folder / "hosts"), str(self.audit)
-        )
+        paths = keeper.Paths.of(*(str(self.folder / name) for name in ("i.db", "pki", "hosts", "audit.log", "cache")))
         self.keeper = keeper.Keeper(paths, self.publish, lambda jid: self.answers.get(jid, {}), 300.0)
 
     def publish(self, names, tag, data) -> None:
@@ -326,12 +324,12 @@ def test_jobs_come_from_the_trail(master):
 def test_the_trail_may_be_rotated(tmp_path):
     path = tmp_path / "audit.log"
     path.write_text(line(**ASKED))
-    found = jobs.Jobs(path, lambda _: {})
+    found = jobs.Jobs(path, lambda _: {}, tmp_path / "none")
     assert found.look() == {}
     path.rename(tmp_path / "audit.log.1")
     path.write_text(line(event="started", id="r1", job="2026", hosts=["hv1"]))
     assert found.look()["2026"]["user"] == "otto"
-    assert jobs.Jobs(path, lambda _: {}).look()["2026"]["user"] == "otto"
+    assert jobs.Jobs(path, lambda _: {}, tmp_path / "none").look()["2026"]["user"] == "otto"
 
 
 def test_what_of_an_answer_is_told():

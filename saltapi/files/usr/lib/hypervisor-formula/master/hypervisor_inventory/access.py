@@ -8,6 +8,10 @@ from typing import Any
 
 Functions = dict[str, list[str]]
 
+# Where hosts stand in what became of a guest, and in the arguments of the runner.
+_PLACES = ("from", "to", "host")
+_NAMES = ("host", "target")
+
 
 def functions(
     external: Mapping[str, Any], user: str, groups: Iterable[str], fleet: Mapping[str, Any] | None = None
@@ -39,7 +43,9 @@ def functions(
     return {host: sorted(names) for host, names in sorted(found.items())}
 
 
-def seen(kind: str, host: str, record: Mapping[str, Any], visible: frozenset[str]) -> dict[str, Any] | None:
+def seen(
+    kind: str, host: str, record: Mapping[str, Any], visible: frozenset[str], user: str = ""
+) -> dict[str, Any] | None:
     """Returns what somebody may see of a record, None for nothing.
 
     Args:
@@ -47,11 +53,40 @@ def seen(kind: str, host: str, record: Mapping[str, Any], visible: frozenset[str
         host: whose it is.
         record: as the database has it.
         visible: the hosts that may be seen.
+        user: who looks.
     """
     if kind != "jobs":
         return dict(record) if host in visible else None
+    if "progress" in record:
+        # Who started an act sees all of it: it used none but the hosts of that user.
+        return dict(record) if user and record["user"] == user else _act(record, visible)
     hosts = [one for one in record["hosts"] if one in visible]
     if not hosts:
         return None
     outcomes = {one: value for one, value in record["outcomes"].items() if one in visible}
     return {**record, "hosts": hosts, "outcomes": outcomes}
+
+
+def _act(record: Mapping[str, Any], visible: frozenset[str]) -> dict[str, Any] | None:
+    """Returns what others may see of a job of the runner: what is about their hosts."""
+    hosts = [one for one in record["hosts"] if one in visible]
+    if not hosts:
+        return None
+    found = {**record, "hosts": hosts}
+    if len(hosts) == len(record["hosts"]):
+        return found
+    # Sentences and arguments may name hosts that are not theirs.
+    found["kwarg"] = {key: value for key, value in record["kwarg"].items() if key not in _NAMES or value in visible}
+    found["outcome"] = record["outcome"] and {"success": record["outcome"]["success"]}
+    rows = [row for row in record["progress"] if any(row.get(key) in visible for key in _PLACES)]
+    found["progress"] = [_row(row, visible) for row in rows]
+    if record["guest"] and not rows:
+        found["guest"] = None
+    return found
+
+
+def _row(row: Mapping[str, Any], visible: frozenset[str]) -> dict[str, Any]:
+    """Returns what others may see of what became of one guest."""
+    found = {key: value for key, value in row.items() if key not in _PLACES or value in visible}
+    against = {host: reasons for host, reasons in row.get("against", {}).items() if host in visible}
+    return found | {"text": "", "against": against}

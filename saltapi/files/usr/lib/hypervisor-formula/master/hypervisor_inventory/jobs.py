@@ -1,4 +1,8 @@
-"""Operators' jobs, from the trail that the door for them writes: no event has a part in it."""
+"""Operators' jobs, from the trail that the door for them writes: no event has a part in it.
+
+A job of the master's runner has no hosts of Salt's. What it does with which of them, and how it ends, says its own file
+(``acts``); it may be read before the trail's line is there, or without one, if it was root who called it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hypervisor_inventory import acts
+
 Returns = Callable[[str], Mapping[str, Any]]
 
 _MOST = 500  # jobs that are kept
@@ -16,6 +22,7 @@ _MOST_REASONS = 64
 _LONGEST = 8192  # characters of a comment
 _TRACE = re.compile(r"^Traceback \(most recent call last\):", re.MULTILINE)
 _TAIL = 4 * 1024 * 1024  # bytes at the end of the file that are read at first
+_RUNNER = "fleet."
 
 
 class Jobs:
@@ -24,10 +31,14 @@ class Jobs:
     Args:
         path: of the file. Rotation may rename it at any time.
         returns: what hosts have answered to a job, by minion id, as the master has it.
+        runner: the folder in which the runner writes down what it does.
     """
 
-    def __init__(self, path: Path, returns: Returns) -> None:
+    def __init__(self, path: Path, returns: Returns, runner: Path) -> None:
         self.path, self._returns = path, returns
+        self._acts = acts.Acts(runner)
+        # What acts have told of themselves that the trail has not told yet.
+        self._told: dict[str, acts.Act] = {}
         self._inode = 0
         self._offset = 0
         self._rest = b""
@@ -46,9 +57,13 @@ class Jobs:
                 continue
             if job:
                 changed[job] = self._jobs[job]
+        for job, act in self._acts.look().items():
+            self._of_runner(job, act)
+            changed[job] = self._jobs[job]
         while len(self._jobs) > _MOST:
             oldest = next(iter(self._jobs))
             del self._jobs[oldest]
+            self._told.pop(oldest, None)
             changed[oldest] = None
         while len(self._asked) > _MOST:
             del self._asked[next(iter(self._asked))]
@@ -107,6 +122,11 @@ class Jobs:
                 "started": row["time"],
                 "outcomes": {},
             }
+            if str(asked.get("function")).startswith(_RUNNER):
+                self._started(row["job"])
+            return str(row["job"])
+        elif event == "outcome" and "progress" in self._jobs.get(row["job"], ()):
+            self._ended(row)
             return str(row["job"])
         elif event == "outcome" and row["job"] in self._jobs:
             outcome: dict[str, Any] = {"success": row["ok"] is True}
@@ -117,6 +137,37 @@ class Jobs:
             self._jobs[row["job"]]["outcomes"][row["host"]] = outcome | told(answer, outcome["success"])
             return str(row["job"])
         return ""
+
+    def _started(self, job: str) -> None:
+        """Gives a job of the runner what is known of it besides: of its hosts those at least that were named."""
+        named = self._jobs[job]["kwarg"]
+        hosts = sorted({str(named[key]) for key in ("host", "target") if named.get(key)})
+        self._jobs[job] |= {"hosts": hosts, "progress": [], "outcome": None}
+        if job in self._told:
+            self._of_runner(job, self._told.pop(job))
+
+    def _of_runner(self, job: str, act: acts.Act) -> None:
+        """Takes into account what an act has told of itself."""
+        if job not in self._jobs:
+            self._jobs[job] = {"jid": job, **act.begun, "hosts": [], "outcomes": {}, "progress": [], "outcome": None}
+            self._told[job] = act
+        known, found = self._jobs[job], act.record()
+        known |= {
+            "hosts": sorted({*known["hosts"], *found["hosts"]}),
+            "progress": found["progress"],
+            "outcome": found["outcome"] or known["outcome"],
+        }
+
+    def _ended(self, row: Mapping[str, Any]) -> None:
+        """Takes the trail's outcome of a job of the runner, if that has not told its own."""
+        job = self._jobs[row["job"]]
+        if job["outcome"] is None:
+            answer = self._returns(row["job"]).get(row["host"])
+            value = answer.get("return") if isinstance(answer, Mapping) else None
+            value = value.get("return") if isinstance(value, Mapping) else value
+            said = value.get("text") if isinstance(value, Mapping) else value
+            comment = _TRACE.split(acts.text(said) or str(row.get("why", "")))[0].strip()
+            job["outcome"] = {"success": row["ok"] is True, "comment": comment}
 
 
 def told(answer: Any, success: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hypervisor_inventory import jobs, messages, store
+from hypervisor_inventory import acts, jobs, messages, store
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +44,13 @@ class Paths(NamedTuple):
     keys: Path
     hosts: Path
     audit: Path
+    fleet: Path
 
     @classmethod
-    def of(cls, database: str, pki: str, hosts: str, audit: str) -> Paths:
-        """Makes them of texts; ``pki`` is the master's folder of keys."""
-        return cls(Path(database), Path(pki) / "minions", Path(hosts), Path(audit))
+    def of(cls, database: str, pki: str, hosts: str, audit: str, cache: str) -> Paths:
+        """Makes them of texts; ``pki`` is the master's folder of keys, ``cache`` that of its caches."""
+        fleet = Path(cache) / "hypervisor-fleet"
+        return cls(Path(database), Path(pki) / "minions", Path(hosts), Path(audit), fleet)
 
 
 class Host:
@@ -122,7 +124,8 @@ class Keeper:
         self._paths, self._returns, self._reconcile = paths, returns, reconcile
         self.store = store.Store(paths.database)
         self.judge = messages.Judge(paths.keys)
-        self._jobs = jobs.Jobs(paths.audit, returns)
+        self._jobs = jobs.Jobs(paths.audit, returns, paths.fleet / "jobs")
+        self._evacuated = acts.Evacuated(paths.fleet / "evacuated")
         self._asker = Asker(publish)
         self._nonce = secrets.token_hex(16)
         self._next = {"beat": 0.0, "hosts": 0.0, "report": 0.0, "prune": 0.0, "examine": 0.0}
@@ -177,7 +180,8 @@ class Keeper:
             self.take(taken, time.monotonic())
         except sqlite3.DatabaseError as error:
             self.store.begin_anew(str(error))
-            self._jobs = jobs.Jobs(self._paths.audit, self._returns)
+            self._jobs = jobs.Jobs(self._paths.audit, self._returns, self._paths.fleet / "jobs")
+            self._evacuated = acts.Evacuated(self._paths.fleet / "evacuated")
             self._recall()
 
     def take(self, taken: list[Mapping[str, Any]], now: float) -> None:
@@ -202,6 +206,7 @@ class Keeper:
             changes["jobs"].update(dict.fromkeys(self.store.all_keys("jobs") - self._jobs.known()))
             self._jobs_compared = True
         self._silent(changes, now)
+        self._away(changes["hosts"])
         at = time.time()
         self.store.apply(changes, {name: (*self.hosts[name].last, at) for name in heard})
         self._beat(now)
@@ -229,7 +234,8 @@ class Keeper:
                 gone.setdefault(kind, {}).update(dict.fromkeys(self.store.keys(kind, name)))
             gone.setdefault("hosts", {})[name] = None
         for name in named - kept:
-            gone.setdefault("hosts", {})[name] = self._host_record(name, {**_NEVER}, None, live=False)
+            never = self._host_record(name, {**_NEVER}, None, live=False)
+            gone.setdefault("hosts", {})[name] = never | {"evacuated": self._evacuated.hosts.get(name)}
         self.store.apply(gone)
 
     def _order(self, message: messages.Message, now: float) -> bool:
@@ -316,6 +322,15 @@ class Keeper:
                 if record and record["live"]:
                     changes["hosts"][name] = self._host_record(name, record, record["seen"], live=False)
                 host.heard, host.wanting = None, True
+
+    def _away(self, changes: dict[str, Any]) -> None:
+        """Notes of hosts whether they are evacuated."""
+        for name in self._evacuated.look() & self.hosts.keys():
+            record = changes.get(name) or self.store.get("hosts", name)
+            if record:
+                changes[name] = record | {"evacuated": None}
+        for name, record in changes.items():
+            changes[name] = record | {"evacuated": self._evacuated.hosts.get(name)}
 
     def _beat(self, now: float) -> None:
         """Says that the engine lives, and what it has refused."""

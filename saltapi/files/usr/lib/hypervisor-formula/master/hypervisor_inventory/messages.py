@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 PREFIX = "hypervisor/"
 # So that a signature for this is good for nothing else, and none for something else is good here.
 _PURPOSE = b"hypervisor-formula inventory 1\0"
-_MINION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+MINION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _LONGEST = 900_000  # characters of a message; the bus takes a MiB
 _LONGEST_TEXT = 256
@@ -128,7 +128,7 @@ class Judge:
     def _judged(self, tag: Any, event: Any, hosts: frozenset[str]) -> Message:
         """Does that, and raises RefusedError."""
         host = str(tag).removeprefix(PREFIX).partition("/")[0]
-        if not _MINION.fullmatch(host) or host not in hosts:
+        if not MINION.fullmatch(host) or host not in hosts:
             raise RefusedError("unknown host")
         signed = event.get("data") if isinstance(event, Mapping) and "body" not in event else event
         if not isinstance(signed, Mapping):
@@ -240,11 +240,16 @@ def shaped(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _text(value: Any) -> str:
+def clean(value: str, longest: int) -> str:
     """Returns a text that can harm nobody's terminal, of bounded length."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value[:longest])
+
+
+def _text(value: Any) -> str:
+    """Returns a text of a host."""
     if not isinstance(value, str):
         raise TypeError("text")
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value[:_LONGEST_TEXT])
+    return clean(value, _LONGEST_TEXT)
 
 
 def _whole(value: Any, least: int, most: int) -> int:

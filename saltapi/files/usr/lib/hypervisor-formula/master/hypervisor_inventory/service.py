@@ -120,14 +120,16 @@ class Service:
 
     def _tell(self, changed: list[tuple[str, str]]) -> None:
         """Hands out changes; those who see the same get the same bytes."""
-        made: dict[frozenset[str], bytes] = {}
+        made: dict[tuple[str, frozenset[str]], bytes] = {}
+        # Of jobs whoever started them may see more.
+        jobs = any(kind == "jobs" for kind, _ in changed)
         for stream in self.streams:
-            visible = stream.login.visible
-            if visible not in made:
-                said = view.changes(self.reader.records, changed, self.reader.revision, visible, self.beating)
-                made[visible] = view.event("change", self.reader.revision, said) if said else b""
-            if made[visible]:
-                stream.put(made[visible])
+            who = (stream.login.user if jobs else "", stream.login.visible)
+            if who not in made:
+                said = view.changes(self.reader.records, changed, self.reader.revision, stream.login, self.beating)
+                made[who] = view.event("change", self.reader.revision, said) if said else b""
+            if made[who]:
+                stream.put(made[who])
 
     async def work(self) -> None:
         """Looks at the database for as long as the process lives, and tells systemd so."""
@@ -243,7 +245,7 @@ class Changes(_Handler):
             stream.put(view.event("resync", reader.revision, {"revision": reader.revision}))
             return
         keys = view.since(reader.records, known)
-        said = view.changes(reader.records, keys, reader.revision, self.login.visible, self.service.beating)
+        said = view.changes(reader.records, keys, reader.revision, self.login, self.service.beating)
         if said:
             stream.put(view.event("change", reader.revision, said))
 

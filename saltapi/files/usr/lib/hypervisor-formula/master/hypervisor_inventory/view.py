@@ -58,11 +58,11 @@ def stale(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, "live": False, "problems": problems + list(record["problems"])}
 
 
-def shown(kind: str, host: str, record: Any, visible: frozenset[str], beating: bool) -> dict[str, Any] | None:
+def shown(kind: str, host: str, record: Any, login: Login, beating: bool) -> dict[str, Any] | None:
     """Returns what is served of a record, None for nothing."""
     if record is None:
         return None
-    found = access.seen(kind, host, record, visible)
+    found = access.seen(kind, host, record, login.visible, login.user)
     if found is None or kind != "hosts":
         return found
     # The key says which host it is.
@@ -70,17 +70,17 @@ def shown(kind: str, host: str, record: Any, visible: frozenset[str], beating: b
     return found if beating else stale(found)
 
 
-def everything(records: Records, visible: frozenset[str], beating: bool) -> dict[str, dict[str, Any]]:
+def everything(records: Records, login: Login, beating: bool) -> dict[str, dict[str, Any]]:
     """Returns all that somebody may see, by kind and key."""
     found: dict[str, dict[str, Any]] = {}
     for kind in store.KINDS:
-        rows = ((key, shown(kind, row[1], row[2], visible, beating)) for key, row in records[kind].items())
+        rows = ((key, shown(kind, row[1], row[2], login, beating)) for key, row in records[kind].items())
         found[kind] = {key: value for key, value in rows if value is not None}
     return found
 
 
 def changes(
-    records: Records, keys: list[tuple[str, str]], revision: int, visible: frozenset[str], beating: bool
+    records: Records, keys: list[tuple[str, str]], revision: int, login: Login, beating: bool
 ) -> dict[str, Any] | None:
     """Returns what somebody learns of changes; None for nothing.
 
@@ -88,18 +88,18 @@ def changes(
         records: as they are now.
         keys: kind and key of what has changed.
         revision: the last one.
-        visible: the hosts that may be seen.
+        login: who looks.
         beating: whether the engine on the master works.
     """
     new: dict[str, dict[str, Any]] = {}
     gone: dict[str, list[str]] = {}
     for kind, key in keys:
         _, host, record = records[kind][key]
-        value = shown(kind, host, record, visible, beating)
+        value = shown(kind, host, record, login, beating)
         if value is not None:
             new.setdefault(kind, {})[key] = value
         # A job that is gone has no hosts by which it could be known whether it was seen: its number alone is.
-        elif record is None and (kind == "jobs" or host in visible):
+        elif record is None and (kind == "jobs" or host in login.visible):
             gone.setdefault(kind, []).append(key)
     return {"revision": revision, "set": new, "gone": gone} if new or gone else None
 
@@ -140,7 +140,7 @@ class Snapshots:
             return found
         head = {"revision": revision, "now": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(now))}
         head["user"] = json.loads(login.words)
-        plain = dumped(head | everything(records, login.visible, beating)).encode("ascii")
+        plain = dumped(head | everything(records, login, beating)).encode("ascii")
         packed = gzip.compress(plain, _LEVEL, mtime=0) if len(plain) >= _COMPRESSED_FROM else b""
         self._kept.pop(tag, None)
         self._kept[tag] = Snapshot(f'W/"{tag}"', plain, packed, now)

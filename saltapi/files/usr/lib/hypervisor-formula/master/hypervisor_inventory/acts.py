@@ -1,0 +1,204 @@
+"""What the runner ``fleet`` does, from the files that it writes: no event has a part in it.
+
+``_utils/fleet_diary.py`` writes them, where the master's own user alone can. A file that has no end and that nobody
+holds any more is that of an act which was cut short. Texts in it come from hosts and are taken for hostile.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hypervisor_inventory import messages
+
+_MOST = 500  # guests of one act that are told
+_LONGEST = 8192  # characters of a text
+_PATIENCE = 2.0  # seconds without news, after which it is seen whether the process is there
+_FRESH = 1.0  # seconds within which a folder may have changed again without another time
+_CUT = "the runner was ended in the midst of it; see where the guests are, and repeat it"
+
+
+def text(value: Any, longest: int = _LONGEST) -> str:
+    """Returns a text of bounded length that can harm nobody's terminal; nothing for anything else."""
+    lines = value[:longest].split("\n") if isinstance(value, str) else []
+    return "\n".join(messages.clean(line, longest) for line in lines)
+
+
+def _host(value: Any) -> str:
+    """Returns a minion id, or nothing for anything else."""
+    return value if isinstance(value, str) and messages.MINION.fullmatch(value) else ""
+
+
+class Act:
+    """One job of the runner, as far as it is written down.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ended = False
+        self._offset = 0
+        self._rest = b""
+        self._read = time.monotonic()
+        self._guests: dict[str, dict[str, Any]] = {}
+        self._hosts: set[str] = set()
+        self.begun: dict[str, Any] = {}
+        self.outcome: dict[str, Any] | None = None
+
+    def look(self, size: int, now: float) -> bool:
+        """Reads what is new; returns whether anything is."""
+        if size <= self._offset:
+            return self._cut_short(now)
+        with self.path.open("rb") as handle:
+            handle.seek(self._offset)
+            new = handle.read()
+        self._offset += len(new)
+        self._read = now
+        *lines, self._rest = (self._rest + new).split(b"\n")
+        for line in lines:
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                # Half a line, of a host that lost its power.
+                continue
+        return bool(lines)
+
+    def _cut_short(self, now: float) -> bool:
+        """Finds out whether the process that writes is gone, and ends the act if it is."""
+        if now < self._read + _PATIENCE:
+            return False
+        self._read = now
+        with self.path.open("rb") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return False
+            if os.fstat(handle.fileno()).st_size > self._offset:
+                return False
+        self.ended, self.outcome = True, {"success": False, "comment": _CUT}
+        return True
+
+    def _take(self, line: Mapping[str, Any]) -> None:
+        """Takes one line into account."""
+        step = text(line["step"], 32)
+        self._hosts.update(host for key in ("host", "from", "to") if (host := _host(line.get(key))))
+        if step == "begin":
+            self.begun = {
+                "user": text(line["user"], 256),
+                "function": text(line["function"], 64),
+                "guest": text(line.get("guest"), 256) or None,
+                "kwarg": {
+                    **({"host": host} if (host := _host(line.get("host"))) else {}),
+                    **({"test": True} if line.get("test") is True else {}),
+                },
+                "started": text(line["at"], 64),
+            }
+        elif step == "end":
+            self.ended = True
+            self.outcome = {"success": line["ok"] is True, "comment": text(line.get("text"))}
+        elif name := text(line.get("guest"), 256):
+            self._step(name, step, line)
+
+    def _step(self, name: str, step: str, line: Mapping[str, Any]) -> None:
+        """Takes what has become of one guest into account."""
+        if name not in self._guests and len(self._guests) >= _MOST:
+            return
+        said = text(line.get("text") or line.get("why"))
+        row: dict[str, Any] = {"guest": name, "step": step, "at": text(line["at"], 64), "text": said}
+        row |= {key: host for key in ("from", "to", "host") if (host := _host(line.get(key)))}
+        against = line.get("against")
+        if isinstance(against, Mapping) and against:
+            named = {_host(host): reasons for host, reasons in against.items() if _host(host)}
+            row["against"] = {host: [text(one, 1000) for one in list(reasons)[:64]] for host, reasons in named.items()}
+        self._guests[name] = row
+
+    def record(self) -> dict[str, Any]:
+        """Returns what the inventory's record of the job has of it."""
+        hosts = sorted(self._hosts)
+        return {"hosts": hosts, "progress": list(self._guests.values()), "outcome": self.outcome}
+
+
+class Acts:
+    """Follows the folder in which acts are written down.
+
+    Args:
+        folder: where the files are.
+        clock: seconds of a steady clock.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._clock = folder, clock
+        self._acts: dict[str, Act] = {}
+
+    def look(self) -> dict[str, Act]:
+        """Returns the acts that have changed since the last look, by their Salt id."""
+        found: dict[str, Act] = {}
+        sizes = self._sizes()
+        self._acts = {name: act for name, act in self._acts.items() if name in sizes}
+        now = self._clock()
+        for name, size in sizes.items():
+            act = self._acts.setdefault(name, Act(self._folder / name))
+            try:
+                if not act.ended and act.look(size, now) and act.begun:
+                    found[name.removesuffix(".jsonl")] = act
+            except OSError:
+                # Removed in between, or another user's.
+                continue
+        return found
+
+    def _sizes(self) -> dict[str, int]:
+        """Returns the files that there are, the oldest first."""
+        try:
+            with os.scandir(self._folder) as entries:
+                found = {one.name: one.stat(follow_symlinks=False).st_size for one in entries if one.is_file()}
+        except OSError:
+            return {}
+        return {name: found[name] for name in sorted(found) if name.endswith(".jsonl")}
+
+
+class Evacuated:
+    """Knows which hosts are evacuated.
+
+    Args:
+        folder: where their records are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stamp = -1
+        self.hosts: dict[str, dict[str, Any]] = {}
+
+    def look(self) -> set[str]:
+        """Returns the hosts of which something else is known than before."""
+        try:
+            stamp = self._folder.stat().st_mtime_ns
+        except OSError:
+            stamp = 0
+        if stamp == self._stamp:
+            return set()
+        # What changes right after this may have the same time.
+        self._stamp = stamp if time.time() - stamp / 1e9 > _FRESH else -1
+        before, self.hosts = self.hosts, self._read()
+        return {name for name in before.keys() | self.hosts.keys() if before.get(name) != self.hosts.get(name)}
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        """Reads all records."""
+        found = {}
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                row = json.loads(path.read_text(encoding="utf-8"))
+                found[path.stem] = {
+                    "since": text(row["since"], 64),
+                    "user": text(row["user"], 256),
+                    "guests": len(row["guests"]),
+                }
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return found
