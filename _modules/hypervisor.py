@@ -50,6 +50,7 @@ _SIBLINGS = (
     "hypervisor_obstacles.space",
     "hypervisor_obstacles.target",
     "hypervisor_records.away",
+    "hypervisor_records.moving",
     "hypervisor_records.read",
     "hypervisor_records.remove",
     "hypervisor_records.settle",
@@ -400,4 +401,26 @@ def migrate(
     found: dict[str, Any] = __utils__["hypervisor_migrate.run"](
         _utils(), checked, __opts__["id"], host, allowed, options
     )
+    return found
+
+
+def cancel(name: Any = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Calls off the migration of a guest away from this host, whoever has begun it; the guest runs on here.
+
+    CLI example: ``salt hv1 hypervisor.cancel web``
+
+    Args:
+        name: the guest.
+        args: refused.
+        kwargs: refused, but for what Salt itself adds to a job.
+
+    Returns ``name``, ``uuid``, ``changed``, ``state_before`` and ``state``.
+
+    Raises:
+        CommandExecutionError: no migration of it from here has begun, or it has ended already.
+    """
+    _check("nothing_else", args, kwargs)
+    checked = _check("name", name)
+    with __utils__["hypervisor_virsh.session"]() as virsh:
+        found: dict[str, Any] = __utils__["hypervisor_actions.cancel"](virsh, _utils(), checked)
     return found

@@ -17,6 +17,9 @@ from salt.exceptions import CommandExecutionError
 Utils = Mapping[str, Any]
 
 _PAUSE = 0.3
+_BEGINNING_SECONDS = 10.0  # that a migration has to begin which is about to
+_ABORT_SECONDS = 60.0
+_OUTGOING = "outgoing migration"
 # What each verb is for: virsh's command, the states it begins in, and the state in which there is nothing to do.
 _VERBS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "start": ("start", ("shut_off", "crashed"), ("running",)),
@@ -80,6 +83,53 @@ def act(virsh: Any, utils: Utils, name: str, verb: str, timeout: float = 0) -> d
         time.sleep(_PAUSE)
         now = state(virsh, uuid)
     return result | {"changed": verb == "reboot" or now != before, "state": now}
+
+
+def cancel(virsh: Any, utils: Utils, name: str) -> dict[str, Any]:
+    """Calls off the migration of a guest away from this host.
+
+    Args:
+        virsh: a connected virsh.
+        utils: the siblings' functions.
+        name: of the guest.
+
+    Returns:
+        ``name``, ``uuid``, ``changed``, ``state_before`` and ``state``.
+
+    Raises:
+        CommandExecutionError: there is no such guest or no migration of it, it has ended meanwhile, or it goes on.
+    """
+    uuid = utils["hypervisor_guests.resolve"](virsh, utils, name)
+    before = state(virsh, uuid)
+    deadline = time.monotonic() + _BEGINNING_SECONDS
+    while not (job := _job(virsh, utils, uuid)) and utils["hypervisor_records.moving"](name):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_PAUSE)
+    if job != _OUTGOING:
+        busy = f"; libvirt is at something else with it: {job}" if job else ""
+        raise CommandExecutionError(
+            f"{name} is {before.replace('_', ' ')}, and no migration of it from here has begun{busy}"
+        )
+    _, failed = virsh.attempt("domjobabort", uuid)
+    deadline = time.monotonic() + _ABORT_SECONDS
+    while (job := _job(virsh, utils, uuid)) == _OUTGOING and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+    now = state(virsh, uuid)
+    if now in {"gone", "unreachable"}:
+        raise CommandExecutionError(f"it was too late: {name} is {now} here, its migration had ended")
+    if job == _OUTGOING:
+        why = f": {failed}" if failed else ""
+        raise CommandExecutionError(f"{name} is {now} here, but libvirt has not ended its migration{why}")
+    return {"name": name, "uuid": uuid, "changed": not failed, "state_before": before, "state": now}
+
+
+def _job(virsh: Any, utils: Utils, uuid: str) -> str:
+    """Returns what libvirt is at with a guest, an empty text for nothing."""
+    printed, _ = virsh.attempt("domjobinfo", uuid)
+    found = utils["hypervisor_xml.pairs"](printed)
+    kind = found.get("job type", "None")
+    return "" if kind == "None" else found.get("operation", kind).lower()
 
 
 def resize(virsh: Any, utils: Utils, name: str, cpu: int | None, mem: int | None) -> dict[str, Any]:

@@ -33,6 +33,14 @@ def read(name: str, folder: Path = FOLDER) -> dict[str, str] | None:
         return None
 
 
+def moving(name: str, folder: Path = FOLDER) -> bool:
+    """Says whether a guest is about to move away, or moves."""
+    try:
+        return json.loads(path_of(name, folder).read_text(encoding="utf-8")).get("moving") is True
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def away(present: Collection[str], folder: Path = FOLDER) -> list[dict[str, str]]:
     """Returns the records of all guests that are not here, by name.
 

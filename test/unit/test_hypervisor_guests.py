@@ -168,6 +168,67 @@ def test_a_shutdown_is_waited_for(monkeypatch):
     assert (found["changed"], found["state"]) == (True, "shut_off")
 
 
+MOVES = "Job type:         Unbounded\nOperation:        Outgoing migration\nTime elapsed:     5 ms\n"
+NOTHING = "Job type:         None\n"
+
+
+def cancelled(records, table):
+    """Call a migration off on a libvirt that answers from a table."""
+    libvirt = Libvirt(table)
+    known = {"hypervisor_records.moving": partial(hypervisor_records.moving, folder=records)}
+    return libvirt, lambda: hypervisor_actions.cancel(libvirt, UTILS | known, "web")
+
+
+def test_a_migration_is_called_off_and_waited_for(records, monkeypatch):
+    monkeypatch.setattr(hypervisor_actions, "_PAUSE", 0.01)
+    jobs = iter([MOVES, MOVES, NOTHING])
+    libvirt, call = cancelled(records, {("domjobinfo", UUID): lambda *_: next(jobs), ("domjobabort",): ""})
+    assert call() == {
+        "name": "web", "uuid": UUID, "changed": True, "state_before": "running", "state": "running",
+    }  # fmt: skip
+    assert libvirt.asked("domjobabort") == [("domjobabort", UUID)]
+
+
+def test_one_that_is_about_to_begin_is_waited_for(records, monkeypatch):
+    monkeypatch.setattr(hypervisor_actions, "_PAUSE", 0.01)
+    hypervisor_records.write("web", UUID, "hv2", moving=True, folder=records)
+    jobs = iter([NOTHING, NOTHING, MOVES, NOTHING])
+    libvirt, call = cancelled(records, {("domjobinfo", UUID): lambda *_: next(jobs), ("domjobabort",): ""})
+    assert call()["changed"] is True
+    assert libvirt.asked("domjobabort") == [("domjobabort", UUID)]
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        (NOTHING, "web is running, and no migration of it from here has begun$"),
+        ("Job type: Unbounded\nOperation: Incoming migration\n", "begun; libvirt is .* with it: incoming migration$"),
+        ("Job type: Unbounded\nOperation: Backup\n", "begun; libvirt is at something else with it: backup$"),
+        ("Job type: Unbounded\n", "begun; libvirt is at something else with it: unbounded$"),
+    ],
+)
+def test_nothing_but_its_own_migration_from_here_is_called_off(records, job, said):
+    libvirt, call = cancelled(records, {("domjobinfo", UUID): job, ("domjobabort",): ""})
+    with pytest.raises(CommandExecutionError, match=said):
+        call()
+    assert libvirt.asked("domjobabort") == []
+
+
+def test_a_migration_that_was_faster_or_goes_on_is_said(records, monkeypatch):
+    monkeypatch.setattr(hypervisor_actions, "_PAUSE", 0.01)
+    monkeypatch.setattr(hypervisor_actions, "_ABORT_SECONDS", 0.05)
+    gone = CommandExecutionError("failed to get domain")
+    jobs, states = iter([MOVES, NOTHING]), iter(["running", gone])
+    table = {("domjobinfo", UUID): lambda *_: next(jobs), ("domstate", UUID): lambda *_: next(states)}
+    _, call = cancelled(records, table | {("domjobabort",): CommandExecutionError("no job is active")})
+    with pytest.raises(CommandExecutionError, match="it was too late: web is gone here, its migration had ended"):
+        call()
+    refused = CommandExecutionError("cannot acquire state change lock")
+    _, call = cancelled(records, {("domjobinfo", UUID): MOVES, ("domjobabort",): refused})
+    with pytest.raises(CommandExecutionError, match="has not ended its migration: cannot acquire state change lock"):
+        call()
+
+
 def inactive():
     """A libvirt whose guest has a definition like the guest that runs."""
     return Libvirt({("dumpxml", UUID, "--inactive"): DOMAIN, ("setvcpus",): "", ("setmem",): "", ("setmaxmem",): ""})

@@ -45,6 +45,7 @@ FUNCTIONS: dict[str, dict[str, str]] = {
     "resize": {"name": "name", "cpu": "number", "mem": "number"},
     "delete": {"name": "name", "disks": "choice"},
     "migrate": {"name": "name", "target": "minion", "copy_disks": "flag", "timeout": "number", "test": "flag"},
+    "cancel": {"name": "name"},
 }
 GOOD = {"ensure": "running", "name": "web", "minion": "hv2", "number": 5, "choice": "keep", "flag": False}
 

@@ -12,9 +12,10 @@ from support import end_guest, start_guest, state_of
 from lab import salt
 
 pytestmark = pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="needs a hypervisor besides the master")
-VERBS = ("start", "shutdown", "reboot", "power_off", "suspend", "resume", "migrate", "resize", "create", "delete")
+VERBS = ("start", "shutdown", "reboot", "power_off", "suspend", "resume", "migrate", "cancel", "resize", "create",
+         "delete")  # fmt: skip
 FUNCTIONS = (*(f"hypervisor.{verb}" for verb in VERBS), "wsproxy.start")
-WHO = {"vera": 0, "otto": 8, "anna": 11}
+WHO = {"vera": 0, "otto": 9, "anna": 12}
 SECRET = "hidden-4711"
 NAME = "deaf"
 
