@@ -27,10 +27,13 @@ function storedTheme(): Theme {
 }
 
 const theme = signal(storedTheme());
+const wish = window.matchMedia("(prefers-color-scheme: dark)");
+const wished = signal(wish.matches);
+wish.addEventListener("change", (event) => (wished.value = event.matches));
 
 effect(() => {
-  if (theme.value === "auto") document.documentElement.removeAttribute("data-theme");
-  else document.documentElement.dataset.theme = theme.value;
+  const automatic = wished.value ? "dark" : "light";
+  document.documentElement.dataset.theme = theme.value === "auto" ? automatic : theme.value;
   try {
     localStorage.setItem(THEME_KEY, theme.value);
   } catch {
