@@ -116,6 +116,18 @@ def end_guest(lab: Lab, name: str) -> None:
             lab.run(host, ["virsh", verb, name], check=False)
 
 
+def moor(lab: Lab, host: str, name: str, bridge: str) -> None:
+    """Start a guest, paused, on a bridge that no other host has: it cannot move."""
+    lab.run(host, ["sh", "-ec", f"ip link add {bridge} type bridge; ip link set {bridge} up"])
+    argv = guest.install_argv(name)
+    place = argv.index("--network")
+    argv[place : place + 2] = ["--network", f"bridge={bridge},model=virtio"]
+    xml = lab.run(host, [*argv, "--print-xml", "1"]).stdout
+    lab.run(host, ["virsh", "define", "/dev/stdin"], stdin=xml)
+    # It never runs, so it takes no processor from the others.
+    lab.run(host, ["virsh", "start", name, "--paused"])
+
+
 def seconds(text: str) -> list[int]:
     """Return the numbers that a guest has counted on its console."""
     return [int(number) for number in SECOND.findall(text)]

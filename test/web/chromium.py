@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 PATIENCE = 30_000  # milliseconds; a loaded machine is slow
 expect.set_options(timeout=PATIENCE)
@@ -19,17 +20,57 @@ def chromium(*options: str) -> Iterator[Browser]:
     assert program, "Chromium is missing: make browser"
     with sync_playwright() as playwright:
         # The tests may run as root, for whom Chromium has no sandbox.
-        running = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-gpu", *options]
-        )
+        running = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu", *options])
         try:
             yield running
         finally:
             running.close()
 
 
-def listened(page: Page, errors: list[str]) -> None:
-    """Keeps what goes wrong in a page: errors of its code, and what its policy stops."""
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    # An answer that is an error is written there too, and is the test's own doing.
-    page.on("console", lambda said: errors.append(said.text) if "Content Security" in said.text else None)
+class Windows:
+    """Windows with the page, each with a session of its own, and what has gone wrong in them."""
+
+    def __init__(self, browser: Browser) -> None:
+        """Begins without any."""
+        self._browser = browser
+        self._contexts: list[BrowserContext] = []
+        self.errors: list[str] = []
+
+    def open(self, address: str, width: int = 1280, height: int = 800, dark: bool = False) -> Page:
+        """Opens an address in a window of a given size and colours."""
+        scheme: Literal["dark", "light"] = "dark" if dark else "light"
+        context = self._browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+        )
+        self._contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        # An answer that is an error is written there too, and is the test's own doing.
+        page.on("console", lambda said: self.errors.append(said.text) if "Content Security" in said.text else None)
+        page.goto(address)
+        return page
+
+
+@contextmanager
+def windows(browser: Browser) -> Iterator[Windows]:
+    """Opens windows and closes them; errors of the page's code, and what its policy stops, fail the test."""
+    found = Windows(browser)
+    yield found
+    for context in found._contexts:
+        context.close()
+    assert found.errors == []
+
+
+def log_in(page: Page, user: str, password: str) -> Page:
+    """Logs in, and waits until what is shown is live."""
+    page.get_by_label("User").fill(user)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Log in").click()
+    page.locator("[data-connection=live]").wait_for()
+    return page
+
+
+def row(page: Page, name: str) -> Locator:
+    """Finds the row of a guest."""
+    return page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from chromium import PATIENCE, chromium, listened
-from playwright.sync_api import BrowserContext
+from chromium import chromium, log_in, windows
 from upstream import BUNDLE, Server, Site
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,30 +36,13 @@ def server(site):
 @pytest.fixture
 def look(browser, server):
     """Opens the page in a window of a given size and colours; every error of it fails the test."""
-    contexts: list[BrowserContext] = []
-    errors: list[str] = []
+    with windows(browser) as opening:
 
-    def opened(width=1280, height=800, dark=False, login=True, at=""):
-        scheme = "dark" if dark else "light"
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        listened(page, errors)
-        page.goto(f"{server.url}#{at}")
-        if login:
-            page.get_by_label("User").fill("otto")
-            page.get_by_label("Password").fill("right")
-            page.get_by_role("button", name="Log in").click()
-            page.locator("[data-connection=live]").wait_for()
-        return page
+        def opened(login=True, at="", **window):
+            page = opening.open(f"{server.url}#{at}", **window)
+            return log_in(page, "otto", "right") if login else page
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert errors == []
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -7,15 +7,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import counts_on, last_second, seconds, start_guest, state_of
+from support import counts_on, last_second, moor, seconds, start_guest, state_of
 
-from lab import guest as lab_guest
 from lab import salt
 
 NAMES = ("anchor", "barge", "canoe")
 # Plugged into a bridge that the other host does not have.
 STUCK = "moored"
-BRIDGE = "ip link add brfleet type bridge; ip link set brfleet up"
+BRIDGE = "brfleet"
 HEARING = "/run/fleet-hearing"
 # Prints what it hears on the master's bus until a guest has moved.
 EVENTS = f"""
@@ -71,7 +70,7 @@ def ends(lab, *names):
 def cleared(lab):
     """Remove whatever these tests make."""
     ends(lab, *NAMES, STUCK, "spread", "pack")
-    lab.run("hv1", ["ip", "link", "delete", "brfleet"], check=False)
+    lab.run("hv1", ["ip", "link", "delete", BRIDGE], check=False)
     lab.run(lab.hosts.controller, ["rm", "-rf", "/var/cache/salt/master/hypervisor-fleet"])
 
 
@@ -134,14 +133,7 @@ def test_a_running_guest_moves_and_counts_on(lab):
 
 
 def test_a_host_is_emptied_but_for_what_cannot_move_and_gets_its_guests_back(lab):
-    lab.run("hv1", ["sh", "-ec", BRIDGE])
-    argv = lab_guest.install_argv(STUCK)
-    place = argv.index("--network")
-    argv[place : place + 2] = ["--network", "bridge=brfleet,model=virtio"]
-    xml = lab.run("hv1", [*argv, "--print-xml", "1"]).stdout
-    lab.run("hv1", ["virsh", "define", "/dev/stdin"], stdin=xml)
-    # It never runs, so it takes no processor from the others.
-    lab.run("hv1", ["virsh", "start", STUCK, "--paused"])
+    moor(lab, "hv1", STUCK, BRIDGE)
     asked = fleet(lab, "evacuate", "hv1", "test=True", good=False)
     assert outcomes(asked) == {STUCK: "stays", **dict.fromkeys(NAMES, "possible")}
     assert not fleet(lab, "hosts")["hv1"]["evacuated"]

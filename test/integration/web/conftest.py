@@ -9,9 +9,8 @@ import subprocess
 import time
 
 import pytest
-from chromium import PATIENCE, chromium, listened
+from chromium import chromium, log_in, windows
 from front import served
-from playwright.sync_api import BrowserContext
 from upstream import BUNDLE
 
 from lab import salt
@@ -71,29 +70,13 @@ def browser(front):
 @pytest.fixture
 def look(front, browser):
     """Opens the page and logs in; every error of the page fails the test."""
-    contexts: list[BrowserContext] = []
-    errors: list[str] = []
+    with windows(browser) as opening:
 
-    def opened(user="admin", at="", width=1280, height=760, dark=False):
-        scheme = "dark" if dark else "light"
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        listened(page, errors)
-        page.goto(f"{front.origin}/#{at}")
-        page.get_by_label("User").fill(user)
-        page.get_by_label("Password").fill(front.users[user]["password"])
-        page.get_by_role("button", name="Log in").click()
-        page.locator("[data-connection=live]").wait_for()
-        return page
+        def opened(user="admin", at="", **window):
+            page = opening.open(f"{front.origin}/#{at}", **{"height": 760, **window})
+            return log_in(page, user, front.users[user]["password"])
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert errors == []
+        yield opened
 
 
 @pytest.fixture(scope="session")

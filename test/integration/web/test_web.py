@@ -7,6 +7,7 @@ import re
 import time
 
 import pytest
+from chromium import row
 from playwright.sync_api import expect
 from support import counted_to, counts_on, end_guest, last_second, migrate, state_of
 
@@ -14,11 +15,6 @@ from lab import guest as lab_guest
 
 LONG = 120_000  # milliseconds, for what a loaded host may take
 HOSTILE = "<img src=x onerror=document.title=`owned`>"
-
-
-def row(page, name):
-    """Finds the row of a guest."""
-    return page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
 
 
 def choose(page, name, action):
