@@ -405,10 +405,12 @@ def _create(act: Any, name: Any, host: Any, policy: Any, test: Any, declaration:
             chosen = {"hosts": [named], "why": "it was named", "against": {}}
         base = {"name": checked, "against": chosen["against"]}
         if not chosen["hosts"]:
+            act.note("refused", guest=checked, against=chosen["against"])
             return {"ok": False, "text": f"no host takes {checked}; nothing was made", **base}
         best = chosen["hosts"][0]
         base |= {"host": best, "why": chosen["why"]}
         if only:
+            act.note("possible", guest=checked, host=best, why=chosen["why"], against=chosen["against"])
             return {"ok": True, "text": f"{checked} would be made on {best}: {chosen['why']}", **base}
         act.tell("making", guest=checked, host=best, why=chosen["why"])
         (answer,) = act.run([act.utils["fleet_moves.ask"](best, "hypervisor.create", {"name": checked, **wanted})], 1)

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { offered } from "../src/data/actions";
-import { advised } from "../src/data/advice";
 import { bytes, duration, mib, share } from "../src/data/format";
 import { issues } from "../src/data/issues";
+import { concerns, counted, lastOfHost, stepKind, verdict } from "../src/data/jobs";
 import { applied, readChange, readSnapshot } from "../src/data/model";
 import { EventReader, type ServerEvent } from "../src/data/sse";
 import { parse } from "../src/route";
@@ -110,12 +110,49 @@ describe("issues", () => {
   });
 });
 
-describe("advice", () => {
-  it("is the live host with the most memory left, and none where none has enough", () => {
-    const all = [host("hv1"), host("hv2", { memory_used_mib: 512 }), host("hv3", { live: false, memory_used_mib: 0 })];
-    expect(advised(all, 1024)).toEqual({ host: "hv2", why: "most free memory: 7.5 GiB" });
-    expect(advised(all, 100_000)).toBeNull();
-    expect(advised([host("hv1", { memory_mib: null })], 1)).toBeNull();
+describe("jobs of the runner", () => {
+  const raw = {
+    jid: "9", user: "otto", function: "fleet.evacuate", guest: null, hosts: ["hv1", "hv2"], kwarg: { host: "hv1" },
+    outcomes: {}, outcome: null,
+    progress: [
+      { guest: "web", step: "moving", from: "hv1", to: "hv2", text: "" },
+      { guest: "db", step: "stays", from: "hv1", text: "stays on hv1", against: { hv2: ["device: a card", 7, null] } },
+    ],
+  };
+  const read = (over: object) => [...readSnapshot({ jobs: { 9: { ...raw, ...over } } }).tables.jobs.values()];
+
+  it("have progress and one outcome", () => {
+    const [job] = read({});
+    expect(job?.progress).toEqual([
+      { guest: "web", step: "moving", from: "hv1", to: "hv2", text: "", against: {} },
+      { guest: "db", step: "stays", from: "hv1", to: "", text: "stays on hv1", against: { hv2: ["device: a card", "7"] } },
+    ]);
+    expect(job && [verdict(job), counted(job.progress), concerns(job, "db"), concerns(job, "x")]).toEqual([
+      "running", "1 moving, 1 stays", true, false,
+    ]);
+    expect(job?.progress.map(stepKind)).toEqual(["running", "failed"]);
+    expect(read({ outcome: { success: true } }).map(verdict)).toEqual(["done"]);
+    expect(read({ outcome: { success: false, comment: "1 of 2" } }).map(verdict)).toEqual(["failed"]);
+    expect(read({ progress: "none", hosts: 3 }).map((one) => [one.progress, verdict(one)])).toEqual([[[], "running"]]);
+  });
+
+  it("are found by their host, questions left out", () => {
+    const question = job("11", { function: "fleet.evacuate", kwarg: { host: "hv1", test: true } });
+    const all = [...read({}), question, job("10"), ...read({ jid: "8", function: "fleet.restore" })];
+    expect(lastOfHost(all, "hv1")?.jid).toBe("9");
+    expect(lastOfHost(all, "hv2")).toBeUndefined();
+  });
+
+  it("stand among what needs a person where they failed", () => {
+    const found = read({ started: "2026-11-28T12:00:00Z", outcome: { success: false, comment: "1 of 2 guests moved" } });
+    const [issue] = issues(inventory([host("hv1")], [], found), Date.parse("2026-11-28T13:00:00Z"));
+    expect([issue?.what, issue?.why]).toEqual(["evacuate of hv1 failed", "1 of 2 guests moved"]);
+  });
+
+  it("say that a host is evacuated", () => {
+    const hosts = { hv1: { evacuated: { since: "2026", user: "otto", guests: 2 } }, hv2: { evacuated: null } };
+    const read = [...readSnapshot({ hosts }).tables.hosts.values()].map((one) => one.evacuated);
+    expect(read).toEqual([{ since: "2026", user: "otto", guests: 2 }, null]);
   });
 });
 

@@ -96,3 +96,14 @@ describe("messages of the host", () => {
     expect(Object.keys(placed(form({}), "there is a guest web1 on this host already"))).toEqual(["name"]);
   });
 });
+
+describe("a host that is chosen", () => {
+  it("need not be named, and what is said of hosts stands there", () => {
+    expect(check({ ...form({}), host: "" }, true)).toEqual({});
+    expect(placed(form({}), "no host takes web1; nothing was made")).toEqual({
+      host: "no host takes web1; nothing was made",
+    });
+    const said = "web1 was not made on hv2: ERROR: nothing was made:\ndisks:0:pool: vms is not active";
+    expect(placed(form({}), said)).toEqual({ pool: "disks:0:pool: vms is not active" });
+  });
+});

@@ -36,6 +36,7 @@ export function host(name: string, part: Partial<Host> = {}): Host {
     load: 0.5,
     problems: [],
     versions: {},
+    evacuated: null,
     ...part,
   };
 }
@@ -50,6 +51,8 @@ export function job(jid: string, part: Partial<Job> = {}): Job {
     started: "2026-11-28T12:00:00Z",
     kwarg: {},
     outcomes: {},
+    progress: [],
+    outcome: null,
     ...part,
   };
 }

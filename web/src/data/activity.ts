@@ -45,19 +45,23 @@ export function complain(title: string, error: unknown): void {
   activities.value = [...activities.value, activity];
 }
 
-/** Starts a job and follows it. Returns its number, or null when it could not be started. */
-export async function act(
-  title: string,
-  host: string,
-  fun: string,
-  kwarg: Record<string, unknown>,
-): Promise<string | null> {
+/** Starts a job on a host and follows it. Returns its number, or null when it could not be started. */
+export function act(title: string, host: string, fun: string, kwarg: Record<string, unknown>): Promise<string | null> {
+  return followed(title, host, () => api.start(host, `hypervisor.${fun}`, kwarg));
+}
+
+/** The same for a job of the master's runner. */
+export function actFleet(title: string, fun: string, kwarg: Record<string, unknown>): Promise<string | null> {
+  return followed(title, "", () => api.startFleet(`fleet.${fun}`, kwarg));
+}
+
+async function followed(title: string, host: string, begin: () => Promise<string>): Promise<string | null> {
   last += 1;
   const id = last;
   const activity: Activity = { id, title, host, jid: "", status: "asked", message: "", begun: Date.now() };
   activities.value = [...activities.value, activity];
   try {
-    const jid = await api.start(host, `hypervisor.${fun}`, kwarg);
+    const jid = await begin();
     change(id, { jid, status: "running" });
     settle();
     return jid;
@@ -68,7 +72,8 @@ export async function act(
 }
 
 export function outcomeOf(jobs: ReadonlyMap<string, Job>, jid: string, host: string): Outcome | null {
-  return jobs.get(jid)?.outcomes[host] ?? null;
+  const job = jobs.get(jid);
+  return (host ? job?.outcomes[host] : job?.outcome) ?? null;
 }
 
 const SHOWN = 6000; // milliseconds for what went well
@@ -93,16 +98,28 @@ export function watch(): void {
 
 /** Waits for the outcome of a job; null when none came in time. */
 export function outcome(jid: string, host: string, patience: number): Promise<Outcome | null> {
+  return waited((jobs) => outcomeOf(jobs, jid, host), patience);
+}
+
+/** Waits for the end of a job of the master's runner and returns the job; null when it has not ended in time. */
+export function ended(jid: string, patience: number): Promise<Job | null> {
+  return waited((jobs) => (jobs.get(jid)?.outcome ? (jobs.get(jid) ?? null) : null), patience);
+}
+
+function waited<Found>(
+  look: (jobs: ReadonlyMap<string, Job>) => Found | null,
+  patience: number,
+): Promise<Found | null> {
   return new Promise((resolve) => {
     let stop: (() => void) | null = null;
-    const finish = (found: Outcome | null) => {
+    const finish = (found: Found | null) => {
       clearTimeout(timer);
       queueMicrotask(() => stop?.());
       resolve(found);
     };
     const timer = setTimeout(() => finish(null), patience);
     stop = effect(() => {
-      const found = outcomeOf(tables.value.jobs, jid, host);
+      const found = look(tables.value.jobs);
       if (found !== null) finish(found);
     });
   });

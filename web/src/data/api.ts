@@ -87,13 +87,21 @@ export async function logout(): Promise<void> {
   end();
 }
 
-/** Starts a job on one host and returns its number. */
-export async function start(host: string, fun: string, kwarg: Record<string, unknown>): Promise<string> {
-  const answer = await posted("/api/run", { client: "local_async", tgt: [host], fun, kwarg });
-  const list = record(answer).return;
+async function started(request: Record<string, unknown>, otherwise: string): Promise<string> {
+  const list = record(await posted("/api/run", request)).return;
   const jid = text(record(Array.isArray(list) ? list[0] : undefined).jid);
-  if (!jid) throw new ApiError(`${host} is not there.`, 0);
+  if (!jid) throw new ApiError(otherwise, 0);
   return jid;
+}
+
+/** Starts a job on one host and returns its number. */
+export function start(host: string, fun: string, kwarg: Record<string, unknown>): Promise<string> {
+  return started({ client: "local_async", tgt: [host], fun, kwarg }, `${host} is not there.`);
+}
+
+/** Starts a job of the master's runner, which acts on several hosts, and returns its number. */
+export function startFleet(fun: string, kwarg: Record<string, unknown>): Promise<string> {
+  return started({ client: "runner_async", fun, kwarg }, "The master did not start the job.");
 }
 
 /** Asks one host something that changes nothing, and waits for the answer. */

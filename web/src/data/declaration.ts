@@ -90,10 +90,10 @@ function cloudInit(form: Form, errors: Errors): void {
   if (form.key && !form.user) errors.user = "Whose key it is.";
 }
 
-/** Says what is wrong with a form, as far as that is known before anybody is asked. */
-export function check(form: Form): Errors {
+/** Says what is wrong with a form, as far as that is known before anybody is asked; a host may be chosen for it. */
+export function check(form: Form, chosen = false): Errors {
   const errors: Errors = {};
-  if (!form.host) errors.host = "Choose a host.";
+  if (!form.host && !chosen) errors.host = "Choose a host.";
   if (!NAME.test(form.name)) errors.name = "Letters, digits and _ . + : @ -, not beginning with a sign.";
   if (!whole(form.cpus, 1, 4096)) errors.cpus = "A number from 1 to 4096.";
   if (!whole(form.memory, 16, 33554432)) errors.memory = "MiB, a number from 16.";
@@ -171,11 +171,18 @@ const FIELDS: readonly [RegExp, (form: Form) => Field][] = [
   [/\bthere is a guest\b|\bname\b|\bwas migrated to\b/, () => "name"],
 ];
 
+// What the runner says where it finds no host.
+const NO_HOST = "no host takes ";
+
 /** Puts each line of a message at the field that it speaks of; what speaks of none stays with the form. */
 export function placed(form: Form, message: string): Errors {
   const errors: Errors = {};
   for (const line of message.split("\n").map((one) => one.trim())) {
     if (!line || line.endsWith("nothing was made:")) continue;
+    if (line.startsWith(NO_HOST)) {
+      errors.host = line;
+      continue;
+    }
     const field = FIELDS.find(([pattern]) => pattern.test(line))?.[1](form) ?? "form";
     errors[field] = errors[field] ? `${errors[field]}\n${line}` : line;
   }

@@ -1,5 +1,6 @@
 // What needs a person, worst first.
 import { clock } from "./format";
+import { outcomes, short } from "./jobs";
 import type { Inventory, Job } from "./model";
 
 export interface Issue {
@@ -13,11 +14,6 @@ export interface Issue {
 }
 
 const DAY = 24 * 3600 * 1000;
-
-/** The name of a function without that of its module. */
-export function short(fun: string): string {
-  return fun.replace(/^hypervisor\./, "");
-}
 
 function ofHosts(tables: Inventory): Issue[] {
   return [...tables.hosts.values()].flatMap((host) => {
@@ -71,17 +67,21 @@ function ofPools(tables: Inventory): Issue[] {
     }));
 }
 
+function about(job: Job): string {
+  return job.guest || (typeof job.kwarg.host === "string" ? job.kwarg.host : "a guest");
+}
+
 function ofJob(job: Job, now: number): Issue[] {
   if (job.started !== null && now - Date.parse(job.started) > DAY) return [];
   // A check that found reasons is an answer, no failure.
   // Nor is a console that did not open: the page that asked for it has said so.
   if (job.kwarg.test === true || job.function.startsWith("wsproxy.")) return [];
-  return Object.entries(job.outcomes)
+  return outcomes(job)
     .filter(([, outcome]) => !outcome.success)
     .map(([host, outcome]) => ({
       key: `job ${job.jid} ${host}`,
       grave: false,
-      what: `${short(job.function)} of ${job.guest || "a guest"} on ${host} failed`,
+      what: `${short(job.function)} of ${about(job)}${host ? ` on ${host}` : ""} failed`,
       why: outcome.comment || outcome.state || "No reason was given.",
       advice: job.user ? `${job.user} asked for it.` : "",
       link: `/jobs/${encodeURIComponent(job.jid)}`,

@@ -11,6 +11,14 @@ export interface Host {
   load: number | null;
   problems: string[];
   versions: Record<string, string>;
+  /** Whether its guests were moved away, and nothing new comes to it. */
+  evacuated: Evacuated | null;
+}
+
+export interface Evacuated {
+  since: string;
+  user: string;
+  guests: number;
 }
 
 export interface Guest {
@@ -58,6 +66,17 @@ export interface Outcome {
   reasons: Reason[];
 }
 
+/** What a job of the master's runner has done with one guest so far. */
+export interface Step {
+  guest: string;
+  step: string;
+  from: string;
+  to: string;
+  text: string;
+  /** Reasons by host. */
+  against: Record<string, string[]>;
+}
+
 export interface Job {
   jid: string;
   user: string;
@@ -67,6 +86,9 @@ export interface Job {
   started: string | null;
   kwarg: Record<string, unknown>;
   outcomes: Record<string, Outcome>;
+  /** Of a job of the runner; it has one outcome for all hosts. */
+  progress: Step[];
+  outcome: Outcome | null;
 }
 
 export interface Tables {
@@ -126,6 +148,12 @@ export function stateWord(value: unknown): string {
   return text(value).replaceAll("_", " ") || "unknown";
 }
 
+function readEvacuated(value: unknown): Evacuated | null {
+  if (typeof value !== "object" || value === null) return null;
+  const raw = record(value);
+  return { since: text(raw.since), user: text(raw.user), guests: number(raw.guests) ?? 0 };
+}
+
 function readHost(key: string, raw: Raw): Host {
   const versions: Record<string, string> = {};
   for (const [name, value] of Object.entries(record(raw.versions))) versions[name] = text(value);
@@ -140,6 +168,7 @@ function readHost(key: string, raw: Raw): Host {
     load: number(raw.load),
     problems: texts(raw.problems),
     versions,
+    evacuated: readEvacuated(raw.evacuated),
   };
 }
 
@@ -197,6 +226,20 @@ function readOutcome(value: unknown): Outcome {
   };
 }
 
+function readStep(value: unknown): Step {
+  const raw = record(value);
+  const against: Record<string, string[]> = {};
+  for (const [host, reasons] of Object.entries(record(raw.against))) against[host] = texts(reasons);
+  return {
+    guest: text(raw.guest),
+    step: text(raw.step),
+    from: text(raw.from),
+    to: text(raw.to) || text(raw.host),
+    text: text(raw.text),
+    against,
+  };
+}
+
 function readJob(key: string, raw: Raw): Job {
   const outcomes: Record<string, Outcome> = {};
   for (const [host, value] of Object.entries(record(raw.outcomes))) outcomes[host] = readOutcome(value);
@@ -209,6 +252,8 @@ function readJob(key: string, raw: Raw): Job {
     started: orNull(raw.started),
     kwarg: record(raw.kwarg),
     outcomes,
+    progress: Array.isArray(raw.progress) ? raw.progress.map(readStep) : [],
+    outcome: raw.outcome ? readOutcome(raw.outcome) : null,
   };
 }
 

@@ -7,13 +7,14 @@ import type { Guest, Outcome, Reason } from "../data/model";
 import { hosts, now, tables } from "../data/store";
 import { Dialog } from "./dialog";
 import { Field } from "./basics";
+import { Cancel } from "./progress";
 
 type Stage =
   | { at: "choose" }
   | { at: "check"; since: number }
   | { at: "possible" }
   | { at: "refused"; reasons: Reason[]; comment: string }
-  | { at: "move"; jid: string; since: number }
+  | { at: "move"; jid: string; from: string; since: number }
   | { at: "moved"; comment: string }
   | { at: "failed"; comment: string };
 
@@ -75,7 +76,8 @@ function Progress({ stage, guest, target }: { stage: Stage; guest: Guest; target
     case "move":
       return (
         <div class="verdict" role="status">
-          <span class="spinner" aria-hidden="true" /> {guest.name} moves to {target}… <Elapsed since={stage.since} />
+          <span class="spinner" aria-hidden="true" /> {guest.name} moves to {target}… <Elapsed since={stage.since} />{" "}
+          {stage.jid ? <Cancel guest={guest.name} host={stage.from} /> : null}
           <p class="hint">You may close this: the job goes on, and tells you when it has ended.</p>
         </div>
       );
@@ -133,18 +135,18 @@ export function Migrate(props: { guest: Guest; target: string; onClose: () => vo
     if (stage.at === "possible") goButton.current?.focus();
   }, [stage.at]);
 
-  const record = stage.at === "move" ? tables.value.jobs.get(stage.jid)?.outcomes[guest.host] : undefined;
+  const record = stage.at === "move" ? tables.value.jobs.get(stage.jid)?.outcomes[stage.from] : undefined;
   useEffect(() => {
     const next = ended(record ?? null);
     if (next !== null) setStage(next);
   }, [record]);
 
   const move = async () => {
-    setStage({ at: "move", jid: "", since: Date.now() });
+    setStage({ at: "move", jid: "", from: guest.host, since: Date.now() });
     const kwarg = { name: guest.name, target, copy_disks: copy };
     const jid = await act(`Move ${guest.name} to ${target}`, guest.host, "migrate", kwarg);
     if (jid === null) setStage({ at: "failed", comment: "The job could not be started." });
-    else setStage({ at: "move", jid, since: Date.now() });
+    else setStage({ at: "move", jid, from: guest.host, since: Date.now() });
   };
 
   const busy = stage.at === "move";

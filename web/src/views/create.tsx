@@ -1,15 +1,15 @@
 // A form over hypervisor.create: what the chosen host has is offered, and each error stands at its field.
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { advised } from "../data/advice";
 import * as api from "../data/api";
-import { act, outcome } from "../data/activity";
+import { act, actFleet, ended, outcome } from "../data/activity";
 import { BLANK, check, declaration, placed, type Errors, type Field as Name, type Form } from "../data/declaration";
 import { bytes } from "../data/format";
-import { record, text } from "../data/model";
+import { record, text, type Host, type Job } from "../data/model";
 import { guests, hosts, may, tables } from "../data/store";
 import { go } from "../route";
 import { described, Empty, Field } from "../parts/basics";
+import { Reasons } from "../parts/progress";
 
 const PATIENCE = 20 * 60_000; // milliseconds; an image may be large
 
@@ -105,10 +105,23 @@ function Beginning(props: Props) {
   );
 }
 
-function Hardware(props: Props & { bridges: readonly string[] }) {
-  const { form, bridges } = props;
-  const pools = [...tables.value.pools.values()].filter((pool) => pool.host === form.host);
-  const networks = [...tables.value.networks.values()].filter((network) => network.host === form.host);
+/** One of each name; how many of the hosts have it is said where that is not all of them. */
+function named<Item extends { name: string; host: string }>(items: Iterable<Item>, places: readonly string[]) {
+  const found = new Map<string, Item[]>();
+  for (const item of items) {
+    if (places.includes(item.host)) found.set(item.name, [...(found.get(item.name) ?? []), item]);
+  }
+  return [...found.values()].flatMap((all) => {
+    const [first] = all;
+    const where = all.length < places.length ? `; on ${all.map((one) => one.host).join(", ")} alone` : "";
+    return first ? [{ ...first, where, single: all.length === 1 }] : [];
+  });
+}
+
+function Hardware(props: Props & { bridges: readonly Bridge[]; places: readonly string[] }) {
+  const { bridges, places } = props;
+  const pools = named(tables.value.pools.values(), places);
+  const networks = named(tables.value.networks.values(), places);
   return (
     <fieldset>
       <legend>Hardware</legend>
@@ -117,28 +130,29 @@ function Hardware(props: Props & { bridges: readonly string[] }) {
         <Text {...props} name="memory" label="Memory in MiB" />
       </div>
       <div class="pair">
-        {form.from === "disk" ? null : <Text {...props} name="disk" label="Disk in GiB" />}
+        {props.form.from === "disk" ? null : <Text {...props} name="disk" label="Disk in GiB" />}
         <Choice {...props} name="pool" label="Storage">
           <option value="">the host's folder of images</option>
           {pools.map((pool) => (
             <option key={pool.name} value={pool.name}>
-              {pool.name} ({pool.type}, {bytes(pool.available_bytes)} free)
+              {pool.name} ({pool.type}
+              {pool.single ? `, ${bytes(pool.available_bytes)} free` : ""}){pool.where}
             </option>
           ))}
         </Choice>
       </div>
       <div class="pair">
-        <Choice {...props} name="network" label="Network" hint={form.host ? undefined : "Choose the host first."}>
+        <Choice {...props} name="network" label="Network">
           <option value="">none</option>
           {networks.map((network) => (
             <option key={network.name} value={`network ${network.name}`}>
               {network.name} ({network.mode || "network"}
-              {["active", "running", "unknown"].includes(network.state) ? "" : `, ${network.state}`})
+              {["active", "running", "unknown"].includes(network.state) ? "" : `, ${network.state}`}){network.where}
             </option>
           ))}
-          {bridges.map((bridge) => (
-            <option key={bridge} value={`bridge ${bridge}`}>
-              {bridge} (bridge)
+          {named(bridges, places).map((bridge) => (
+            <option key={bridge.name} value={`bridge ${bridge.name}`}>
+              {bridge.name} (bridge){bridge.where}
             </option>
           ))}
         </Choice>
@@ -182,12 +196,17 @@ function Seed(props: Props) {
   );
 }
 
+interface Bridge {
+  name: string;
+  host: string;
+}
+
 /** Bridges of a host that are no network of libvirt's. */
-async function bridgesOf(host: string): Promise<string[]> {
+async function bridgesOf(host: string): Promise<Bridge[]> {
   const raw = record(await api.ask(host, "hypervisor.host_info"));
   const own = new Set([...tables.value.networks.values()].filter((one) => one.host === host).map((one) => one.bridge));
   const all = Array.isArray(raw.bridges) ? raw.bridges.map((one) => text(record(one).name)) : [];
-  return all.filter((name) => name !== "" && !own.has(name));
+  return all.filter((name) => name !== "" && !own.has(name)).map((name) => ({ name, host }));
 }
 
 function focusFirst(errors: Errors): void {
@@ -195,24 +214,87 @@ function focusFirst(errors: Errors): void {
   if (first) document.getElementById(first)?.focus();
 }
 
+const MOST_ASKED = 8; // hosts that are asked for their bridges
+
+const NOT_STARTED: Errors = { form: "The job could not be started; the message says why." };
+
+/** Has the master choose a host and make the guest there; returns errors, or null when the guest was made. */
+async function madeSomewhere(form: Form): Promise<Errors | null> {
+  const jid = await actFleet(`Create ${form.name}`, "create", declaration(form));
+  if (jid === null) return NOT_STARTED;
+  const job = await ended(jid, PATIENCE);
+  if (!job?.outcome) return { form: "The master has not answered yet. The job goes on; look under Jobs." };
+  if (job.outcome.success) return null;
+  const errors = placed(form, job.outcome.comment || "It could not be made, and no reason was given.");
+  const reasons = Object.entries(job.progress[0]?.against ?? {}).map(([host, all]) => `${host}: ${all.join("; ")}`);
+  return errors.host ? { ...errors, host: [errors.host, ...reasons].join("\n") } : errors;
+}
+
 /** Runs the job; returns errors, or null when the guest was made. */
 async function made(form: Form): Promise<Errors | null> {
+  if (!form.host) return madeSomewhere(form);
   const jid = await act(`Create ${form.name} on ${form.host}`, form.host, "create", declaration(form));
-  if (jid === null) return { form: "The job could not be started; the message says why." };
+  if (jid === null) return NOT_STARTED;
   const found = await outcome(jid, form.host, PATIENCE);
   if (found === null) return { form: "The host has not answered yet. The job goes on; look under Jobs." };
   return found.success ? null : placed(form, found.comment || "It could not be made, and no reason was given.");
 }
 
+/** Asks the master which host it would be, and why. */
+async function askedFor(form: Form): Promise<Job | string> {
+  try {
+    const jid = await api.startFleet("fleet.create", { ...declaration(form), test: true });
+    return (await ended(jid, PATIENCE)) ?? "The master has not answered yet.";
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  }
+}
+
+/** The host that the master would choose, asked for on demand. */
+function Chosen({ form }: { form: Form }) {
+  const [answer, setAnswer] = useState<Job | string>("");
+  const [busy, setBusy] = useState(false);
+  const ready = Object.keys(check(form, true)).length === 0;
+  const about = JSON.stringify(declaration(form));
+  useEffect(() => setAnswer(""), [about]);
+  const ask = async () => {
+    setBusy(true);
+    setAnswer(await askedFor(form));
+    setBusy(false);
+  };
+  const step = typeof answer === "string" ? undefined : answer.progress[0];
+  return (
+    <div class="aside">
+      <button type="button" disabled={!ready || busy} onClick={() => void ask()}>
+        {busy ? "Asking the hosts…" : "Which host would it be?"}
+      </button>
+      <div role="status">
+        {typeof answer === "string" ? answer : <p class="lines">{answer.outcome?.comment}</p>}
+        {step ? <Reasons against={step.against} /> : null}
+      </div>
+    </div>
+  );
+}
+
 // What was typed stays while one looks at something else, and when a login expires.
 let kept: Form = BLANK;
+
+const CHOICE = "The emptiest host that it fits on; the job says which, and why.";
+
+function note(host: Host): string {
+  if (!host.live) return " (not live)";
+  return host.evacuated ? " (evacuated)" : "";
+}
 
 export function Create() {
   const [form, setForm] = useState(kept);
   const [errors, setErrors] = useState<Errors>({});
   const [busy, setBusy] = useState(false);
-  const [bridges, setBridges] = useState<string[]>([]);
+  const [bridges, setBridges] = useState<Bridge[]>([]);
   const allowed = hosts.value.filter((host) => may(host.name, "create"));
+  // Where the roles let the master choose, it chooses among these.
+  const choosing = hosts.value.filter((host) => host.live && may(host.name, "fleet.create")).map((host) => host.name);
+  const places = form.host ? [form.host] : choosing;
 
   const set = (change: Partial<Form>) => {
     kept = { ...form, ...change };
@@ -226,22 +308,22 @@ export function Create() {
 
   useEffect(() => {
     setBridges([]);
-    if (!form.host) return;
     let mine = true;
-    bridgesOf(form.host).then(
-      (found) => mine && setBridges(found),
-      () => undefined,
-    );
+    for (const place of places.slice(0, MOST_ASKED)) {
+      bridgesOf(place).then(
+        (found) => mine && setBridges((before) => [...before, ...found]),
+        () => undefined,
+      );
+    }
     return () => {
       mine = false;
     };
-  }, [form.host]);
+  }, [places.join(" ")]);
 
   const submit = async () => {
-    const wrong = check(form);
-    if (guests.value.some((guest) => guest.host === form.host && guest.name === form.name)) {
-      wrong.name = `${form.host} has a guest of that name already.`;
-    }
+    const wrong = check(form, choosing.length > 0);
+    const other = guests.value.find((guest) => places.includes(guest.host) && guest.name === form.name);
+    if (other) wrong.name = `${other.host} has a guest of that name already.`;
     setErrors(wrong);
     if (Object.keys(wrong).length > 0) {
       focusFirst(wrong);
@@ -252,7 +334,7 @@ export function Create() {
     setBusy(false);
     if (refused === null) {
       kept = BLANK;
-      const guest = guests.value.find((one) => one.host === form.host && one.name === form.name);
+      const guest = guests.value.find((one) => places.includes(one.host) && one.name === form.name);
       go(guest ? `/guest/${encodeURIComponent(guest.uuid)}` : "/overview");
     } else {
       setErrors(refused);
@@ -261,7 +343,6 @@ export function Create() {
   };
 
   if (allowed.length === 0) return <Empty>Your roles make no guests.</Empty>;
-  const advice = advised(allowed, Number(form.memory) || 0);
   const props = { form, errors, set };
   return (
     <div class="page page-form">
@@ -275,26 +356,20 @@ export function Create() {
       >
         <div class="pair">
           <Text {...props} name="name" label="Name" />
-          <Choice {...props} name="host" label="Host" hint={advice ? `${advice.host} suits best: ${advice.why}.` : undefined}>
-            <option value="">choose a host</option>
+          <Choice {...props} name="host" label="Host" hint={choosing.length > 0 && !form.host ? CHOICE : undefined}>
+            <option value="">{choosing.length > 0 ? "chosen for you" : "choose a host"}</option>
             {allowed.map((host) => (
               <option key={host.name} value={host.name} disabled={!host.live}>
                 {host.name}
-                {host.live ? "" : " (not live)"}
+                {note(host)}
               </option>
             ))}
           </Choice>
         </div>
-        {advice && form.host !== advice.host ? (
-          <p class="aside">
-            <button type="button" onClick={() => set({ host: advice.host })}>
-              Use {advice.host}
-            </button>
-          </p>
-        ) : null}
+        {choosing.length > 0 && !form.host ? <Chosen form={form} /> : null}
         <Text {...props} name="description" label="Description" />
         <Beginning {...props} />
-        <Hardware {...props} bridges={bridges} />
+        <Hardware {...props} bridges={bridges} places={places} />
         <Seed {...props} />
         {errors.form ? (
           <p class="wrong lines" role="alert">
@@ -303,7 +378,7 @@ export function Create() {
         ) : null}
         <div class="buttons">
           <button type="submit" class="primary" disabled={busy}>
-            {busy ? `${form.host} makes it…` : "Create"}
+            {busy ? `${form.host || "A host"} makes it…` : "Create"}
           </button>
         </div>
       </form>

@@ -3,12 +3,13 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import * as api from "../data/api";
 import { offered } from "../data/actions";
 import { bytes, mib, since } from "../data/format";
+import { concerns, newestFirst } from "../data/jobs";
 import { record, text, type Guest } from "../data/model";
 import { guestByUuid, hosts, loaded, may, now, tables } from "../data/store";
 import { Console, mayOpen } from "../console/console";
 import { Empty, Facts, State } from "../parts/basics";
 import { beginAction } from "../parts/doing";
-import { JobRows, newestFirst } from "./jobs";
+import { JobRows } from "./jobs";
 
 function Toolbar({ guest }: { guest: Guest }) {
   return (
@@ -130,7 +131,7 @@ export function GuestView({ uuid }: { uuid: string }) {
     return loaded.value ? <Empty>There is no such guest, or none that you may see.</Empty> : <Empty>Loading…</Empty>;
   }
   const jobs = newestFirst(tables.value.jobs.values()).filter(
-    (job) => job.guest === guest.name && !job.function.startsWith("wsproxy."),
+    (job) => concerns(job, guest.name) && !job.function.startsWith("wsproxy."),
   );
   return (
     <div class="page page-wide">

@@ -6,6 +6,7 @@ import { bytes, clock, duration, mib, share } from "../data/format";
 import { record, text } from "../data/model";
 import { guestsByHost, may, tables } from "../data/store";
 import { Empty, Facts, Live, Meter } from "../parts/basics";
+import { Evacuation, HostActions } from "../parts/evacuate";
 import { GuestTable } from "../parts/guests";
 
 interface Said {
@@ -121,7 +122,10 @@ export function HostView({ name }: { name: string }) {
         <h1>{host.name}</h1>
         <Live live={host.live} />
         <span class="hint">last heard {clock(host.seen)}</span>
+        <span class="spring" />
+        <HostActions host={host} />
       </div>
+      <Evacuation host={host} />
       {host.problems.length > 0 ? (
         <ul class="problems">
           {host.problems.map((problem, number) => (

@@ -1,25 +1,20 @@
 // What was asked for, by whom, and what became of it.
 import { useState } from "preact/hooks";
 import { clock } from "../data/format";
-import { short } from "../data/issues";
+import { newestFirst, ofFleet, outcomes, short, verdict } from "../data/jobs";
 import type { Job } from "../data/model";
 import { tables } from "../data/store";
 import { route } from "../route";
 import { Empty } from "../parts/basics";
+import { Progress } from "../parts/progress";
 
 const SHOWN = 200;
 
-export function verdict(job: Job): "running" | "done" | "failed" {
-  const outcomes = Object.values(job.outcomes);
-  if (outcomes.some((outcome) => !outcome.success)) return "failed";
-  return outcomes.length < Math.max(1, job.hosts.length) ? "running" : "done";
-}
-
 function comments(job: Job): string {
-  return Object.entries(job.outcomes)
+  return outcomes(job)
     .map(([host, outcome]) => {
       const said = outcome.reasons.map((reason) => `${reason.check}: ${reason.text}`).join("\n") || outcome.comment;
-      return `${host}: ${said || outcome.state || (outcome.success ? "done" : "failed")}`;
+      return `${host ? `${host}: ` : ""}${said || outcome.state || (outcome.success ? "done" : "failed")}`;
     })
     .join("\n");
 }
@@ -52,6 +47,7 @@ export function JobRows({ jobs }: { jobs: readonly Job[] }) {
               <td class="job-result">
                 <span class={`job job-${verdict(job)}`}>{verdict(job)}</span>
                 <span class="lines">{comments(job)}</span>
+                {ofFleet(job) ? <Progress steps={job.progress} running={verdict(job) === "running"} /> : null}
               </td>
             </tr>
           ))}
@@ -59,10 +55,6 @@ export function JobRows({ jobs }: { jobs: readonly Job[] }) {
       </table>
     </div>
   );
-}
-
-export function newestFirst(jobs: Iterable<Job>): Job[] {
-  return [...jobs].sort((one, other) => (one.jid < other.jid ? 1 : -1));
 }
 
 export function Jobs() {
