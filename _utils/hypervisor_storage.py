@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from salt.exceptions import CommandExecutionError
 Utils = Mapping[str, Any]
 
 _CHECK = "hypervisor-check-"
-# How often a pool that goes away under a look is made anew.
-_LOOKS = 3
+# How often a pool that goes away under a look is made anew, and the seconds before that.
+_LOOKS, _PAUSE = 10, 0.3
 
 
 class Target:
@@ -57,6 +58,16 @@ class Target:
 
     def _look(self, folder: str) -> tuple[dict[str, Any] | None, str]:
         """Finds the pool of a folder, or makes one for a look."""
+        for _ in range(_LOOKS):
+            found = self._once(folder)
+            if found is not None:
+                return found
+            self._pools = None
+            time.sleep(_PAUSE)
+        return None, f"{self.host} has a storage pool of another look at {folder}, which comes and goes; try it again"
+
+    def _once(self, folder: str) -> tuple[dict[str, Any] | None, str] | None:
+        """Does that once; returns None where the pool of another look has come, or this one gone, in between."""
         found = self.utils["hypervisor_obstacles.covering"](folder, self._known())
         if found and str(found["name"]).startswith(_CHECK) and found["name"] not in self.made_pools:
             # Of another look, which ends any moment, or of a job that was killed, so that nobody else takes it away.
@@ -72,10 +83,13 @@ class Target:
         else:
             name = f"{_CHECK}{secrets.token_hex(4)}"
             _, failed = self.virsh.attempt("pool-create-as", name, "dir", "--target", folder)
+            if _CHECK in failed.replace(name, ""):
+                return None
             if failed:
                 return None, f"{self.host} has no folder {folder} that libvirt can open ({failed})"
             self.made_pools.append(name)
-        return self.utils["hypervisor_xml.pool"](self.virsh.ask("pool-dumpxml", name)), ""
+        text, failed = self.virsh.attempt("pool-dumpxml", name)
+        return None if failed else (self.utils["hypervisor_xml.pool"](text), "")
 
     def has(self, path: str) -> tuple[bool, str]:
         """Says whether the host has a file or volume; if not, also why the question has no answer, if so."""

@@ -10,7 +10,7 @@ import pytest
 from hypervisor_harness import CAPABILITIES, DOMAIN, LIST, OTHER, POOL, UUID, Libvirt, utilities
 from salt.exceptions import CommandExecutionError
 
-from _utils import hypervisor_migrate, hypervisor_obstacles, hypervisor_records
+from _utils import hypervisor_migrate, hypervisor_obstacles, hypervisor_records, hypervisor_storage
 
 GOOD = [{"purpose": purpose, "problem": None} for purpose in ("libvirt", "qemu")]
 DISKLESS = DOMAIN[: DOMAIN.index("<disk")] + DOMAIN[DOMAIN.index("<interface") :]
@@ -299,6 +299,36 @@ def test_a_pool_that_another_job_took_away_is_made_anew(disk):
     disk.there.table["pool-info",] = found
     disk.reasons(copy_disks=True)
     assert len(disk.there.asked("pool-create-as")) == 2
+
+
+OTHERS = "hypervisor-check-00000000"
+
+
+def test_a_pool_that_goes_between_two_questions_is_made_anew(disk, monkeypatch):
+    monkeypatch.setattr(hypervisor_storage, "_PAUSE", 0.01)
+    read = iter([CommandExecutionError("virsh pool-dumpxml: failed to get pool"), POOL])
+    disk.there.table |= {("pool-list",): "", ("pool-create-as",): "", ("pool-dumpxml",): lambda *_: next(read)}
+    assert disk.reasons(copy_disks=True) == {}
+    assert len(disk.there.asked("pool-create-as")) == 2
+
+
+def test_the_pool_of_another_look_may_be_there_first(disk, monkeypatch):
+    monkeypatch.setattr(hypervisor_storage, "_PAUSE", 0.01)
+    conflict = CommandExecutionError(f"virsh pool-create-as: Storage source conflict with pool: '{OTHERS}'")
+    lists, made = iter(["", OTHERS]), iter([conflict, ""])
+    disk.there.table |= {
+        ("pool-list",): lambda *_: next(lists), ("pool-create-as",): lambda *_: next(made), ("pool-dumpxml",): POOL,
+        ("pool-dumpxml", OTHERS): POOL.replace(">images<", f">{OTHERS}<"),
+    }  # fmt: skip
+    assert disk.reasons(copy_disks=True) == {}
+    assert disk.there.asked("pool-destroy")[0][1] == OTHERS
+
+
+def test_a_pool_that_others_always_have_is_said(disk, monkeypatch):
+    monkeypatch.setattr(hypervisor_storage, "_PAUSE", 0.001)
+    conflict = CommandExecutionError(f"virsh pool-create-as: Storage source conflict with pool: '{OTHERS}'")
+    disk.there.table |= {("pool-list",): "", ("pool-create-as",): conflict}
+    assert "which comes and goes; try it again" in disk.reasons(copy_disks=True)["storage"]
 
 
 def test_an_iso_that_the_target_lacks_is_named(disk):
