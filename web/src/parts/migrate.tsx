@@ -186,7 +186,7 @@ export function Migrate(props: { guest: Guest; target: string; onClose: () => vo
         <Progress stage={stage} guest={guest} target={target} />
         <div class="buttons">
           <button type="button" onClick={onClose}>
-            {busy || over ? "Close" : "Cancel"}
+            {busy || over || stage.at === "failed" ? "Close" : "Cancel"}
           </button>
           {busy || over ? null : (
             <button ref={goButton} type="submit" class="primary" disabled={stage.at !== "possible"}>
