@@ -24,27 +24,35 @@ _TRIES = 5
 _SECRETS = "/var/lib/pacemaker/lrm/secrets"
 
 
-def configured(name: str, declared: dict[str, Any], nodes: dict[str, Any], wait_seconds: int = 120) -> dict[str, Any]:
+def configured(
+    name: str, declared: dict[str, Any], nodes: dict[str, Any], wait_seconds: int = 120, stage: str = "all"
+) -> dict[str, Any]:
     """Make sure that the live CIB has what is declared, and that fence devices are at work.
 
     Args:
         name: Any label.
         declared: ``properties``, ``resource_defaults``, ``operation_defaults``, ``stonith``, ``resources``, ``groups``
-            and ``constraints`` of the pillar ``cluster``; below ``secrets`` names alone.
+            and ``constraints`` of the pillar ``cluster``; below ``secrets`` names alone. From ``sbd`` and ``storage``
+            follows more of that.
         nodes: The nodes by minion id.
         wait_seconds: How long to wait for the fence devices.
+        stage: How much of it: ``fencing`` alone, also the daemons of locks (``locking``), or ``all``.
 
     Returns a state result with each difference.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     names = {minion: spec.get("name", minion) for minion, spec in nodes.items()}
+    whole = {**declared, "nodes": list(nodes)}
+    earlier = __utils__["cluster_derived.before"](whole, stage)
+    declared = __utils__["cluster_derived.declared"](whole, stage)
     try:
         if not __utils__["cluster_tools.active"]("pacemaker.service"):
             if not __opts__["test"]:
                 return ret | {"result": False, "comment": "Pacemaker does not run."}
-            ret["changes"] = __utils__["cluster_cib.apply"](__utils__["cluster_cib.empty"](), declared, names).changes
+            live = _after(__utils__["cluster_cib.empty"](), earlier, names)
+            ret["changes"] = __utils__["cluster_cib.apply"](live, declared, names).changes
         else:
-            ret["changes"] = _brought_in(declared, names)
+            ret["changes"] = _brought_in(declared, earlier, names)
         if __opts__["test"]:
             comment = f"The CIB {'would change' if ret['changes'] else 'is as declared'}."
             return ret | {"result": None if ret["changes"] else True, "comment": comment}
@@ -58,13 +66,22 @@ def configured(name: str, declared: dict[str, Any], nodes: dict[str, Any], wait_
     return ret | {"comment": f"The CIB is as declared{' now' if ret['changes'] else ''}."}
 
 
-def _brought_in(declared: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _after(live: str, earlier: Mapping[str, Any] | None, names: Mapping[str, str]) -> str:
+    """Return the CIB as it is once earlier stages are done; in a run they are, in a dry run they would be."""
+    if earlier is None or not __opts__["test"]:
+        return live
+    return str(__utils__["cluster_cib.apply"](live, earlier, names).text)
+
+
+def _brought_in(
+    declared: Mapping[str, Any], earlier: Mapping[str, Any] | None, names: Mapping[str, str]
+) -> dict[str, Any]:
     """Bring the difference in, again if the CIB changes meanwhile; return what differed. A dry run only looks."""
     run = __utils__["cluster_tools.run"]
     first: dict[str, Any] | None = None
     error = ""
     for _ in range(_TRIES):
-        live = run(["cibadmin", "--query"])
+        live = _after(run(["cibadmin", "--query"]), earlier, names)
         result = __utils__["cluster_cib.apply"](live, declared, names)
         first = result.changes if first is None else first
         if not result.changes or __opts__["test"]:

@@ -37,7 +37,8 @@ def errors(configuration: Mapping[str, Any]) -> Errors:
             found += [(f"{kind}:{name}:{where}", text) for where, text in _secrets(spec)]
     found += _groups(groups, resources)
     found += _fencing(configuration, nodes, devices, resources)
-    found += _constraints(configuration["constraints"], nodes, {*devices, *resources, *groups})
+    known = {*devices, *resources, *groups, *_own(configuration)}
+    found += _constraints(configuration["constraints"], nodes, known)
     return [(f"cluster:{where}", text) for where, text in found]
 
 
@@ -116,10 +117,21 @@ def _fencing(
         yield "properties:stonith-enabled", f"{told}; {way_out}"
         return
     covered = {target for spec in devices.values() for target in spec.get("targets", ())}
+    covered |= nodes if configuration["sbd"]["enabled"] else set()
     if nodes - covered and (len(nodes) > 1 or not devices):
         for name in sorted(needy):
             told = f"needs fencing, but no device below cluster:stonith has as target: {_listed(nodes - covered)}"
             yield f"resources:{name}", f"{told}; {way_out}"
+
+
+def _own(configuration: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the names of resources that come of sbd and storage."""
+    if configuration["sbd"]["enabled"] and configuration["sbd"]["devices"]:
+        yield "fence_sbd"
+    if configuration["storage"]["lock_manager"]:
+        yield from ("dlm", "lvmlockd", "locking")
+    for group, spec in configuration["storage"]["volume_groups"].items():
+        yield from (f"{group}-{volume}" for volume in spec.get("volumes", ()))
 
 
 def _constraints(constraints: Mapping[str, Any], nodes: set[str], known: set[str]) -> Iterator[tuple[str, str]]:

@@ -44,3 +44,6 @@ def _errors(configuration: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, what in _UNUSED.items():
         if configuration.get(key):
             yield key, f"not allowed with stack: cman: {what} is Pacemaker's of that time, set up there"
+    for key, used in (("sbd:enabled", "enabled"), ("storage:lock_manager", "lock_manager")):
+        if configuration[key.partition(":")[0]][used]:
+            yield key, "not allowed with stack: cman, which has clvmd and fence devices of its own"

@@ -7,3 +7,7 @@ cluster_left:
       - /etc/corosync/corosync.conf
       - /etc/corosync/authkey
       - /etc/corosync/hypervisor/private.pem
+{% if cluster.storage.lock_manager %}
+      # Without it LVM would wait for locks that nobody gives any more.
+      - /etc/lvm/lvmlocal.conf
+{% endif %}

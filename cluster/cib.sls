@@ -8,7 +8,7 @@
 {% do nodes.update({minion: node}) %}
 {% endfor %}
 {% set declared, secret = {}, {} %}
-{% for key in ['properties', 'resource_defaults', 'operation_defaults', 'groups', 'constraints'] %}
+{% for key in ['properties', 'resource_defaults', 'operation_defaults', 'groups', 'constraints', 'sbd', 'storage'] %}
 {% do declared.update({key: cluster[key]}) %}
 {% endfor %}
 {% for kind in ['stonith', 'resources'] %}
@@ -29,6 +29,9 @@
 include:
   - cluster.packages
   - cluster.service
+{% if cluster.storage.lock_manager %}
+  - cluster.storage
+{% endif %}
 
 {% for name, one in secret.items() %}
 cluster_secrets_{{ name }}:
@@ -41,14 +44,33 @@ cluster_secrets_{{ name }}:
 {% endfor %}
 
 {% if opts.id == cluster.bootstrap_node %}
-cluster_cib:
+{# Fencing has to work before there are locks, and locks before there are volumes. #}
+{% set stages = {'all': 'cluster_cib'} %}
+{% if cluster.storage.lock_manager %}
+{% set stages = {'fencing': 'cluster_cib_fencing', 'locking': 'cluster_cib_locking', 'all': 'cluster_cib'} %}
+{% endif %}
+{% for stage, id in stages.items() %}
+{{ id }}:
   cib.configured:
     - declared: {{ declared | json }}
     - nodes: {{ nodes | json }}
+    - stage: {{ stage }}
     - wait_seconds: {{ cluster.wait_seconds }}
     - require:
       - cluster_member: cluster_quorum
 {% for name, one in secret.items() if one.names %}
       - cib: cluster_secrets_{{ name }}
+{% endfor %}
+{% if stage == 'locking' %}
+      - cib: cluster_cib_fencing
+{% elif stages | length > 1 and loop.last %}
+      - cib: cluster_cib_locking
+{% for group, spec in cluster.storage.volume_groups.items() %}
+      - shared_volumes: cluster_volume_group_{{ group }}
+{% for volume in spec.get('volumes', {}) %}
+      - shared_volumes: cluster_volume_{{ group }}-{{ volume }}
+{% endfor %}
+{% endfor %}
+{% endif %}
 {% endfor %}
 {% endif %}

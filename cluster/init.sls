@@ -21,11 +21,19 @@ include:
   - cluster.corosync
   # the services, and quorum
   - cluster.service
-{% if cluster.properties or cluster.resource_defaults or cluster.operation_defaults or cluster.stonith
-      or cluster.resources or cluster.groups
+{% if cluster.sbd.enabled %}
+  # fencing over a shared disk, or by a watchdog alone
+  - cluster.sbd
+{% endif %}
+{% if cluster.sbd.enabled or cluster.storage.lock_manager or cluster.properties or cluster.resource_defaults
+      or cluster.operation_defaults or cluster.stonith or cluster.resources or cluster.groups
       or cluster.constraints.locations or cluster.constraints.orders or cluster.constraints.colocations %}
   # fencing, resources and constraints
   - cluster.cib
+{% endif %}
+{% if cluster.storage.lock_manager %}
+  # shared volume groups
+  - cluster.storage
 {% endif %}
 {% endif %}
 

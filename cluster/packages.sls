@@ -5,7 +5,18 @@
 {% set cluster = salt['formula.config']('cluster') %}
 {% set packages = cluster.packages %}
 {% set wanted = [] %}
-{% for role in packages.enabled + [cluster.tooling] %}
+{% set roles = packages.enabled + [cluster.tooling] %}
+{# Daemons of which Pacemaker or corosync alone starts what is needed. #}
+{% set masked = ['pcsd'] if cluster.tooling == 'pcs' else [] %}
+{% if cluster.sbd.enabled %}
+{% do roles.append('sbd') %}
+{% do masked.append('sbd_remote') %}
+{% endif %}
+{% if cluster.storage.lock_manager %}
+{% do roles.append(cluster.storage.lock_manager) %}
+{% do masked.extend(['dlm', 'lvmlockd', 'lvmlocks']) %}
+{% endif %}
+{% for role in roles %}
 {% do wanted.extend(packages.roles[role]) %}
 {% endfor %}
 {% do wanted.extend(packages.extra) %}
@@ -28,15 +39,16 @@ cluster_unit_{{ unit }}:
       - cluster_node: cluster_node
 {% endfor %}
 
-{% if cluster.tooling == 'pcs' %}
-# Its daemon would let anybody try passwords over the network; pcs manages this cluster without it.
-cluster_unit_pcsd:
+# pcs manages this cluster without its daemon, which would let anybody try passwords over the network. sbd_remote holds
+# up the boot, and daemons of locks that run by themselves are not those that the cluster fences.
+{% for unit in masked %}
+cluster_unit_{{ unit }}:
   file.symlink:
-    - name: /etc/systemd/system/pcsd.service
+    - name: /etc/systemd/system/{{ unit }}.service
     - target: /dev/null
     - require:
       - cluster_node: cluster_node
-{% endif %}
+{% endfor %}
 
 # Another apt or dpkg is waited for. On other systems there is no such lock: dnf and zypper wait themselves.
 cluster_package_lock:
@@ -56,6 +68,6 @@ cluster_packages:
       - package_lock: cluster_package_lock
       - file: cluster_unit_corosync
       - file: cluster_unit_pacemaker
-{% if cluster.tooling == 'pcs' %}
-      - file: cluster_unit_pcsd
-{% endif %}
+{% for unit in masked %}
+      - file: cluster_unit_{{ unit }}
+{% endfor %}

@@ -10,6 +10,12 @@
 include:
   - cluster.keys
   - cluster.corosync
+{% if cluster.sbd.enabled %}
+  - cluster.sbd
+{% endif %}
+{% if cluster.storage.lock_manager %}
+  - cluster.locking
+{% endif %}
 
 cluster_corosync_service:
   service.running:
@@ -17,6 +23,20 @@ cluster_corosync_service:
     - enable: true
     - require:
       - corosync: cluster_corosync_conf
+{% if cluster.sbd.enabled %}
+      - service: cluster_sbd_service
+{% endif %}
+{% if cluster.storage.lock_manager %}
+      - file: cluster_lvm_config
+{% endif %}
+
+{% if cluster.sbd.enabled %}
+cluster_sbd_working:
+  sbd.working:
+    - devices: {{ cluster.sbd.devices | json }}
+    - require:
+      - service: cluster_corosync_service
+{% endif %}
 
 cluster_pacemaker_service:
   service.running:
@@ -24,6 +44,9 @@ cluster_pacemaker_service:
     - enable: true
     - require:
       - service: cluster_corosync_service
+{% if cluster.sbd.enabled %}
+      - sbd: cluster_sbd_working
+{% endif %}
 
 cluster_quorum:
   cluster_member.quorate:

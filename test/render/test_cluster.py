@@ -54,6 +54,13 @@ def test_a_node_that_leaves_does_nothing_else(compiled):
     assert set(states) == {"cluster_left", "cluster_durable"}
 
 
+def test_a_node_that_leaves_asks_for_no_locks_any_more(compiled):
+    leaving = {"nodes": {**NODES, "hv1": {**NODES["hv1"], "ensure": "absent"}}, "bootstrap_node": "hv2"}
+    assert "/etc/lvm/lvmlocal.conf" not in compiled(**leaving)["cluster_left"]["files"]
+    states = compiled(**leaving, sbd=SBD, storage={"lock_manager": "dlm", "volume_groups": GROUPS})
+    assert "/etc/lvm/lvmlocal.conf" in states["cluster_left"]["files"]
+
+
 def test_the_others_are_told_who_leaves(compiled):
     states = compiled(nodes={**NODES, "hv3": {**NODES["hv3"], "ensure": "absent"}})
     assert set(states["cluster_corosync_conf"]["nodes"]) == {"hv1", "hv2"}
@@ -96,3 +103,66 @@ def test_of_a_cluster_of_the_old_kind_the_files_alone_are_written(compiled):
     paths = {chunk["name"] for chunk in states.values() if chunk["state"] == "cman"}
     assert paths == {"/etc/cluster/cluster.conf", "/etc/corosync/corosync.conf", "/etc/lvm/lvm.conf"}
     assert "cluster_cman_lvm_conf" not in compiled(stack="cman", cman={"config_version": 1, "clvm": False})
+
+
+SBD = {"enabled": True, "devices": ["/dev/disk/by-id/scsi-sbd"], "module": "softdog", "blacklist": ["iTCO_wdt"]}
+GROUPS = {"vm": {"devices": ["/dev/disk/by-id/scsi-san"], "volumes": {"one": {"size_mib": 64}}}}
+
+
+def required(state):
+    """What a state requires, as "kind id"."""
+    return {f"{kind} {name}" for one in state["require"] for kind, name in one.items()}
+
+
+def test_corosync_starts_once_sbd_is_set_up_and_pacemaker_once_it_works(compiled):
+    states = compiled(sbd=SBD)
+    assert "sbd" in states["cluster_packages"]["pkgs"]
+    assert required(states["cluster_sbd_service"]) >= {
+        "file cluster_sbd_config", "file cluster_sbd_unit_corosync", "sbd cluster_sbd_disks",
+        "kernel_module cluster_sbd_module",
+    }  # fmt: skip
+    assert "service cluster_sbd_service" in required(states["cluster_corosync_service"])
+    assert "sbd cluster_sbd_working" in required(states["cluster_pacemaker_service"])
+    assert states["cluster_sbd_blacklist"]["contents"] == ["blacklist iTCO_wdt"]
+    assert states["cluster_unit_sbd_remote"]["target"] == "/dev/null"
+    # Token 3 s and 650 ms for the third node, consensus 1.2 times as much, msgwait 30 s, delay_max 10 s.
+    assert states["cluster_sbd_config"]["context"]["start_delay"] == 9 + 30 + 10
+    assert compiled(sbd={**SBD, "start_delay": 0})["cluster_sbd_config"]["context"]["start_delay"] == 0
+
+
+def test_without_sbd_nothing_of_it_is_there(compiled):
+    assert not [name for name in compiled() if "sbd" in name or "lvm" in name or "volume" in name]
+
+
+def test_a_watchdog_alone_has_no_disk(compiled):
+    states = compiled(sbd={"enabled": True})
+    assert "cluster_sbd_disks" not in states
+    assert states["cluster_sbd_config"]["context"]["devices"] == []
+
+
+def test_locks_come_after_fencing_and_volumes_after_locks(compiled):
+    states = compiled(sbd=SBD, storage={"lock_manager": "dlm", "volume_groups": GROUPS})
+    assert states["cluster_cib_fencing"]["stage"] == "fencing"
+    assert "cib cluster_cib_fencing" in required(states["cluster_cib_locking"])
+    assert "cib cluster_cib_locking" in required(states["cluster_volume_group_vm"])
+    assert required(states["cluster_volume_vm-one"]) == {"shared_volumes cluster_volume_group_vm"}
+    assert required(states["cluster_cib"]) >= {
+        "cib cluster_cib_locking", "shared_volumes cluster_volume_group_vm", "shared_volumes cluster_volume_vm-one"
+    }  # fmt: skip
+    assert "file cluster_lvm_config" in required(states["cluster_corosync_service"])
+    for unit in ("dlm", "lvmlockd", "lvmlocks"):
+        assert states[f"cluster_unit_{unit}"]["target"] == "/dev/null"
+
+
+def test_another_node_makes_no_volume_and_changes_no_cib(compiled):
+    states = compiled(
+        sbd=SBD, storage={"lock_manager": "dlm", "volume_groups": GROUPS}, bootstrap_node="hv2"
+    )  # fmt: skip
+    assert "cluster_volume_group_vm" in states
+    assert not {"cluster_volume_vm-one", "cluster_cib", "cluster_cib_fencing", "cluster_cib_locking"} & set(states)
+
+
+def test_storage_without_fencing_is_refused_by_name(make_host):
+    pillar = {"cluster": {**BASE, "storage": {"lock_manager": "dlm", "volume_groups": GROUPS}}}
+    _, errors = make_host(GRAINS, pillar).compile("cluster")
+    assert "cluster:storage:lock_manager: dlm needs fencing" in str(errors)

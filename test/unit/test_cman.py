@@ -85,6 +85,8 @@ def test_lvm_gets_one_line_and_keeps_the_rest():
         ({"nodes": {"hv1": {"id": 1, "addresses": ["192.0.2.1"] * 3}}}, "cluster:nodes", "two links at most"),
         ({"quorum": {"last_man_standing": True}}, "cluster:quorum:last_man_standing", "does not know it"),
         ({"stonith": {"a": {"agent": "fence_x", "targets": ["hv1"]}}}, "cluster:stonith", "Pacemaker's of that time"),
+        ({"sbd": {"enabled": True}}, "cluster:sbd:enabled", "which has clvmd"),
+        ({"storage": {"lock_manager": "dlm"}}, "cluster:storage:lock_manager", "which has clvmd"),
     ],
 )
 def test_what_it_cannot_have_is_refused(pillar, where, text):

@@ -12,7 +12,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from _states import cib
-from _utils import cluster_cib, own_files
+from _utils import cluster_cib, cluster_derived, own_files
 
 NODES = {"hv1": {"id": 1, "addresses": ["192.0.2.1"]}, "hv2": {"id": 2, "addresses": ["192.0.2.2"]}}
 DECLARED = {
@@ -41,7 +41,7 @@ class Pacemaker:
         self.folder = folder / "lrm" / "secrets"
         utils = {
             f"{module.__name__.rpartition('.')[2]}.{name}": function
-            for module in (cluster_cib, own_files)
+            for module in (cluster_cib, cluster_derived, own_files)
             for name, function in vars(module).items()
             if callable(function)
         }

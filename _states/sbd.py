@@ -1,0 +1,153 @@
+"""Disks by which nodes tell each other to go: made once by one node, and never over anything else."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from salt.exceptions import CommandExecutionError
+
+if TYPE_CHECKING:
+    # Salt's loader fills these in.
+    __opts__: dict[str, Any] = {}
+    __utils__: dict[str, Any] = {}
+
+_PAUSE = 1.0
+_USE = "sbd create"
+
+
+def disks(
+    name: str,
+    devices: list[str],
+    watchdog_timeout: int,
+    msgwait: int,
+    bootstrap: str,
+    allow_format: bool = False,
+    wait_seconds: int = 120,
+) -> dict[str, Any]:
+    """Make sure that each disk is one of sbd, with these timeouts.
+
+    Args:
+        name: Any label.
+        devices: The disks.
+        watchdog_timeout: Seconds after which a host that hangs is reset.
+        msgwait: Seconds after which a host that was told to go counts as off.
+        bootstrap: The minion id of the node that makes what is missing; others wait for it.
+        allow_format: Whether what is on a disk may be lost.
+        wait_seconds: How long others wait.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    wanted = {"watchdog_timeout": watchdog_timeout, "msgwait": msgwait}
+    try:
+        missing = __utils__["cluster_disks.missing"](devices)
+        if missing:
+            comment = f"cluster:sbd:devices: not a disk of this host: {', '.join(missing)}."
+            return ret | {"result": False, "comment": comment}
+        if not __utils__["cluster_tools.installed"]("sbd"):
+            return _not_installed(ret, devices, bootstrap)
+        if __opts__["id"] != bootstrap:
+            return ret | _waited(devices, wanted, bootstrap, wait_seconds)
+        return ret | _made(devices, wanted, allow_format)
+    except (CommandExecutionError, OSError, ValueError) as error:
+        return ret | {"result": False, "comment": f"sbd: {error}."}
+
+
+def _utils() -> dict[str, Any]:
+    """Return what the modules of _utils need of each other."""
+    return {"cluster_tools.run": __utils__["cluster_tools.run"]}
+
+
+def _not_installed(ret: dict[str, Any], devices: list[str], bootstrap: str) -> dict[str, Any]:
+    """Return the result on a host that does not have sbd yet."""
+    if not __opts__["test"]:
+        return ret | {"result": False, "comment": "sbd is not installed. The state cluster.packages brings it."}
+    changes = dict.fromkeys(devices, "to be made one of sbd, if it is empty") if __opts__["id"] == bootstrap else {}
+    return ret | {"result": None if changes else True, "changes": changes, "comment": "sbd is not installed yet."}
+
+
+def _made(devices: list[str], wanted: Mapping[str, int], allow_format: bool) -> dict[str, Any]:
+    """Make what is missing; return what changes of the result."""
+    utils = _utils()
+    found = {device: __utils__["cluster_disks.sbd_header"](utils, device) for device in devices}
+    other = [device for device in devices if found[device] and found[device] != wanted]
+    if other and __utils__["cluster_tools.active"]("sbd.service"):
+        told = "; ".join(f"{device} has {_said(found[device])}, not {_said(wanted)}" for device in other)
+        comment = (
+            f"Nothing has changed: {told}. sbd takes this up when the disk is made anew, so stop the cluster on all "
+            "nodes first (systemctl stop pacemaker corosync), then run the highstate on all."
+        )
+        return {"result": False, "comment": comment}
+    empty = [device for device in devices if not found[device]]
+    for device in empty:
+        content = __utils__["cluster_disks.found_on"](utils, device)
+        if content and not allow_format:
+            refusal = __utils__["cluster_disks.refusal"](device, content, _USE)
+            return {"result": False, "comment": f"cluster:sbd:devices: {refusal}."}
+    changes = {
+        device: {"old": _said(found[device]) if found[device] else None, "new": _said(wanted)}
+        for device in [*empty, *other]
+    }
+    if changes and not __opts__["test"]:
+        for device in changes:
+            __utils__["cluster_disks.make_header"](utils, device, **wanted)
+            if __utils__["cluster_disks.sbd_header"](utils, device) != wanted:
+                raise CommandExecutionError(f"{device} does not say after sbd create what was written to it")
+    comment = f"The disks {'would be' if __opts__['test'] and changes else 'are'} those of sbd."
+    return {"changes": changes, "comment": comment, "result": None if changes and __opts__["test"] else True}
+
+
+def _waited(devices: list[str], wanted: Mapping[str, int], bootstrap: str, wait_seconds: int) -> dict[str, Any]:
+    """Wait until another node has made the disks; return what changes of the result."""
+    if __opts__["test"]:
+        return {"comment": f"The disks are those of sbd, or {bootstrap} makes them."}
+
+    def lacking() -> list[str]:
+        return [one for one in devices if __utils__["cluster_disks.sbd_header"](_utils(), one) != wanted]
+
+    left = _until(lacking, wait_seconds)
+    if left:
+        comment = (
+            f"{bootstrap} has not made these disks of sbd with {_said(wanted)} within {wait_seconds} s: "
+            f"{', '.join(left)}. Run its highstate; the next one here goes on."
+        )
+        return {"result": False, "comment": comment}
+    return {"comment": "The disks are those of sbd."}
+
+
+def _until(lacking: Callable[[], list[str]], wait_seconds: int) -> list[str]:
+    """Wait until nothing is lacking any more; return what still is."""
+    deadline = time.monotonic() + wait_seconds
+    while (left := lacking()) and time.monotonic() + _PAUSE < deadline:
+        time.sleep(_PAUSE)
+    return left
+
+
+def _said(times: Mapping[str, int]) -> str:
+    """Return timeouts as a text."""
+    return ", ".join(f"{key} {value}" for key, value in times.items())
+
+
+def working(name: str, devices: list[str]) -> dict[str, Any]:
+    """Make sure that sbd runs on this node, and sees its disks.
+
+    Args:
+        name: Any label.
+        devices: The disks; none for the watchdog alone.
+
+    Returns a state result without changes: sbd starts with corosync and with nothing else.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    try:
+        if __utils__["cluster_tools.active"]("sbd.service"):
+            blind = [one for one in devices if not __utils__["cluster_disks.sbd_header"](_utils(), one)]
+            if blind:
+                return ret | {"result": False, "comment": f"sbd runs, but cannot read: {', '.join(blind)}."}
+            return ret | {"comment": "sbd runs."}
+        if __opts__["test"] and not __utils__["cluster_tools.active"]("corosync.service"):
+            return ret | {"comment": "sbd starts with corosync."}
+    except CommandExecutionError as error:
+        return ret | {"result": False, "comment": f"sbd: {error}."}
+    comment = (
+        "sbd does not run, and starts with corosync alone. Stop the cluster on this node (systemctl stop pacemaker "
+        "corosync), then run the highstate; why it does not run shows: journalctl -u sbd."
+    )
+    return ret | {"result": False, "comment": comment}

@@ -1,0 +1,147 @@
+"""Disks of sbd are made by one node, over nothing that anybody could miss, and waited for by the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from _states import sbd
+from _utils import cluster_disks
+
+DISK = "/dev/disk/by-id/scsi-sbd"
+TIMES = {"watchdog_timeout": 15, "msgwait": 30}
+
+
+class Node:
+    """A node with one disk: what is on it, and what was done."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.opts: dict[str, Any] = {"test": False, "id": "hv1"}
+        self.header: dict[str, int] = {}
+        self.content = ""
+        self.there, self.installed = True, True
+        self.active: set[str] = set()
+        self.made: list[str] = []
+        self.clock = 0.0
+        self.comes_at = float("inf")
+        utils = {
+            "cluster_disks.found_on": lambda _, device: self.content,
+            "cluster_disks.make_header": self.make,
+            "cluster_disks.missing": lambda devices: [] if self.there else list(devices),
+            "cluster_disks.refusal": cluster_disks.refusal,
+            "cluster_disks.sbd_header": lambda _, device: TIMES if self.clock >= self.comes_at else self.header,
+            "cluster_tools.active": lambda unit: unit in self.active,
+            "cluster_tools.installed": lambda program: self.installed,
+            "cluster_tools.run": None,
+        }
+        monkeypatch.setattr(sbd, "__opts__", self.opts, raising=False)
+        monkeypatch.setattr(sbd, "__utils__", utils, raising=False)
+        monkeypatch.setattr("time.sleep", self.sleep)
+        monkeypatch.setattr("time.monotonic", lambda: self.clock)
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += seconds
+
+    def make(self, _: Any, device: str, **times: int) -> None:
+        self.made.append(device)
+        self.header = times
+
+    def disks(self, **over: Any) -> dict[str, Any]:
+        self.opts["test"] = over.pop("test", False)
+        return sbd.disks("x", [DISK], 15, 30, "hv1", **over)
+
+
+@pytest.fixture(name="node")
+def a_node(monkeypatch) -> Node:
+    return Node(monkeypatch)
+
+
+def test_an_empty_disk_is_made_once(node):
+    predicted = node.disks(test=True)
+    assert (predicted["result"], node.made) == (None, [])
+    done = node.disks()
+    assert (done["result"], node.made) == (True, [DISK])
+    assert done["changes"] == predicted["changes"] == {DISK: {"old": None, "new": "watchdog_timeout 15, msgwait 30"}}
+    for test in (True, False):
+        again = node.disks(test=test)
+        assert (again["result"], again["changes"], node.made) == (True, {}, [DISK])
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_disk_that_has_anything_is_left_alone_and_what_it_has_is_named(node, test):
+    node.content = "the signature ext4"
+    ret = node.disks(test=test)
+    assert (ret["result"], ret["changes"], node.made) == (False, {}, [])
+    assert ret["comment"] == (
+        f"cluster:sbd:devices: Nothing has changed: {DISK} has the signature ext4, and sbd create would destroy it. "
+        "Name an empty disk, or allow it with cluster:storage:allow_format: true."
+    )
+
+
+def test_with_consent_it_is_made_over(node):
+    node.content = "the signature ext4"
+    assert node.disks(allow_format=True)["result"] is True
+    assert node.made == [DISK]
+
+
+def test_other_timeouts_wait_until_nobody_uses_the_disk(node):
+    node.header = {"watchdog_timeout": 5, "msgwait": 10}
+    node.active = {"sbd.service"}
+    ret = node.disks()
+    assert (ret["result"], node.made) == (False, [])
+    assert f"{DISK} has watchdog_timeout 5, msgwait 10, not watchdog_timeout 15, msgwait 30" in ret["comment"]
+    assert "stop the cluster on all nodes first" in ret["comment"]
+    node.active = set()
+    ret = node.disks()
+    assert ret["changes"][DISK]["old"] == "watchdog_timeout 5, msgwait 10"
+    assert (ret["result"], node.made) == (True, [DISK])
+
+
+def test_another_node_waits_and_says_for_whom(node):
+    node.opts["id"] = "hv2"
+    ret = node.disks(wait_seconds=30)
+    assert (ret["result"], node.made, ret["changes"]) == (False, [], {})
+    told = "hv1 has not made these disks of sbd with watchdog_timeout 15, msgwait 30 within 30 s"
+    assert ret["comment"].startswith(told)
+    node.clock, node.comes_at = 0.0, 12.0
+    assert node.disks(wait_seconds=30)["result"] is True
+
+
+def test_a_disk_that_is_not_here_is_named(node):
+    node.there = False
+    assert node.disks()["comment"] == f"cluster:sbd:devices: not a disk of this host: {DISK}."
+
+
+def test_before_sbd_is_installed_the_dry_run_says_what_comes(node):
+    node.installed = False
+    assert node.disks(test=True)["changes"] == {DISK: "to be made one of sbd, if it is empty"}
+    assert node.disks()["result"] is False
+    node.opts["id"] = "hv2"
+    assert node.disks(test=True)["result"] is True
+
+
+def test_a_header_that_was_not_taken_is_a_failure(node, monkeypatch):
+    monkeypatch.setattr(node, "make", lambda *_, **__: None)
+    sbd.__utils__["cluster_disks.make_header"] = lambda *_, **__: None
+    ret = node.disks()
+    assert ret["result"] is False
+    assert "does not say after sbd create what was written to it" in ret["comment"]
+
+
+def test_sbd_that_does_not_run_is_a_failure_with_what_to_do(node):
+    node.opts["test"] = False
+    ret = sbd.working("x", [DISK])
+    assert ret["result"] is False
+    assert "systemctl stop pacemaker corosync" in ret["comment"]
+    node.active, node.header = {"sbd.service"}, TIMES
+    assert sbd.working("x", [DISK])["result"] is True
+    node.header = {}
+    assert sbd.working("x", [DISK])["comment"] == f"sbd runs, but cannot read: {DISK}."
+
+
+def test_a_dry_run_of_a_cluster_that_does_not_run_yet_is_no_failure(node):
+    node.opts["test"] = True
+    assert sbd.working("x", [DISK])["result"] is True
+    node.active = {"corosync.service"}
+    assert sbd.working("x", [DISK])["result"] is False

@@ -1,0 +1,181 @@
+"""A shared volume group is made by one node on empty disks, adopted where it is the same, refused where it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from _states import shared_volumes
+from _utils import cluster_disks
+
+DISK = "/dev/disk/by-id/scsi-san"
+GROUP = cluster_disks.Group("dlm", "1.0.0:lab", frozenset({DISK}), 1020)
+
+
+class Node:
+    """A node with one shared disk, and what LVM says and does there."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.opts: dict[str, Any] = {"test": False, "id": "hv1"}
+        self.found: Any = None
+        self.content = ""
+        self.locks: list[str] | None = []
+        self.locks_at = 0.0
+        self.volumes: dict[str, int] = {}
+        self.there, self.installed = True, True
+        self.calls: list[list[str]] = []
+        self.emptied: list[str] = []
+        self.clock = 0.0
+        utils = {
+            "cluster_disks.emptied": lambda _, device: self.emptied.append(device),
+            "cluster_disks.found_on": lambda _, device: self.content,
+            "cluster_disks.group": lambda _, name: self.found,
+            "cluster_disks.lockspaces": lambda _: self.locks if self.clock >= self.locks_at else None,
+            "cluster_disks.missing": lambda devices: [] if self.there else list(devices),
+            "cluster_disks.refusal": cluster_disks.refusal,
+            "cluster_disks.volumes": lambda _, group: self.volumes,
+            "cluster_tools.installed": lambda program: self.installed,
+            "cluster_tools.run": self.run,
+        }
+        monkeypatch.setattr(shared_volumes, "__opts__", self.opts, raising=False)
+        monkeypatch.setattr(shared_volumes, "__utils__", utils, raising=False)
+        monkeypatch.setattr("time.sleep", self.sleep)
+        monkeypatch.setattr("time.monotonic", lambda: self.clock)
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += seconds
+
+    def run(self, argv: list[str], timeout: float = 0) -> str:
+        self.calls.append(argv)
+        if argv[0] == "vgcreate":
+            self.found, self.locks = GROUP, ["vmdata"]
+        elif argv[:2] == ["vgchange", "--lockstart"]:
+            self.locks = [argv[2]]
+        elif argv[0] == "lvcreate":
+            self.volumes[argv[-2]] = 64
+        return ""
+
+    def group(self, **over: Any) -> dict[str, Any]:
+        self.opts["test"] = over.pop("test", False)
+        return shared_volumes.group("vmdata", [DISK], cluster="lab", bootstrap="hv1", **over)
+
+    def volume(self, **over: Any) -> dict[str, Any]:
+        self.opts["test"] = over.pop("test", False)
+        return shared_volumes.volume("one", "vmdata", 64)
+
+
+@pytest.fixture(name="node")
+def a_node(monkeypatch) -> Node:
+    return Node(monkeypatch)
+
+
+def test_a_group_is_made_once(node):
+    predicted = node.group(test=True)
+    assert (predicted["result"], node.calls) == (None, [])
+    done = node.group()
+    assert done["result"] is True
+    assert node.calls == [["vgcreate", "--yes", "--shared", "vmdata", DISK]]
+    assert done["changes"] == predicted["changes"] == {"group": {"old": None, "new": f"shared, on {DISK}"}}
+    for test in (True, False):
+        again = node.group(test=test)
+        assert (again["result"], again["changes"], len(node.calls)) == (True, {}, 1)
+
+
+def test_another_node_starts_its_locks_alone(node):
+    node.opts["id"], node.found = "hv2", GROUP
+    assert node.group(test=True)["changes"] == {"locks": {"old": None, "new": "started"}}
+    done = node.group()
+    assert (done["result"], done["changes"]) == (True, {"locks": {"old": None, "new": "started"}})
+    assert node.calls == [["vgchange", "--lockstart", "vmdata"]]
+    assert node.group()["changes"] == {}
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_disk_that_has_anything_is_left_alone(node, test):
+    node.content = "the signatures dos, ext4"
+    ret = node.group(test=test)
+    assert (ret["result"], ret["changes"], node.calls) == (False, {}, [])
+    assert ret["comment"].startswith("cluster:storage:volume_groups:vmdata:devices: Nothing has changed:")
+    assert "the signatures dos, ext4" in ret["comment"]
+    assert "cluster:storage:allow_format: true" in ret["comment"]
+
+
+def test_with_consent_it_is_emptied_first(node):
+    node.content = "the signature ext4"
+    assert node.group(allow_format=True)["result"] is True
+    assert node.emptied == [DISK]
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (GROUP._replace(lock_type=""), "vmdata is there, but it is not shared; convert it by hand"),
+        (GROUP._replace(lock_type="sanlock"), "vmdata is there, but its locks are of sanlock"),
+        (GROUP._replace(lock_args="1.0.0:old"), "vmdata is there, but it belongs to the cluster old, not lab"),
+        (GROUP._replace(disks=frozenset({DISK, "/dev/sdx"})), "vmdata is there, but it also is on /dev/sdx"),
+        (GROUP._replace(disks=frozenset()), f"vmdata is there, but it is not on {DISK}; take them in by hand"),
+    ],
+)
+@pytest.mark.parametrize("minion", ["hv1", "hv2"])
+def test_a_group_that_is_another_one_is_refused(node, found, told, minion):
+    node.found, node.opts["id"] = found, minion
+    ret = node.group()
+    assert (ret["result"], node.calls) == (False, [])
+    assert told in ret["comment"]
+
+
+def test_locks_are_waited_for_and_missed_by_name(node):
+    node.found, node.locks_at = GROUP, 20.0
+    assert node.group(wait_seconds=30)["result"] is True
+    node.locks_at = float("inf")
+    ret = node.group(wait_seconds=30)
+    assert ret["result"] is False
+    assert "lvmlockd does not answer on this host within 30 s" in ret["comment"]
+
+
+def test_another_node_does_not_make_it_but_says_who_has_to(node):
+    node.opts["id"] = "hv2"
+    ret = node.group(wait_seconds=30)
+    assert (ret["result"], node.calls) == (False, [])
+    assert "hv1 has not made it within 30 s" in ret["comment"]
+
+
+def test_a_disk_that_is_not_here_is_named(node):
+    node.there = False
+    assert f"volume_groups:vmdata:devices: not a disk of this host: {DISK}" in node.group()["comment"]
+
+
+def test_before_lvm_is_installed_the_dry_run_says_what_comes(node):
+    node.installed = False
+    assert set(node.group(test=True)["changes"]) == {"group"}
+    assert node.group()["result"] is False
+
+
+def test_a_volume_is_made_once_and_left_inactive(node):
+    predicted = node.volume(test=True)
+    assert (predicted["result"], node.calls) == (None, [])
+    done = node.volume()
+    assert done["result"] is True
+    assert done["changes"] == predicted["changes"] == {"vmdata/one": {"old": None, "new": "64 MiB"}}
+    assert [call[0] for call in node.calls] == ["lvcreate", "lvchange"]
+    assert node.calls[1] == ["lvchange", "--activate", "n", "vmdata/one"]
+    assert node.volume()["changes"] == {}
+
+
+def test_a_volume_of_another_size_keeps_it_and_says_so(node):
+    node.volumes = {"one": 32}
+    ret = node.volume()
+    assert (ret["result"], ret["changes"], node.calls) == (True, {}, [])
+    assert "It has 32 MiB, not 64" in ret["comment"]
+
+
+def test_what_lvm_says_is_the_reason(node, monkeypatch):
+    def refuse(argv: list[str], timeout: float = 0) -> str:
+        raise CommandExecutionError("lvcreate: insufficient free space")
+
+    shared_volumes.__utils__["cluster_tools.run"] = refuse
+    ret = node.volume()
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert ret["comment"] == "vmdata/one: lvcreate: insufficient free space."

@@ -1,0 +1,121 @@
+"""What is on a disk is seen before anything is written to it; reports of sbd and LVM are read as they are printed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from _utils import cluster_disks
+
+DUMP = """==Dumping header on disk /dev/disk/by-id/virtio-sbd
+Header version     : 2.1
+UUID               : 8b1f6c5e-3d2d-4b8b-9c0d-5b3c2b1a0f9e
+Number of slots    : 255
+Sector size        : 512
+Timeout (watchdog) : 15
+Timeout (allocate) : 2
+Timeout (loop)     : 1
+Timeout (msgwait)  : 30
+==Header on disk /dev/disk/by-id/virtio-sbd is dumped
+"""
+NO_DUMP = "==Dumping header on disk /dev/vdb\n==Header on disk /dev/vdb NOT dumped\nsbd failed; check the logs.\n"
+INFO = """VG vmdata lock_type=dlm 8kX1Ra-VZsM-4tQ2-4lOP-mlKk-VvQm-Z3cQ7p
+LS dlm lvm_vmdata
+LK VG un ver 4
+LK LV ex 5GtbW0-8pGw-0nSo-fUXz-8tKc-1yXW-mXk0xF
+LK LV un 7GtbW0-8pGw-0nSo-fUXz-8tKc-1yXW-mXk0xF
+
+VG other lock_type=dlm 9kX1Ra-VZsM-4tQ2-4lOP-mlKk-VvQm-Z3cQ7p
+LS dlm lvm_other
+LK VG un ver 1
+LK LV sh 6GtbW0-8pGw-0nSo-fUXz-8tKc-1yXW-mXk0xF
+"""
+
+
+def utils(**answers):
+    return {"cluster_tools.run": lambda argv, **_: answers.get(argv[0], "")}
+
+
+def disk(tmp_path, content=b""):
+    path = tmp_path / "disk"
+    path.write_bytes(content.ljust(4 << 20, b"\0"))
+    return str(path)
+
+
+def wipefs(*kinds):
+    return json.dumps({"signatures": [{"device": "x", "offset": "0x1", "type": kind} for kind in kinds]})
+
+
+def test_an_empty_disk_has_nothing(tmp_path):
+    assert cluster_disks.found_on(utils(sbd=NO_DUMP), disk(tmp_path)) == ""
+
+
+@pytest.mark.parametrize(
+    ("answers", "content", "told"),
+    [
+        ({"wipefs": wipefs("ext4")}, b"", "the signature ext4"),
+        ({"wipefs": wipefs("gpt", "PMBR", "gpt")}, b"", "the signatures PMBR, gpt"),
+        ({"sbd": DUMP}, b"SBD_SBD_", "the messages of sbd"),
+        ({"sbd": NO_DUMP}, b"\0" * 70000 + b"rows of a database", "data without a signature that is known"),
+    ],
+)
+def test_what_is_on_a_disk_is_named(tmp_path, answers, content, told):
+    assert cluster_disks.found_on(utils(**answers), disk(tmp_path, content)) == told
+
+
+def test_a_refusal_names_what_would_be_lost_and_the_key_that_allows_it():
+    assert cluster_disks.refusal("/dev/x", "the signature ext4", "vgcreate") == (
+        "Nothing has changed: /dev/x has the signature ext4, and vgcreate would destroy it. Name an empty disk, or "
+        "allow it with cluster:storage:allow_format: true"
+    )
+
+
+def test_emptying_takes_the_first_mebibyte(tmp_path):
+    path = disk(tmp_path, b"x" * (2 << 20))
+    cluster_disks.emptied(utils(), path)
+    with open(path, "rb") as file:  # noqa: PTH123 - as the code does it
+        assert file.read(1 << 20).strip(b"\0") == b""
+        assert file.read(3) == b"xxx"
+
+
+def test_only_a_disk_is_one(tmp_path):
+    paths = [disk(tmp_path), str(tmp_path), str(tmp_path / "none")]
+    assert cluster_disks.missing(paths) == paths
+
+
+@pytest.mark.parametrize(("text", "found"), [(DUMP, {"watchdog_timeout": 15, "msgwait": 30}), (NO_DUMP, {}), ("", {})])
+def test_timeouts_of_sbd_are_read(text, found):
+    assert cluster_disks.parse_header(text) == found
+
+
+def report(*rows):
+    keys = ("vg_name", "vg_lock_type", "vg_lock_args", "pv_name", "vg_free")
+    return json.dumps({"report": [{"vg": [dict(zip(keys, row, strict=True)) for row in rows]}]})
+
+
+def test_a_group_is_read_with_all_its_disks(tmp_path):
+    (tmp_path / "one").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    text = report(
+        ("vmdata", "dlm", "1.0.0:lab", str(tmp_path / "link"), "1020.00"),
+        ("vmdata", "dlm", "1.0.0:lab", "/dev/other", "1020.00"),
+        ("root", "", "", "/dev/vda5", "0"),
+    )
+    found = cluster_disks.parse_group(text, "vmdata")
+    assert found == cluster_disks.Group(
+        "dlm", "1.0.0:lab", frozenset({str(tmp_path / "one"), "/dev/other"}), 1020
+    )  # fmt: skip
+    assert cluster_disks.parse_group(text, "none") is None
+
+
+def test_volumes_are_those_of_the_group():
+    rows = [("vmdata", "one", "64.00"), ("root", "one", "8.00")]
+    lvs = [dict(zip(("vg_name", "lv_name", "lv_size"), row, strict=True)) for row in rows]
+    text = json.dumps({"report": [{"lv": lvs}]})
+    assert cluster_disks.volumes(utils(lvs=text), "vmdata") == {"one": 64}
+
+
+def test_locks_of_this_host_are_read():
+    assert cluster_disks.parse_lockspaces(INFO) == ["vmdata", "other"]
+    assert cluster_disks.parse_lockspaces("") == []
