@@ -55,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
         help="container or vm, for all hosts or for one; may be repeated (default: container)",
     )  # fmt: skip
     up.add_argument("--hosts", metavar="HOST,...", help="only these hosts of kitchen.yml (default: all but spare ones)")
+    up.add_argument(
+        "--shared-disk", action="append", default=[], metavar="NAME=MIB",
+        help="a disk that hypervisors share, all of them virtual machines, as /dev/disk/by-id/virtio-NAME; may be "
+        "repeated, when the lab is made",
+    )  # fmt: skip
     up.add_argument("--no-highstate", action="store_true", help="stop when every minion answers")
     up.add_argument("--no-demo", action="store_true", help="boot no demonstration guest")
     up.add_argument(
@@ -119,6 +124,21 @@ def kinds(words: Sequence[str]) -> tuple[str | None, dict[str, str]]:
     return every, single
 
 
+def disks(words: Sequence[str]) -> dict[str, int]:
+    """Return the sizes of shared disks by name, from ``--shared-disk`` options.
+
+    Raises:
+        LabError: a size is no number.
+    """
+    found = {}
+    for word in words:
+        name, _, size = word.partition("=")
+        if not size.isdecimal():
+            raise LabError(f"--shared-disk {word}: must be a name and MiB, such as san=1024")
+        found[name] = int(size)
+    return found
+
+
 def show_status(result: dict[str, Any]) -> str:
     """Return a lab's status as text."""
     lines = [f"lab '{result['name']}': {result['platform']}, network {result['network']}"]
@@ -166,6 +186,7 @@ def command_up(options: argparse.Namespace, progress: Progress) -> int:
         highstate=not options.no_highstate,
         demo=not options.no_demo,
         page=not options.no_page,
+        shared_disks=disks(options.shared_disk),
     )
     result["seconds"] = round(time.monotonic() - begun, 1)
     if options.json:

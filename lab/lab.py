@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import container, guest, identity, machine, network, packages, salt, state, vmspec, web
+from . import container, guest, identity, machine, network, packages, salt, state, virtual, vmspec, web
 from . import kitchen as kitchen_file
 from .hosts import Hosts
 from .kitchen import HostSpec, Kitchen
@@ -119,6 +119,7 @@ class Lab:
         demo: bool = True,
         minions: bool = True,
         page: bool = False,
+        shared_disks: Mapping[str, int] | None = None,
     ) -> dict[str, Any]:
         """Bring the lab to where every host runs and has its highstate; what is done already isn't done again.
 
@@ -132,6 +133,8 @@ class Lab:
             minions: make the hosts minions of the controller; without it they merely run.
             page: let the controller serve the page, to users of this lab alone. A virtual machine does without: its
                 image has no nginx.
+            shared_disks: disks that hypervisors share, size in MiB by name; for a lab that is made now, whose
+                hypervisors are virtual machines. Their image has what nodes of a cluster need.
 
         Returns:
             What :meth:`status` returns, with ``did`` (whether anything had to be done) and ``times``.
@@ -147,7 +150,7 @@ class Lab:
         with state.locked(f"lab-{self.paths.name}", "lab up"):
             self.state = state.load(self.paths)
             if not self.exists:
-                self._define(platform, kind or "container", kinds or {}, only)
+                self._define(platform, kind or "container", kinds or {}, only, shared_disks or {})
             self._same(platform, only, kind, kinds or {})
             if page and not self.users and self.hosts.kind(self.hosts.controller) == "container":
                 # Passwords are made once: the pillar stays as it is, and so does what was printed.
@@ -177,10 +180,19 @@ class Lab:
             raise LabError("a lab needs its controller: name it among --hosts")
         return chosen
 
-    def _define(self, platform: str, kind: str, kinds: Mapping[str, str], only: list[str] | None) -> None:
+    def _define(
+        self,
+        platform: str,
+        kind: str,
+        kinds: Mapping[str, str],
+        only: list[str] | None,
+        shared_disks: Mapping[str, int],
+    ) -> None:
         """Decide on everything that stays the same for the lab's life and write it down before anything is made."""
         chosen = self._chosen(platform, kinds, only)
         everything = {host: kinds.get(host, kind) for host in chosen}
+        hypervisors = [host for host in chosen if "hypervisor" in self.kitchen.hosts[host].roles]
+        virtual.check_disks(shared_disks, [host for host in hypervisors if everything[host] != "vm"])
         if "container" in everything.values():
             container.capable()
         before = machine.snapshot()
@@ -203,6 +215,7 @@ class Lab:
             self.paths.root.chmod(0o700)
             made = int(time.time())
             self.save(index=index, platform=platform, hosts=rows, before=before, accelerator=accelerator, made=made)
+            self.save(shared_disks=dict(shared_disks))
 
     def _same(self, platform: str, only: list[str] | None, kind: str | None, kinds: Mapping[str, str]) -> None:
         """Refuse to turn a running lab into another one."""
@@ -249,7 +262,9 @@ class Lab:
                     container.build_image(release, at_hand, self.paths.logs / "image.log")
             self.save(image=name)
         if "vm" in self.hosts.kinds.values():
-            did |= self.virtual.build_image(release, packages.of_platform(platform, "vm"), self.progress)
+            of_cluster = packages.of_cluster(platform) if self.state.get("shared_disks") else None
+            wanted = of_cluster or packages.of_platform(platform, "vm")
+            did |= self.virtual.build_image(release, wanted, self.progress)
             self.save()
         if not (CACHE / f"guest-{guest.digest()}").exists():
             did = True
@@ -268,6 +283,7 @@ class Lab:
             elif existing.get(host) != "running":
                 wanted[host] = partial(self._start_container, host, host in existing)
         if wanted:
+            self.virtual.make_disks()
             kinds = sorted({self.hosts.kind(host) for host in wanted})
             with self.progress.step(f"start {', '.join(wanted)} ({' and '.join(kinds)})"):
                 parallel(wanted)

@@ -17,6 +17,8 @@ from .state import CHECKOUT
 ROLES = {"container": ("storage", "monitoring", "crmsh", "console"), "vm": ("storage",)}
 # Formulas that are run on container hosts alone: images of virtual machines do without their daemons.
 ON_CONTAINERS = ("cluster", "nginx")
+# What machines with shared disks have besides, which are there to be nodes of a cluster.
+SHARED_DISKS = ("cluster", "crmsh", "sbd", "dlm")
 # Not installed by a formula: the three ways to filter packets, for the tests of libvirt's firewall.
 TESTED_WITH = ("firewalld", "iptables", "nftables")
 
@@ -52,11 +54,7 @@ def of_platform(platform: str, kind: str = "container") -> list[str]:
     for formula in formulas():
         if kind == "vm" and formula in ON_CONTAINERS:
             continue
-        folder = CHECKOUT / formula
-        merged = _yaml(folder / "defaults.yaml")
-        for part in core().select(_yaml(folder / "osmap.yaml"), grains(platform)):
-            merged = core().merge(merged, part)
-        listed = merged.get("packages") or {}
+        listed = _merged(formula, platform).get("packages") or {}
         roles = listed.get("roles") or {}
         for role in {*(listed.get("enabled") or roles), *ROLES[kind]}:
             wanted.update(roles.get(role) or [])
@@ -64,9 +62,24 @@ def of_platform(platform: str, kind: str = "container") -> list[str]:
     return sorted(wanted)
 
 
+def of_cluster(platform: str) -> list[str]:
+    """Return what the image of machines with shared disks holds: a machine's packages, and those of cluster nodes."""
+    roles = _merged("cluster", platform)["packages"]["roles"]
+    return sorted({*of_platform(platform, "vm"), *(name for role in SHARED_DISKS for name in roles[role])})
+
+
 def at_hand(platform: str) -> list[str]:
     """Return what a container host can install offline: the formulas' packages and what tests need besides."""
     return sorted({*of_platform(platform), *TESTED_WITH})
+
+
+def _merged(formula: str, platform: str) -> dict[str, Any]:
+    """Return a formula's defaults with what differs on a platform."""
+    folder = CHECKOUT / formula
+    merged = _yaml(folder / "defaults.yaml")
+    for part in core().select(_yaml(folder / "osmap.yaml"), grains(platform)):
+        merged = core().merge(merged, part)
+    return merged
 
 
 def _yaml(path: Path) -> dict[str, Any]:

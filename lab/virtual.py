@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,21 @@ class VirtualHosts:
             memory_mib=row["memory_mib"],
             cpus=row["cpus"],
             nics=(vmspec.Nic(network.BRIDGE, network.mac(self.state["index"], row["number"])),),
+            disks=self.disks if "hypervisor" in row["roles"] else (),
         )
         return vm.Machine(spec, self.paths.host(host), self.paths.ssh_config, self.state["accelerator"])
+
+    @property
+    def disks(self) -> tuple[vmspec.Disk, ...]:
+        """The disks that the hypervisors of the lab share, each found by ``/dev/disk/by-id/virtio-<name>``."""
+        sizes: dict[str, int] = self.state.get("shared_disks") or {}
+        folder = self.paths.root / "shared"
+        return tuple(vmspec.Disk(folder / f"{name}.raw", name, shared=True) for name in sizes)
+
+    def make_disks(self) -> None:
+        """Make the shared disks that are not there; they are empty."""
+        for disk in self.disks:
+            vmspec.make_disk(disk.path, self.state["shared_disks"][disk.serial])
 
     def running(self, host: str) -> bool:
         """Whether the machine is switched on."""
@@ -81,3 +95,20 @@ class VirtualHosts:
         """Cut the power of all machines and remove what they left."""
         for host in self.names():
             self.machine(host).destroy()
+
+
+def check_disks(sizes: Mapping[str, int], containers: Sequence[str]) -> None:
+    """Refuse shared disks that can't be.
+
+    Args:
+        sizes: size in MiB by name.
+        containers: the hypervisors that are no virtual machines.
+
+    Raises:
+        LabError: a name or a size is bad, or there are containers.
+    """
+    if sizes and containers:
+        raise LabError(f"shared disks need virtual machines, but these are containers: {', '.join(containers)}")
+    for name, size in sizes.items():
+        if not re.fullmatch(r"[a-z][a-z0-9]{0,19}", name) or name == "root" or size < 1:
+            raise LabError(f"the shared disk {name}={size} must have up to 20 letters and digits, and its size in MiB")

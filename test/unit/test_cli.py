@@ -74,6 +74,12 @@ def test_another_kind_is_refused(word):
         cli.kinds([word])
 
 
+@pytest.mark.parametrize("word", ["san", "san=", "san=1G", "=-1", ""])
+def test_a_shared_disk_has_a_size_in_mib(word):
+    with pytest.raises(LabError, match=f"^--shared-disk {word}: must be a name and MiB, such as san=1024$"):
+        cli.disks([word])
+
+
 def subcommands() -> dict[str, argparse.ArgumentParser]:
     actions = cli.parser()._actions  # argparse has no other way to ask
     (action,) = [action for action in actions if isinstance(action, argparse._SubParsersAction)]
@@ -227,13 +233,15 @@ def test_up_passes_on_what_was_asked_for(did, monkeypatch, capsys):
         "hv1=vm",
         "--hosts",
         "controller,hv1",
+        "--shared-disk",
+        "san=1024",
         "--no-demo",
         "--no-page",
     ]
     assert cli.main(words) == 0
     assert asked == {
         "platform": "debian-13", "kind": None, "kinds": {"hv1": "vm"}, "only": ["controller", "hv1"],
-        "highstate": True, "demo": False, "page": False,
+        "highstate": True, "demo": False, "page": False, "shared_disks": {"san": 1024},
     }  # fmt: skip
     assert ("everything was up already" in capsys.readouterr().out) is not did
     assert cli.main([*words, "--json"]) == 0

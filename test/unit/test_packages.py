@@ -32,6 +32,13 @@ def test_images_hold_what_the_formulas_and_the_tests_install(platform, kind):
     assert not {"virt-manager", "libguestfs-tools"} & wanted
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_machines_with_shared_disks_have_what_cluster_nodes_need_besides(platform):
+    nodes, machine = set(packages.of_cluster(platform)), set(packages.of_platform(platform, "vm"))
+    assert machine < nodes
+    assert nodes - machine >= {"corosync", "pacemaker", "crmsh", "sbd", "dlm-controld", "lvm2-lockd"}
+
+
 def test_grains_of_a_platform():
     assert packages.grains("debian-13") == {"os_family": "Debian", "os": "Debian", "osfinger": "Debian-13"}
 

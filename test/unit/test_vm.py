@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import vm, vmdisk, vmimage, vmspec, vmstack, vmxfs
+from lab import virtual, vm, vmdisk, vmimage, vmspec, vmstack, vmxfs
 from lab.proc import LabError
 from lab.qmp import Qmp
 
@@ -30,6 +30,23 @@ def machine(tmp_path, spec=SPEC):
 
 
 # --- QEMU's arguments ---
+
+
+@pytest.mark.parametrize(
+    ("sizes", "containers", "said"),
+    [
+        ({"san": 1}, ["hv2"], "shared disks need virtual machines, but these are containers: hv2"),
+        ({"root": 1}, [], "the shared disk root=1 must have"),
+        ({"san-1": 1}, [], "the shared disk san-1=1 must have"),
+        ({"a" * 21: 1}, [], f"the shared disk {'a' * 21}=1 must have"),
+        ({"san": 0}, [], "the shared disk san=0 must have"),
+    ],
+)
+def test_shared_disks_that_cannot_be_are_refused(sizes, containers, said):
+    virtual.check_disks({"san": 1024, "sbd": 8}, [])
+    virtual.check_disks({}, ["hv1", "hv2"])
+    with pytest.raises(LabError, match=f"^{said}"):
+        virtual.check_disks(sizes, containers)
 
 
 def test_shared_disks_are_uncached_unlocked_and_found_by_serial():
