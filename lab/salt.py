@@ -231,7 +231,7 @@ def highstate(
     who = ["--list", ",".join(targets)] if targets else ["*"]
     arguments = [*(["test=True"] if test else []), *extra]
     # Then a minion is asked whether it is still at work, and one on a busy machine may not say so in time.
-    patience = 240 if any(hosts.kind(host) == "vm" for host in targets or hosts.specs) else 120
+    patience = 600 if any(hosts.kind(host) == "vm" for host in targets or hosts.specs) else 300
     argv = ["salt", *who, f"--timeout={patience}", "--out=json", "--static"]
     argv += ["state.highstate", "queue=True", *arguments]
     done = hosts.run(hosts.controller, argv, check=False, timeout=timeout)
