@@ -69,11 +69,13 @@ def _made(devices: list[str], wanted: Mapping[str, int], allow_format: bool) -> 
     utils = _utils()
     found = {device: __utils__["cluster_disks.sbd_header"](utils, device) for device in devices}
     other = [device for device in devices if found[device] and found[device] != wanted]
-    if other and __utils__["cluster_tools.active"]("sbd.service"):
+    # That sbd does not run here says nothing of the other nodes.
+    if other and (not allow_format or __utils__["cluster_tools.active"]("sbd.service")):
         told = "; ".join(f"{device} has {_said(found[device])}, not {_said(wanted)}" for device in other)
         comment = (
-            f"Nothing has changed: {told}. sbd takes this up when the disk is made anew, so stop the cluster on all "
-            "nodes first (systemctl stop pacemaker corosync), then run the highstate on all."
+            f"cluster:sbd:devices: Nothing has changed: {told}. sbd takes this up when the disk is made anew, and no "
+            "cluster that uses it survives that: stop it on all nodes (systemctl stop pacemaker corosync), then run "
+            "the highstate on all with cluster:storage:allow_format: true."
         )
         return {"result": False, "comment": comment}
     empty = [device for device in devices if not found[device]]

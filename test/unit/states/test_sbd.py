@@ -85,15 +85,16 @@ def test_with_consent_it_is_made_over(node):
     assert node.made == [DISK]
 
 
-def test_other_timeouts_wait_until_nobody_uses_the_disk(node):
+@pytest.mark.parametrize(("runs", "allow_format"), [(True, True), (True, False), (False, False)])
+def test_other_timeouts_wait_until_nobody_uses_the_disk(node, runs, allow_format):
     node.header = {"watchdog_timeout": 5, "msgwait": 10}
-    node.active = {"sbd.service"}
-    ret = node.disks()
+    node.active = {"sbd.service"} if runs else set()
+    ret = node.disks(allow_format=allow_format)
     assert (ret["result"], node.made) == (False, [])
     assert f"{DISK} has watchdog_timeout 5, msgwait 10, not watchdog_timeout 15, msgwait 30" in ret["comment"]
-    assert "stop the cluster on all nodes first" in ret["comment"]
+    assert "with cluster:storage:allow_format: true" in ret["comment"]
     node.active = set()
-    ret = node.disks()
+    ret = node.disks(allow_format=True)
     assert ret["changes"][DISK]["old"] == "watchdog_timeout 5, msgwait 10"
     assert (ret["result"], node.made) == (True, [DISK])
 
