@@ -30,6 +30,7 @@ def configured(
     mesh: dict[str, Any] | None = None,
     other_config: dict[str, Any] | None = None,
     node: str = "",
+    auth: str = "psk",
 ) -> dict[str, Any]:
     """Make sure that Open vSwitch has these bridges with their ports.
 
@@ -39,13 +40,14 @@ def configured(
         mesh: As in the pillar ``network:mesh``.
         other_config: Settings of the switch itself; None takes one out.
         node: This host's name in a mesh; by default its minion id.
+        auth: How the ends of tunnels with IPsec know each other: psk, or certificate.
 
     Returns a state result with each column that changed; of a key only that it did.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
-        composed = _composed(bridges or {}, mesh or {}, node)
-        plan = _planned(composed, other_config or {})
+        composed = _composed(bridges or {}, mesh or {}, node, auth)
+        plan = _planned(composed, other_config or {}, auth)
         if plan.errors:
             return ret | {"result": False, "comment": _refusal(plan.errors)}
         if __opts__["test"] or not plan.changes:
@@ -56,7 +58,7 @@ def configured(
         ret["changes"] = plan.changes
         if plan.secrets:
             __utils__["ovs_tools.set_keys"](plan.secrets)
-        left = _left(composed, other_config or {})
+        left = _left(composed, other_config or {}, auth)
     except (CommandExecutionError, ValueError, OSError) as error:
         return ret | {"result": False, "comment": f"Open vSwitch: {error}."}
     if left:
@@ -64,12 +66,12 @@ def configured(
     return ret | {"comment": "Open vSwitch is as it should be now."}
 
 
-def _composed(bridges: Mapping[str, Any], mesh: Mapping[str, Any], node: str) -> Any:
+def _composed(bridges: Mapping[str, Any], mesh: Mapping[str, Any], node: str, auth: str) -> Any:
     """Return all bridges of this host, with keys; raises ValueError for a mesh without this host."""
     secret = __pillar__.get("network") or {}
     ipsec = secret.get("ipsec") or {}
     configuration = {
-        "ipsec": {"psk": ipsec.get("psk")},
+        "ipsec": {"psk": ipsec.get("psk"), "auth": auth},
         "ovs": {"bridges": _with_keys(bridges, ((secret.get("ovs") or {}).get("bridges")) or {}, "ports")},
         "mesh": _with_keys(mesh, secret.get("mesh") or {}, ""),
     }
@@ -89,7 +91,7 @@ def _with_keys(declared: Mapping[str, Any], pillar: Mapping[str, Any], below: st
     return found
 
 
-def _planned(bridges: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+def _planned(bridges: Mapping[str, Any], settings: Mapping[str, Any], auth: str) -> Any:
     """Look at the host and return ovs_plan's Plan."""
     if not __utils__["ovs_tools.runs"]():
         if not __opts__["test"]:
@@ -98,6 +100,7 @@ def _planned(bridges: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
     else:
         facts = __utils__["ovs_plan.facts_of"](__utils__["ovs_tools.read"](__utils__["ovs_plan.question"]()))
     nics = __utils__["ovs_plan.nics_of"](__utils__["ovs_tools.run"](["ip", "-json", "address", "show"]))
+    settings = __utils__["ovs_plan.with_identity"](settings, auth, facts)
     return __utils__["ovs_plan.plan"](bridges, settings, facts, nics, __utils__["network_tool.switches"]())
 
 
@@ -107,12 +110,12 @@ def _refusal(errors: list[tuple[str, str]]) -> str:
     return "\n".join(["Nothing was changed:", *lines])
 
 
-def _left(bridges: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def _left(bridges: Mapping[str, Any], settings: Mapping[str, Any], auth: str) -> str:
     """Return what the switch has not taken up after a while; empty when it has everything."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         words = []
-        plan = _planned(bridges, settings)
+        plan = _planned(bridges, settings, auth)
         words += [f"{path}: {text}" for path, text in plan.errors] + list(plan.changes)
         facts = __utils__["ovs_plan.facts_of"](__utils__["ovs_tools.read"](__utils__["ovs_plan.question"]()))
         for bridge in bridges.values():

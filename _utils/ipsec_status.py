@@ -12,13 +12,19 @@ _NAME = r"(?P<port>\S+?)(?P<way>-in|-out)?-(?P<version>\d+)"
 _CHILD = re.compile(rf"^\s*{_NAME}\{{\d+\}}:\s+(?P<state>[A-Z]+)", re.MULTILINE)
 _SILENT = "the other end does not answer"
 _UNKNOWN = "the other end knows no tunnel with IPsec to this host, or wants other ciphers"
+_REFUSED = (
+    "the other end refuses the key or certificate: a key must be the same there, a certificate valid, of the same CA "
+    "and in this host's name"
+)
 # What strongSwan reports of a try, and what that means.
 _REASONS = (
-    ("AUTHENTICATION_FAILED", "the other end refuses the key or certificate: both ends must have the same"),
+    ("subject certificate invalid", "the other end's certificate has expired, or is not valid yet"),
+    ("AUTHENTICATION_FAILED", _REFUSED),
     ("tried 1 shared key", "the other end has another key"),
     ("no shared key found", "there is no key for it here"),
     ("no private key found", "there is no private key for it here"),
-    ("no trusted", "the other end's certificate is of no CA that is trusted here"),
+    ("no trusted", "the other end's certificate is of no CA that is trusted here, or in another name"),
+    ("constraint check failed", "the other end's certificate is in another name"),
     ("NO_PROPOSAL_CHOSEN", _UNKNOWN),
     ("TS_UNACCEPTABLE", "the other end has no such tunnel to this host"),
 )

@@ -14,7 +14,9 @@ _TUNNELS = ("gre", "vxlan", "geneve")
 # Numbers that fit into the header: RFC 2890 has 32 bits, RFC 7348 and 8926 have 24.
 _KEY_MAX = {"gre": (1 << 32) - 1, "vxlan": (1 << 24) - 1, "geneve": (1 << 24) - 1}
 # Which keys belong to which type of port.
-_OF_TUNNELS = ("remote", "local", "key", "ipsec", "psk")
+_OF_TUNNELS = ("remote", "local", "key", "ipsec", "psk", "remote_name")
+# Where openvswitch-ipsec looks for this host's certificate.
+_IDENTITY = ("certificate", "private_key", "ca_cert")
 _OF_BONDS = ("bond_mode", "lacp")
 _OF_INTERNAL = ("addresses", "mac")
 # What a bridge of network:bridges may have here: nothing that could cut the host off.
@@ -152,11 +154,21 @@ def _tunnel(name: str, spec: Mapping[str, Any], ipsec: Mapping[str, Any]) -> Ite
         elif local.version != remote.version:
             yield "local", f"{local} is not of the family of {remote}"
     if not sealed:
-        if "psk" in spec:
-            yield "psk", "not allowed with ipsec: false"
+        yield from ((one, "not allowed with ipsec: false") for one in ("psk", "remote_name") if one in spec)
         return
     if "dst_port" in (spec.get("options") or {}):
         yield "options:dst_port", "not allowed with IPsec, which openvswitch-ipsec has for the usual port alone"
+    yield from _known(name, spec, ipsec)
+
+
+def _known(name: str, spec: Mapping[str, Any], ipsec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields how the ends of an encrypted tunnel do not know each other."""
+    if ipsec.get("auth") == "certificate":
+        if "remote_name" not in spec:
+            yield "remote_name", "missing; must be the minion id of the other end, in whose name its certificate is"
+        return
+    if "remote_name" in spec:
+        yield "remote_name", "not allowed with network:ipsec:auth psk"
     if not (spec.get("psk") or ipsec.get("psk")):
         yield "psk", f"missing; {name} needs a key here or in network:ipsec:psk, or ipsec: false"
 
@@ -175,7 +187,8 @@ def _mesh(name: str, spec: Mapping[str, Any], configuration: Mapping[str, Any]) 
     if kernels is not None and kernels.get("switch") != "openvswitch":
         yield f"{path}:bridge", f"{spec['bridge']} is a bridge of the kernel; it needs switch: openvswitch"
     if spec.get("ipsec", True):
-        if not (spec.get("psk") or configuration["ipsec"].get("psk")):
+        known = configuration["ipsec"].get("auth") == "certificate"
+        if not (known or spec.get("psk") or configuration["ipsec"].get("psk")):
             yield f"{path}:psk", "missing; a key is needed here or in network:ipsec:psk, or ipsec: false"
     elif "psk" in spec:
         yield f"{path}:psk", "not allowed with ipsec: false"
@@ -233,6 +246,9 @@ def _keys(configuration: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yields keys that are none, and keys for one host that differ; never a key itself."""
     places = list(_places(configuration))
     common = configuration["ipsec"].get("psk")
+    if configuration["ipsec"].get("auth") == "certificate":
+        yield from _certified(configuration, places)
+        return
     if common is not None:
         yield from _weak("network:ipsec:psk", common)
     for path, key, _ in places:
@@ -244,6 +260,17 @@ def _keys(configuration: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             known, where = first.setdefault(remote, (key or common or "", path))
             if known != (key or common or ""):
                 yield path, f"{remote} has another key at {where}, and IPsec has one for each pair of hosts"
+
+
+def _certified(
+    configuration: Mapping[str, Any], places: list[tuple[str, str, list[str]]]
+) -> Iterator[tuple[str, str]]:
+    """Yields what does not go with certificates: openvswitch-ipsec takes no tunnel that has a key as well."""
+    held = [("network:ipsec:psk", configuration["ipsec"].get("psk")), *((path, key) for path, key, _ in places)]
+    yield from ((path, "not allowed with network:ipsec:auth certificate") for path, key in held if key)
+    for key in _IDENTITY:
+        if configuration["ovs"]["other_config"].get(key) is not None:
+            yield f"network:ovs:other_config:{key}", "not allowed here; network:ipsec:auth decides it"
 
 
 def _places(configuration: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:

@@ -85,7 +85,8 @@ def compose(configuration: Mapping[str, Any], node: str) -> dict[str, dict[str, 
         node: this host's minion id.
 
     Returns:
-        Bridges as in ``network:ovs:bridges``, each tunnel with ``ipsec`` set, and with ``psk`` where it is encrypted.
+        Bridges as in ``network:ovs:bridges``, each tunnel with ``ipsec`` set, and where it is encrypted with ``psk`` or
+        with ``remote_name``, whose certificate the other end must have.
 
     Raises:
         ValueError: a mesh does not list this host.
@@ -152,6 +153,9 @@ def mesh_mtu(spec: Mapping[str, Any]) -> int:
 def _sealed(port: Mapping[str, Any], ipsec: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a tunnel with what its encryption needs, and without what it must not have."""
     sealed = port.get("ipsec", True)
+    if sealed and ipsec.get("auth") == "certificate":
+        # Nobody else's certificate of the same authority will do.
+        return {**port, "ipsec": True, "psk": None, "remote_name": port.get("remote_name") or port.get("name")}
     return {**port, "ipsec": sealed, "psk": (port.get("psk") or ipsec.get("psk")) if sealed else None}
 
 

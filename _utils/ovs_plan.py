@@ -36,6 +36,12 @@ _PORT_PLAIN = ("tag", "trunks", "vlan_mode", "bond_mode", "lacp", "protected")
 _TUNNEL = {"remote": "remote_ip", "local": "local_ip", "key": "key", "peer": "peer"}
 _MAPS = ("other_config", "external_ids")
 TUNNELS = ("gre", "vxlan", "geneve")
+# Where a host's certificate for tunnels is. strongSwan may read nothing beside its own folder where AppArmor watches.
+IDENTITY = {
+    "certificate": "/etc/ipsec.d/certs/hypervisor-tunnel.pem",
+    "private_key": "/etc/ipsec.d/private/hypervisor-tunnel.pem",
+    "ca_cert": "/etc/ipsec.d/cacerts/hypervisor-tunnel.pem",
+}
 _UNSET: tuple[Any, ...] = (None, "", [])
 _Words = list[list[str]]
 
@@ -129,6 +135,20 @@ def _value(value: Any) -> Any:
 def _list(value: Any) -> list[Any]:
     """Returns a set's members: one member alone stands without its set."""
     return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def with_identity(settings: Mapping[str, Any], auth: str, facts: Facts) -> dict[str, Any]:
+    """Returns settings of the switch with where this host's certificate is, or without.
+
+    Args:
+        settings: other_config of the switch itself, as declared.
+        auth: ``certificate``, or ``psk``, for which openvswitch-ipsec wants no certificate to be named.
+        facts: what the database holds.
+    """
+    if auth == "certificate":
+        return {**settings, **IDENTITY}
+    ours = {key: None for key, path in IDENTITY.items() if facts.settings.get(key) == path}
+    return {**ours, **settings}
 
 
 def nics_of(text: str) -> dict[str, Nic]:
@@ -339,6 +359,9 @@ def _interface_columns(spec: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, option in _TUNNEL.items():
         if key in spec:
             yield f"options:{option}", spec[key]
+    if spec.get("type") in TUNNELS:
+        # A name that stays makes openvswitch-ipsec refuse a key, and encrypt a tunnel that shall be plain.
+        yield "options:remote_name", spec.get("remote_name")
     yield from _keyed({"options": spec.get("options")}).items()
 
 

@@ -1,4 +1,5 @@
-# Guarantees that openvswitch-ipsec runs and finds keys again soon after a wrong one.
+# Guarantees that openvswitch-ipsec runs, with a certificate where the pillar wants that, and finds keys again soon
+# after a wrong one.
 #
 # It owns ipsec.conf, ipsec.secrets and strongswan.d/ovs.conf, and runs strongSwan itself: the service that strongSwan
 # brings would start a second one.
@@ -33,6 +34,23 @@ network_ipsec_conf:
     - mode: '0644'
     - makedirs: true
 
+{% if ipsec.auth == 'certificate' %}
+# Their own CA, so that a certificate of another purpose opens no tunnel. openvswitch-ipsec loads RSA keys alone.
+network_ipsec_certificate:
+  host_certificate.managed:
+    - name: /etc/ipsec.d/certs/hypervisor-tunnel.pem
+    - purpose: tunnel
+    - key: /etc/ipsec.d/private/hypervisor-tunnel.pem
+    - ca: /etc/ipsec.d/cacerts/hypervisor-tunnel.pem
+    - ca_source: {{ (ipsec.pki.ca_folder ~ '/tunnel.crt') | yaml_dquote }}
+    - ca_server: {{ ipsec.pki.ca_server | yaml_dquote }}
+    - days_remaining: {{ ipsec.pki.days_remaining }}
+    - key_type: rsa
+    - wait_seconds: {{ ipsec.pki.wait_seconds }}
+    - require:
+      - pkg: network_packages
+{% endif %}
+
 network_ipsec_service:
   service.running:
     - name: {{ ipsec.service }}
@@ -40,4 +58,9 @@ network_ipsec_service:
     - require:
       - pkg: network_packages
       - file: network_ipsec_conf
+{% if ipsec.auth == 'certificate' %}
+    # It looks at names of files alone, so a new certificate in the same file would not be noticed.
+    - watch:
+      - host_certificate: network_ipsec_certificate
+{% endif %}
 

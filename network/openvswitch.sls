@@ -50,6 +50,7 @@ network_ovs:
     - bridges: &bridges {{ bridges | json }}
     - mesh: &mesh {{ mesh | json }}
     - other_config: {{ network.ovs.other_config | json }}
+    - auth: {{ ipsec.auth }}
     - require:
       - service: {{ service }}
       - tunnel_guard: network_tunnel_guard

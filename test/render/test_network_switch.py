@@ -39,6 +39,29 @@ def test_the_guard_comes_before_the_first_tunnel_and_addresses_before_what_is_se
     assert states(make_host, {**NETWORK, "ipsec": {"guard": False}})["network_tunnel_guard"]["fun"] == "absent"
 
 
+def test_certificates_are_there_before_the_tunnels_and_a_new_one_is_taken_up(make_host):
+    mesh = {"private": {"bridge": "ovs0", "port": "priv0", "nodes": NODES}}
+    found = states(make_host, {"mesh": mesh, "ipsec": {"auth": "certificate"}})
+    assert found["network_ipsec_certificate"]["purpose"] == "tunnel"
+    # openvswitch-ipsec tells strongSwan of RSA keys alone.
+    assert found["network_ipsec_certificate"]["key_type"] == "rsa"
+    assert {"host_certificate": "network_ipsec_certificate"} in found["network_ipsec_service"]["watch"]
+    assert found["network_ovs"]["auth"] == "certificate"
+    assert "network_ipsec_certificate" not in states(make_host, NETWORK)
+
+
+def test_the_switch_runs_before_the_uplink_moves_into_it(make_host):
+    bridge = {"switch": "openvswitch", "ports": ["eth0"], "dhcp4": True}
+    found = states(make_host, {"bridges": {"ovsbr0": bridge}})
+    assert found["network_interface_packages"]["pkgs"] == ["python3", "iproute2", "iputils-ping", "openvswitch-switch"]
+    assert {"service": "network_profile_switch"} in found["network_profile"]["require"]
+    assert found["network_profile_switch"]["order"] == 10
+    both = states(make_host, {**NETWORK, "bridges": {"ovs0": bridge}})
+    assert {"service": "network_profile_switch"} in both["network_ovs"]["require"]
+    assert "network_ovs_service" not in both
+    assert "network_profile_switch" not in states(make_host, {"bridges": {"br0": {"ports": ["eth0"]}}})
+
+
 def test_only_packages_of_what_is_used_are_installed(make_host):
     everything = states(make_host, NETWORK)["network_packages"]["pkgs"]
     assert everything == ["openvswitch-switch", "nftables", "openvswitch-ipsec", "strongswan", "dnsmasq-base"]

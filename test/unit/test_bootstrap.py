@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 ROOT = Path(__file__).resolve().parents[2]
-PURPOSES = ("libvirt", "qemu", "console", "web")
+PURPOSES = ("libvirt", "qemu", "console", "web", "tunnel")
 FINGER = "1f:9e:00"
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
@@ -235,6 +235,10 @@ def test_policies_fix_names_and_usage_and_peers_are_listed(machine):
     assert policy["minions"] == "hv1"
     assert policy["subject"] == "CN=hv1"
     assert policy["subjectAltName"] == "DNS:hv1, DNS:hv1.internal, IP:10.0.0.1"
+    # openvswitch-ipsec looks for "CN=" with a comma after the name.
+    assert policies["tunnel_hv1"]["subject"] == "CN=hv1,O=hypervisor tunnel"
+    name = x509.Name.from_rfc4514_string(policies["tunnel_hv1"]["subject"])
+    assert name.rfc4514_string() == "CN=hv1,O=hypervisor tunnel"
     assert policy["basicConstraints"] == "critical, CA:FALSE"
     assert policy["signing_private_key"] == f"{machine.root}/etc/pki/hypervisor/qemu/ca.key"
     assert policy["days_valid"] == 397

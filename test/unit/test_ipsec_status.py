@@ -44,6 +44,12 @@ def test_what_a_tunnel_lacks():
         ("connection 'private_hv2-1' established successfully", ""),
         ("received AUTHENTICATION_FAILED notify error\nestablishing connection 'a' failed", "refuses the key"),
         ("tried 1 shared key for '%any' - '10.0.0.2', but MAC mismatched", "has another key"),
+        (
+            "subject certificate invalid (valid from Jan 01 to Jan 02)\nno trusted RSA public key found for 'hv2'",
+            "the other end's certificate has expired",
+        ),
+        ("no trusted RSA public key found for 'hv2'", "of no CA that is trusted here, or in another name"),
+        ("constraint check failed: identity 'hv2' required", "in another name"),
         ("no shared key found for '10.0.0.1' - '10.0.0.2'", "no key for it here"),
         ("received NO_PROPOSAL_CHOSEN notify error", "knows no tunnel"),
         ("giving up after 5 retransmits\npeer not responding, trying again", "does not answer"),

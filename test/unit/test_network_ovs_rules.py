@@ -51,6 +51,19 @@ def test_a_bridge_with_the_hosts_addresses_takes_further_ports_and_a_mesh():
     assert judged({**shared({}), **mesh(), "dnsmasq": served}) == []
 
 
+def certified(mesh: dict[str, Any] | None = None, psk: str = "", **more: Any) -> dict[str, Any]:
+    """Hosts that know each other by certificates."""
+    ipsec = {"auth": "certificate", **({"psk": psk} if psk else {})}
+    return {"ipsec": ipsec, "mesh": mesh or {"private": MESH}, **more}
+
+
+def test_certificates_need_no_key():
+    gre = {**GRE, "remote": "192.0.2.9", "remote_name": "hv9"}
+    plain = {"type": "gre", "remote": "192.0.2.8", "ipsec": False}
+    assert judged(certified()) == []
+    assert judged(certified(ovs={"bridges": {"ovs0": {"ports": {"p1": gre, "p2": plain}}}})) == []
+
+
 def test_what_fits_is_accepted():
     ranges = [{"start": "10.9.0.100", "end": "10.9.0.150"}, {"start": "10.9.0.160", "end": "10.9.0.170"}]
     pillar = served(ranges=ranges, hosts={"52:54:00:00:00:01": {"ip": "10.9.0.10", "name": "web"}}, router="10.9.0.1")
@@ -74,6 +87,32 @@ def test_what_fits_is_accepted():
 PORTS = "network:ovs:bridges:ovs0:ports"
 AT = f"{PORTS}:p1"
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    # certificates
+    (certified(psk=KEY), "network:ipsec:psk", "not allowed with network:ipsec:auth certificate"),
+    (certified(mesh={"private": {**MESH, "psk": KEY}}), "network:mesh:private:psk", "not allowed with network:ipsec"),
+    (
+        certified(ovs={"bridges": {"ovs0": {"ports": {"p1": {**GRE, "psk": KEY, "remote_name": "hv2"}}}}}),
+        "network:ovs:bridges:ovs0:ports:p1:psk",
+        "not allowed with network:ipsec:auth certificate",
+    ),
+    (
+        certified(ovs={"bridges": {"ovs0": {"ports": {"p1": GRE}}}}),
+        "network:ovs:bridges:ovs0:ports:p1:remote_name",
+        "missing; must be the minion id of the other end",
+    ),
+    (
+        certified(ovs={"other_config": {"certificate": "/a.pem"}}),
+        "network:ovs:other_config:certificate",
+        "network:ipsec:auth decides it",
+    ),
+    (port({**GRE, "remote_name": "hv2"}), f"{AT}:remote_name", "not allowed with network:ipsec:auth psk"),
+    (
+        port({**GRE, "ipsec": False, "remote_name": "hv2"}),
+        f"{AT}:remote_name",
+        "not allowed with ipsec: false",
+    ),
+    (port({"remote_name": "hv2"}), f"{AT}:remote_name", "not allowed with type: system"),
+    ({"ipsec": {"auth": "none"}}, "network:ipsec:auth", "psk, certificate"),
     # ports
     (port({"tag": 4095}), f"{AT}:tag", "4094"),
     (port({"trunks": [0]}), f"{AT}:trunks:0", "1"),

@@ -78,6 +78,25 @@ def test_a_tunnel_has_the_key_nearest_to_it_and_a_plain_one_has_none(keys, psk):
     assert composed(**keys)["ovs0"]["ports"]["private_hv2"]["psk"] == psk
 
 
+def test_with_certificates_a_tunnel_knows_the_others_name_and_has_no_key():
+    bridges = {
+        "ovs0": {
+            "ports": {
+                "g": {"type": "gre", "remote": "192.0.2.9", "remote_name": "hv9"},
+                "plain": {"type": "gre", "remote": "192.0.2.8", "ipsec": False},
+            }
+        }
+    }
+    configuration = {"ipsec": {"auth": "certificate"}, "ovs": {"bridges": bridges}, "mesh": {"private": MESH}}
+    ports = network_tunnels.compose(configuration, "hv1")["ovs0"]["ports"]
+    assert {name: (one.get("remote_name"), one["psk"]) for name, one in ports.items() if "psk" in one} == {
+        "g": ("hv9", None),
+        "plain": (None, None),
+        "private_hv2": ("hv2", None),
+        "private_hv3": ("hv3", None),
+    }
+
+
 def test_names_of_tunnels_fit_and_differ():
     names = {network_tunnels.tunnel_name("private", f"hv{index}.rack-a.example.org") for index in range(200)}
     assert len(names) == 200

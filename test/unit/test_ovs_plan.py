@@ -215,3 +215,27 @@ def test_what_carries_the_hosts_addresses_is_not_removed():
         ("ovs0", "the host has its addresses on it; take it out of network:bridges:ovs0 first")
     ]
     assert ovs_plan.plan(gone, {}, database(), NICS, {"ovs1": ["eth1"]}).errors == []
+
+
+def test_a_certificate_takes_the_place_of_a_key_and_back_in_one_transaction():
+    gre = {"type": "gre", "remote": "192.0.2.2", "psk": None, "remote_name": "hv2", "trunks": [10, 20]}
+    found = ovs_plan.plan({"ovs0": {"ports": {"gre1": gre}}}, ovs_plan.with_identity({}, "certificate", database()),
+                          database(), NICS)  # fmt: skip
+    paths = [f'other_config:"{key}"="{path}"' for key, path in ovs_plan.IDENTITY.items()]
+    assert found.commands == [
+        ["set", "Open_vSwitch", ".", *paths],
+        ["set", "Interface", "gre1", 'options:"remote_name"="hv2"'],
+        ["remove", "Interface", "gre1", "options", "psk"],
+    ]
+    held = database()
+    held.interfaces["gre1"]["options"] = {"remote_ip": "192.0.2.2", "remote_name": "hv2"}
+    held.settings.update(ovs_plan.IDENTITY)
+    back = {"type": "gre", "remote": "192.0.2.2", "psk": KEY, "trunks": [10, 20]}
+    found = ovs_plan.plan({"ovs0": {"ports": {"gre1": back}}}, ovs_plan.with_identity({}, "psk", held), held, NICS)
+    assert found.commands == [
+        *(["remove", "Open_vSwitch", ".", "other_config", f'"{key}"'] for key in ovs_plan.IDENTITY),
+        ["remove", "Interface", "gre1", "options", '"remote_name"'],
+    ]
+    assert found.secrets == {"gre1": KEY}
+    # What somebody else has put there is left alone.
+    assert ovs_plan.with_identity({}, "psk", database()) == {}

@@ -141,7 +141,7 @@ def test_tls_off_closes_the_port_although_a_guest_runs(lab):
 
 
 def test_hv2_gets_no_certificate_in_the_name_of_hv1(lab):
-    for purpose in ("libvirt", "qemu", "console", "web"):
+    for purpose in ("libvirt", "qemu", "console", "web", "tunnel"):
         answer = ask(lab, "hv2", f"{purpose}_hv1")
         assert "BEGIN CERTIFICATE" not in answer
         assert "not permitted" in answer, answer
@@ -169,7 +169,7 @@ def test_a_request_can_decide_nothing(lab):
 
 
 def test_the_controller_keeps_its_cas(lab, controller):
-    for purpose in ("libvirt", "qemu", "console", "web"):
+    for purpose in ("libvirt", "qemu", "console", "web", "tunnel"):
         key = controller.file(f"/etc/pki/hypervisor/{purpose}/ca.key")
         assert (key.user, key.group, key.mode) == ("root", "root", 0o400)
         published = controller.file(f"/srv/salt/hypervisor-pki/{purpose}.crt").content_string

@@ -44,6 +44,7 @@ class Switch:
             "ovs_plan.facts_of": lambda _: self.facts,
             "ovs_plan.nics_of": ovs_plan.nics_of,
             "ovs_plan.plan": ovs_plan.plan,
+            "ovs_plan.with_identity": ovs_plan.with_identity,
             "network_tool.switches": lambda: self.held,
             "ovs_tools.runs": lambda: self.runs,
             "ovs_tools.read": lambda _: "",
@@ -161,3 +162,22 @@ def test_a_failure_of_the_tool_is_told(switch, monkeypatch):
     monkeypatch.setitem(ovs.__utils__, "ovs_tools.tell", broken)
     ret = ovs.configured("net", BRIDGES)
     assert (ret["result"], ret["comment"]) == (False, "Open vSwitch: ovs-vsctl: it is broken.")
+
+
+def test_with_certificates_no_key_is_stored_and_the_switch_is_told_where_they_are(switch):
+    ret = ovs.configured("net", BRIDGES, MESH, auth="certificate")
+    assert switch.keys == {}
+    assert KEY not in json.dumps([ret, switch.told])
+    (settings,) = [one for one in switch.told if one[:2] == ["set", "Open_vSwitch"]]
+    assert 'other_config:"private_key"="/etc/ipsec.d/private/hypervisor-tunnel.pem"' in settings
+    words = [word for one in switch.told for word in one if "remote_name" in word]
+    assert words == ['options:"remote_name"="hv2"']
+
+
+def test_what_carries_the_hosts_addresses_stays(switch):
+    switch.become(KEY)
+    switch.held = {"ovs0": ["eth1"]}
+    ret = ovs.configured("net", {"ovs0": {"ensure": "absent"}})
+    assert ret["result"] is False
+    assert "network:ovs:bridges:ovs0: the host has its addresses on it" in ret["comment"]
+    assert switch.told == []

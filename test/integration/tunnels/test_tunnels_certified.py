@@ -1,0 +1,187 @@
+"""Two hosts that know each other by certificates: leases and pings in ESP alone, and each bad certificate by name.
+
+Each host signs for itself with the same CA here. The tests share the machines and run in this order, after those of
+shared keys or alone.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from wire import ESP, GRE, watched
+
+from lab.state import CHECKOUT
+
+INSIDE = {"hv1": "10.9.0.1", "hv2": "10.9.0.2"}
+CLIENT = """#!/bin/sh
+[ "$1" = bound ] && ip address replace "$ip/24" dev "$interface" && echo "ip=$ip"
+exit 0
+"""
+GUEST = """
+ip netns list | grep -q guest || ip netns add guest
+ovs-vsctl --may-exist add-port ovs0 guest0 -- set Interface guest0 type=internal
+ip link set guest0 netns guest
+ip -n guest link set guest0 up
+"""
+HERE = "/etc/ipsec.d"
+NAMES = {kind: f"{HERE}/{kind}/hypervisor-tunnel.pem" for kind in ("certs", "private", "cacerts")}
+ROOTS = "file_roots:\n  base: [/srv/formulas, /srv/salt]\ninclude: [hypervisor-pki.conf]\n"
+# Signs a certificate like the policy's, but for what the test wants to be wrong.
+SIGN = """
+import datetime, sys
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import NameOID, ExtendedKeyUsageOID
+folder, days, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+load = serialization.load_pem_private_key
+key = load(open("/etc/ipsec.d/private/hypervisor-tunnel.pem", "rb").read(), None)
+authority = load(open(folder + "/ca.key", "rb").read(), None)
+issuer = x509.load_pem_x509_certificate(open(folder + "/ca.crt", "rb").read())
+now = datetime.datetime.now(datetime.timezone.utc)
+end = now + datetime.timedelta(days=days)
+made = (x509.CertificateBuilder().subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+    .issuer_name(issuer.subject).public_key(key.public_key()).serial_number(x509.random_serial_number())
+    .not_valid_before(min(now, end) - datetime.timedelta(days=9)).not_valid_after(end)
+    .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), False)
+    .add_extension(x509.BasicConstraints(False, None), True)
+    .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False)
+    .sign(authority, hashes.SHA256()))
+open("/etc/ipsec.d/certs/hypervisor-tunnel.pem", "wb").write(made.public_bytes(serialization.Encoding.PEM))
+"""
+
+
+def network(pair, host):
+    nodes = {name: {"address": pair.addresses[name], "inside": [f"{INSIDE[name]}/24"]} for name in INSIDE}
+    found = {
+        "ipsec": {"auth": "certificate", "wait_seconds": 20, "pki": {"ca_server": ""}},
+        "mesh": {"private": {"bridge": "ovs0", "port": "priv0", "nodes": nodes}},
+    }
+    if host == "hv1":
+        ranges = [{"start": "10.9.0.100", "end": "10.9.0.150"}]
+        found["dnsmasq"] = {"private": {"interface": "priv0", "ranges": ranges, "domain": "private.lab"}}
+    return found
+
+
+def tap(pair, host="hv1"):
+    return watched(pair.lab.paths.name, pair.machines[host].spec.tap(0))
+
+
+def failures(rows):
+    return {name: row["comment"] for name, row in rows.items() if row["result"] is not True}
+
+
+def lease(pair, host):
+    """Ask for a lease in a host's guest and return the address that it got."""
+    ask = "ip netns exec guest busybox udhcpc -i guest0 -f -q -n -t 20 -T 1 -s /root/client 2>&1"
+    said = pair.sh(host, GUEST + ask)
+    lines = [line for line in said.splitlines() if line.startswith("ip=")]
+    assert lines, said
+    return lines[-1].partition("=")[2]
+
+
+def pings(pair, host, target, seconds):
+    """Ping from a host's guest until an answer comes, for so many seconds at most; return whether one came."""
+    script = (
+        f"end=$(( $(date +%s) + {seconds} )); while [ $(date +%s) -le $end ]; do "
+        f"ip netns exec guest ping -c 1 -W 1 {target} >/dev/null 2>&1 && exit 0; sleep 0.2; done; exit 1"
+    )
+    return pair.machines[host].ssh(["sh", "-c", script], check=False, timeout=seconds + 60).returncode == 0
+
+
+def python(pair, host):
+    """Return the interpreter that Salt runs with, which has the library for certificates."""
+    return pair.sh(host, 'sed -n "1s/^#!//p" "$(readlink -f "$(command -v salt-call)")" | cut -d " " -f 1').strip()
+
+
+def give(pair, host, *, folder="/etc/pki/hypervisor/tunnel", days=90, name=""):
+    """Put another certificate in the place of a host's, and have it taken up."""
+    words = [python(pair, host), "-I", "-", folder, str(days), name or host]
+    pair.lab.hosts.run(host, words, stdin=SIGN)
+    pair.sh(host, "systemctl restart openvswitch-ipsec")
+
+
+@pytest.fixture(scope="module", name="certified")
+def two_hosts_with_certificates(pair):
+    bootstrap = (CHECKOUT / "bootstrap").read_bytes()
+    pair.lab.hosts.unpack("hv1", {"/root/bootstrap": (0o755, bootstrap)})
+    pair.sh("hv1", "/root/bootstrap pki --host hv1 --host hv2", timeout=300)
+    folders = "etc/pki/hypervisor srv/salt/hypervisor-pki etc/salt/minion.d/hypervisor-pki.conf"
+    packed = pair.sh("hv1", f"tar -c -C / {folders} | base64")
+    pair.lab.hosts.run("hv2", ["sh", "-c", "base64 -d | tar -x -C /"], stdin=packed)
+    for host in INSIDE:
+        pair.lab.hosts.unpack(host, {"/etc/salt/minion.d/zz-pki.conf": (0o644, ROOTS.encode())})
+        pair.lab.hosts.unpack(host, {"/root/client": (0o755, CLIENT.encode())})
+        pair.pillar(host, network(pair, host))
+    rows = pair.both(lambda host: pair.apply(host, "network"))
+    # The first of the two may find the other one without its certificate; it must not fail for long.
+    assert failures(rows["hv1"]).keys() <= {"network_ipsec_established"}
+    assert failures(rows["hv2"]).keys() <= {"network_ipsec_established"}
+    rows = pair.both(lambda host: pair.apply(host, "network"))
+    assert {host: failures(one) for host, one in rows.items()} == {"hv1": {}, "hv2": {}}
+    return pair
+
+
+def test_leases_and_pings_pass_encrypted_alone(certified):
+    with tap(certified) as wire:
+        got = {host: lease(certified, host) for host in INSIDE}
+        assert pings(certified, "hv2", got["hv1"], 30)
+    assert wire.count(ESP) > 4
+    assert wire.count(GRE) == 0
+    for host in INSIDE:
+        held = certified.sh(host, "ovs-vsctl --columns=options list Interface; cat /etc/ipsec.secrets")
+        assert "psk" not in held.lower()
+
+
+def test_a_second_run_changes_nothing_and_says_so_before(certified):
+    rows = certified.apply("hv1", "network", "test=True")
+    assert {name: row["changes"] for name, row in rows.items() if row["changes"] or row["result"] is not True} == {}
+
+
+def test_root_alone_reads_the_key_and_the_certificate_is_in_the_hosts_name(certified):
+    for host in INSIDE:
+        assert certified.sh(host, f"stat --format '%a %U %G' {NAMES['private']}").split() == ["400", "root", "root"]
+        subject = certified.sh(host, f"openssl x509 -noout -subject -ext subjectAltName -in {NAMES['certs']}")
+        assert f"CN = {host}" in subject
+        assert f"DNS:{host}" in subject
+
+
+def agreed(pair, host):
+    """Return the row of the state that looks whether a host's tunnels have agreed on keys."""
+    argv = ["salt-call", "--out=json", "--log-level=quiet", "state.sls_id", "network_ipsec_established"]
+    said = pair.machines[host].ssh([*argv, "network.openvswitch"], check=False, timeout=300).stdout
+    # What it requires runs as well.
+    rows = {row["__id__"]: row for row in json.loads(said)["local"].values()}
+    return rows["network_ipsec_established"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ({"folder": "/etc/pki/hypervisor/web"}, "is of no CA that is trusted here"),
+        ({"name": "hv7"}, "refuses the key or certificate"),
+        ({"days": -1}, "has expired"),
+    ],
+    ids=["another CA", "another name", "expired"],
+)
+def test_a_bad_certificate_opens_nothing_and_is_named(certified, bad, why):
+    give(certified, "hv2", **bad)
+    with tap(certified, "hv2") as wire:
+        said = {host: agreed(certified, host) for host in INSIDE}
+        assert not pings(certified, "hv2", INSIDE["hv1"], 3)
+    assert wire.count(GRE) == 0
+    assert [one["result"] for one in said.values()] == [False, False], said
+    assert "hv2 (private_hv2, " in said["hv1"]["comment"]
+    assert why in said["hv1"]["comment"], said
+    assert "refuses the key or certificate" in said["hv2"]["comment"], said
+
+
+def test_the_next_run_replaces_what_is_bad_and_traffic_comes_back(certified):
+    rows = certified.apply("hv2", "network")
+    assert failures(rows).keys() <= {"network_ipsec_established"}
+    why = rows["network_ipsec_certificate"]["changes"]["certificate"]["why"]
+    assert why == ["it has expired"]
+    assert "PRIVATE" not in json.dumps(rows)
+    # openvswitch-ipsec was started anew, since it does not look into files.
+    assert rows["network_ipsec_service"]["changes"] == {"openvswitch-ipsec": True}
+    assert pings(certified, "hv2", INSIDE["hv1"], 60)
