@@ -18,7 +18,7 @@ _OF_TUNNELS = ("remote", "local", "key", "ipsec", "psk", "remote_name")
 # Where openvswitch-ipsec looks for this host's certificate.
 _IDENTITY = ("certificate", "private_key", "ca_cert")
 _OF_BONDS = ("bond_mode", "lacp")
-_OF_INTERNAL = ("addresses", "mac")
+_OF_INTERNAL = ("addresses", "mac", "dhcp4")
 # What a bridge of network:bridges may have here: nothing that could cut the host off.
 _OF_SHARED = ("ports", "external_ids", "mcast_snooping")
 # What stands in examples, here and elsewhere, in place of a key.
@@ -134,6 +134,10 @@ def _port(name: str, spec: Mapping[str, Any], configuration: Mapping[str, Any]) 
         yield from ((key, "not allowed without interfaces") for key in _OF_BONDS if key in spec)
     if kind == "patch" and "peer" not in spec:
         yield "peer", "missing; must be the patch port at the other end"
+    if spec.get("dhcp4") and spec.get("addresses"):
+        yield "addresses", "not allowed with dhcp4: true"
+    if spec.get("dhcp4") and kind == "internal" and "mac" not in spec:
+        yield "mac", "missing; with dhcp4 it is needed, since the port would be another host to the server at each boot"
     if spec.get("tag") and spec.get("vlan_mode") == "trunk":
         yield "tag", "not allowed with vlan_mode: trunk"
     if kind in _TUNNELS:

@@ -182,6 +182,17 @@ def addresses(bridges: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     }
 
 
+def leased(bridges: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns the internal ports among composed bridges that ask a DHCP server."""
+    return sorted(
+        port
+        for bridge in bridges.values()
+        if bridge.get("ensure") != "absent"
+        for port, one in bridge["ports"].items()
+        if one.get("type") == "internal" and one.get("ensure") != "absent" and one.get("dhcp4")
+    )
+
+
 def address_batch(wanted: Mapping[str, list[str]]) -> str:
     """Returns what ``ip -batch`` reads so that ports have their addresses and are up."""
     lines = []

@@ -63,6 +63,13 @@ network_ovs_addresses:
     - require:
       - ovs: network_ovs
 
+network_ovs_leases:
+  ovs_leases.kept:
+    - bridges: *bridges
+    - mesh: *mesh
+    - require:
+      - ovs: network_ovs
+
 network_ipsec_established:
   tunnel_ipsec.established:
     - bridges: *bridges

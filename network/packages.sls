@@ -4,6 +4,13 @@
 {% if network.ovs.bridges or network.mesh %}
 {% do names.extend(network.packages.ovs + network.packages.guard + network.packages.ipsec) %}
 {% endif %}
+{% set leased = [] %}
+{% for bridge in network.ovs.bridges.values() %}
+{% do leased.extend(bridge.get('ports', {}).values() | selectattr('dhcp4', 'defined') | selectattr('dhcp4') | list) %}
+{% endfor %}
+{% if leased %}
+{% do names.extend(network.packages.dhcp) %}
+{% endif %}
 {% if network.dnsmasq %}
 {% do names.extend(network.packages.dnsmasq) %}
 {% endif %}

@@ -86,6 +86,7 @@ def test_what_fits_is_accepted():
 
 PORTS = "network:ovs:bridges:ovs0:ports"
 AT = f"{PORTS}:p1"
+MAC = "52:54:00:00:00:01"
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     # certificates
     (certified(psk=KEY), "network:ipsec:psk", "not allowed with network:ipsec:auth certificate"),
@@ -121,6 +122,13 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (port({"lacp": "active"}), f"{AT}:lacp", "not allowed without interfaces"),
     (port({"addresses": ["10.0.0.1/24"]}), f"{AT}:addresses", "not allowed with type: system"),
     (port({"remote": "192.0.2.2"}), f"{AT}:remote", "not allowed with type: system"),
+    (port({"dhcp4": True}), f"{AT}:dhcp4", "not allowed with type: system"),
+    (port({"type": "internal", "dhcp4": True}), f"{AT}:mac", "missing; with dhcp4 it is needed"),
+    (
+        port({"type": "internal", "mac": MAC, "dhcp4": True, "addresses": ["10.0.0.1/24"]}),
+        f"{AT}:addresses",
+        "not allowed with dhcp4: true",
+    ),
     (port({"type": "patch"}), f"{AT}:peer", "missing"),
     (port({"type": "gre"}), f"{AT}:remote", "missing"),
     (port({}, name="a" * 16), "network:ovs:bridges:ovs0:ports", "15"),

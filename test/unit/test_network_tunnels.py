@@ -132,6 +132,12 @@ def test_a_mesh_may_say_its_largest_packet_itself():
     assert network_tunnels.mesh_mtu({**MESH, "underlay_mtu": 1400}) == 1324
 
 
+def test_ports_that_ask_a_dhcp_server():
+    asks = {"type": "internal", "dhcp4": True}
+    ports = {"int1": asks, "int0": {"type": "internal"}, "old": {**asks, "ensure": "absent"}}
+    assert network_tunnels.leased({"a": {"ports": ports}, "b": {"ensure": "absent", "ports": {"x": asks}}}) == ["int1"]
+
+
 def test_internal_ports_have_their_addresses_and_no_others():
     bridges: dict[str, Any] = {
         "ovs0": {

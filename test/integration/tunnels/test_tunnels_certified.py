@@ -60,6 +60,10 @@ def network(pair, host):
     if host == "hv1":
         ranges = [{"start": "10.9.0.100", "end": "10.9.0.150"}]
         found["dnsmasq"] = {"private": {"interface": "priv0", "ranges": ranges, "domain": "private.lab"}}
+    else:
+        # The host itself asks the other one through the tunnel.
+        asks = {"type": "internal", "mac": "52:54:00:aa:bb:cc", "dhcp4": True}
+        found["ovs"] = {"bridges": {"ovs0": {"ports": {"lease0": asks}}}}
     return found
 
 
@@ -136,6 +140,18 @@ def test_leases_and_pings_pass_encrypted_alone(certified):
 def test_a_second_run_changes_nothing_and_says_so_before(certified):
     rows = certified.apply("hv1", "network", "test=True")
     assert {name: row["changes"] for name, row in rows.items() if row["changes"] or row["result"] is not True} == {}
+
+
+def test_a_port_of_the_host_itself_has_a_lease_and_keeps_it_over_a_reboot(certified):
+    show = "ip -4 -o address show dev lease0 scope global"
+    asked = f"for n in $(seq 90); do {show} | grep . && exit; sleep 1; done; exit 1"
+    before = certified.sh("hv2", asked)
+    assert " 10.9.0.1" in before
+    assert "dynamic" in before
+    old = certified.machines["hv2"].boot_id()
+    certified.sh("hv2", "systemctl reboot", check=False)
+    certified.machines["hv2"].wait_reboot(old, timeout=400)
+    assert certified.sh("hv2", asked).split()[3] == before.split()[3]
 
 
 def test_root_alone_reads_the_key_and_the_certificate_is_in_the_hosts_name(certified):
