@@ -45,10 +45,15 @@ print(found + ["journal" for word in words if word in log])
 
 
 class Site:
-    """The hosts of a lab that are to be a cluster, and the pillar that says so."""
+    """The hosts of a lab that are to be a cluster, and the pillar that says so.
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    Attributes:
+        nodes: the hosts.
+        patience: seconds that a highstate may take.
+    """
+
+    def __init__(self, lab: Lab, nodes: Iterable[str] = NODES, patience: float = 600) -> None:
+        self.lab, self.nodes, self.patience = lab, tuple(nodes), patience
         self.cluster: dict[str, Any] = {}
         self.only: dict[str, dict[str, Any]] = {}
 
@@ -63,18 +68,18 @@ class Site:
 
     def write(self) -> None:
         """Write the pillar on the master: nothing but the role of a node, and the cluster."""
-        files: dict[str, Any] = {"top.sls": {"base": {"*": ["common"], **{node: [node] for node in NODES}}}}
+        files: dict[str, Any] = {"top.sls": {"base": {"*": ["common"], **{node: [node] for node in self.nodes}}}}
         files["common.sls"] = {"cluster": self.cluster}
         controller = self.lab.hosts.controller
         files["top.sls"]["base"][controller] = [controller]
         files[f"{controller}.sls"] = {"roles": ["controller"]}
-        for node in NODES:
+        for node in self.nodes:
             files[f"{node}.sls"] = {"roles": ["cluster"], **self.only.get(node, {})}
         salt.merge_pillar(self.lab.hosts, {name: yaml.safe_dump(content) for name, content in files.items()})
 
     def suite(self, node: str, text: str) -> None:
         """Give a node the pillar of the suite in place of the cluster's."""
-        others = [other for other in NODES if other != node]
+        others = [other for other in self.nodes if other != node]
         top = {"base": {**{other: ["common", other] for other in others}, node: ["suite", node]}}
         salt.merge_pillar(self.lab.hosts, {"top.sls": yaml.safe_dump(top), "suite.sls": text})
 
@@ -87,7 +92,7 @@ class Site:
 
         def one(node: str) -> dict[str, Any]:
             argv = ["salt-call", "--out=json", "--log-level=quiet", "state.highstate", f"test={test}"]
-            done = self.lab.run(node, argv, check=False, timeout=600)
+            done = self.lab.run(node, argv, check=False, timeout=self.patience)
             answer = json.loads(done.stdout)["local"]
             assert isinstance(answer, dict), answer
             return {row["__id__"]: row for row in answer.values()}

@@ -22,8 +22,12 @@ from lab.ui import Progress
 NAME = os.environ.get("LAB_NAME", "test")
 KEEP = os.environ.get("LAB_KEEP") == "1"
 # Suites with hosts of their own. All others share a lab, in which one test goes on from what the last one left.
-OWN_HOSTS = {"vm": "machines", "network": "machines", "tunnels": "machines", "cluster": "cluster"}
-LONGEST_FIRST = ("lab", "machines", "cluster")
+OWN_HOSTS = {
+    **dict.fromkeys(("vm", "network", "tunnels"), "machines"),
+    "cluster": "cluster",
+    "cluster_storage": "disks",
+}
+LONGEST_FIRST = ("lab", "disks", "machines", "cluster")
 
 
 class ByLab(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types

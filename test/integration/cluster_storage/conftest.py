@@ -1,0 +1,52 @@
+"""Two virtual machines that share disks and are minions, and no more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import testinfra
+from storage_site import SHARED_DISKS, Course, StorageSite
+
+from lab.lab import Lab
+from lab.ui import Progress
+
+NAME = f"{os.environ.get('LAB_NAME', 'test')}-disks"
+KEEP = os.environ.get("LAB_KEEP") == "1"
+
+
+@pytest.fixture(scope="session", name="site")
+def bare_hosts(loud) -> Iterator[StorageSite]:
+    """A controller and two machines; a lab that was kept has no bare hosts any more."""
+    lab = Lab(NAME, Progress())
+    try:
+        with loud.disabled():
+            lab.up(
+                only=["controller", "hv1", "hv2"],
+                kind="vm",
+                kinds={"controller": "container"},
+                highstate=False,
+                shared_disks=SHARED_DISKS,
+            )
+        yield StorageSite(lab)
+    finally:
+        differences = [] if KEEP else lab.down()
+    assert differences == [], "the lab left the machine changed"
+
+
+@pytest.fixture(scope="session")
+def course(site) -> Course:
+    """What happened from bare hosts to a shared volume; the tests go on from there, in their order."""
+    return Course(site)
+
+
+@pytest.fixture(scope="module")
+def host(request, kitchen_config):
+    """The host that the suite proves: Test Kitchen's, or the first node."""
+    if kitchen_config is not None:
+        sudo = os.environ.get("KITCHEN_USERNAME", "root") != "root"
+        return testinfra.get_host("ssh://kitchen", ssh_config=str(kitchen_config), sudo=sudo)
+    site = request.getfixturevalue("site")
+    request.getfixturevalue("course")
+    return testinfra.get_host("ssh://hv1", ssh_config=str(site.lab.paths.ssh_config))

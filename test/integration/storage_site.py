@@ -1,0 +1,123 @@
+"""Two virtual machines that share disks, and what sbd, Pacemaker and LVM say there."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from cluster_site import Site, soon
+
+from lab.lab import Lab
+from lab.vm import Machine
+
+NODES = ("hv1", "hv2")
+SBD, SAN = "/dev/disk/by-id/virtio-sbd", "/dev/disk/by-id/virtio-san"
+SHARED_DISKS = {"sbd": 16, "san": 1024}
+# An emulated host on a busy machine is late, and must not be taken for one that is lost.
+TOKEN, WATCHDOG, MSGWAIT = 10000, 15, 30
+PATIENCE = 1800.0
+CLUSTER = {
+    "token": TOKEN,
+    "wait_seconds": 600,
+    # A machine that boots takes longer anyway.
+    "sbd": {
+        "enabled": True, "devices": [SBD], "module": "softdog", "blacklist": ["iTCO_wdt"], "start_delay": 0,
+        "watchdog_timeout": WATCHDOG, "msgwait": MSGWAIT,
+    },
+    "storage": {
+        "lock_manager": "dlm",
+        "volume_groups": {"vmdata": {"devices": [SAN], "volumes": {"one": {"size_mib": 64}}}},
+    },
+}  # fmt: skip
+VOLUME, RESOURCE = "/dev/vmdata/one", "vmdata-one"
+
+
+class StorageSite(Site):  # type: ignore[misc]  # mypy looks at files of this folder one by one
+    """A cluster of two with a shared disk for sbd and one for storage."""
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab, NODES, PATIENCE)
+
+    def declared(self, **more: Any) -> None:
+        """Let the pillar say all of it."""
+        self.declare(*NODES, **{**CLUSTER, **more})
+
+    def machine(self, node: str) -> Machine:
+        """Return a node's machine, with its power in the caller's hand."""
+        machine: Machine = self.lab.virtual.machine(node)
+        return machine
+
+    def running(self, node: str) -> bool:
+        """Whether a node's machine is switched on."""
+        return self.machine(node).is_running()
+
+    def active_on(self) -> list[str]:
+        """Return the nodes on which the kernel has the volume, whatever Pacemaker says."""
+        alive = [node for node in NODES if self.running(node)]
+        return [node for node in alive if self.lab.run(node, ["test", "-e", VOLUME], check=False).returncode == 0]
+
+    def holders(self) -> list[str]:
+        """Return the nodes that have an exclusive lock of a volume."""
+        alive = [node for node in NODES if self.running(node)]
+        found = {node: self.run(node, "lvmlockctl", "--info") for node in alive}
+        return [node for node in alive if re.search(r"^LK LV ex ", found[node], re.MULTILINE)]
+
+    def where(self, node: str, name: str = RESOURCE) -> str:
+        """Return where a resource runs, as one node sees it; empty when nowhere."""
+        found = self.monitor(node).find(f".//resource[@id='{name}']")
+        if found is None or found.get("role") != "Started" or found.get("failed") == "true":
+            return ""
+        place = found.find("node")
+        return str(place.get("name")) if place is not None else ""
+
+    def fencing(self, node: str, name: str = "fence_sbd") -> str:
+        """Return where the fence device runs; empty when nowhere."""
+        return self.where(node, name)
+
+    def unclean(self, node: str) -> set[str]:
+        """Return the nodes that one node counts as lost and not fenced."""
+        rows = self.monitor(node).findall("nodes/node")
+        return {str(row.get("name")) for row in rows if row.get("unclean") == "true"}
+
+    def killed(self, node: str) -> float:
+        """Cut a node's power; return when."""
+        self.machine(node).kill()
+        return time.monotonic()
+
+    def back(self, node: str) -> None:
+        """Switch a node on and wait until it is a member with its locks again."""
+        self.machine(node).start()
+        self.lab.hosts.wait_ssh(node, timeout=PATIENCE)
+        other = next(one for one in NODES if one != node)
+        soon(lambda: self.online(other) == set(NODES), PATIENCE, f"{node} is back")
+        soon(lambda: "VG vmdata" in self.run(node, "lvmlockctl", "--info", check=False) or self.locks(node), PATIENCE,
+             f"{node} has its daemon of locks")  # fmt: skip
+
+    def locks(self, node: str) -> bool:
+        """Whether a node's daemon of locks answers."""
+        return bool(self.lab.run(node, ["lvmlockctl", "--info"], check=False).returncode == 0)
+
+
+class Course:
+    """From bare hosts to a volume that is active on one of two nodes.
+
+    Attributes:
+        refused: what hv1 said of a disk that has a file system.
+        predicted: what ``test=True`` said before anything was done.
+        done: what the first run did.
+        second: what the second one did.
+        predicted_again: what ``test=True`` says then.
+    """
+
+    def __init__(self, site: StorageSite) -> None:
+        site.declared()
+        site.converge(site.lab.hosts.controller)
+        site.run("hv1", "mke2fs", "-q", "-t", "ext4", SAN)
+        self.refused = site.highstate("hv1", test=True)["hv1"]
+        site.run("hv1", "wipefs", "--all", "--quiet", SAN)
+        site.run("hv1", "dd", "if=/dev/zero", f"of={SAN}", "bs=1M", "count=8", "oflag=direct", "status=none")
+        self.predicted = site.highstate(*NODES, test=True)
+        self.done = site.highstate(*NODES)
+        self.second = site.highstate(*NODES)
+        self.predicted_again = site.highstate(*NODES, test=True)
