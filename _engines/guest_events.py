@@ -54,6 +54,7 @@ _LINES = 256  # that may wait; then the child waits
 _PATIENCE = 5.0  # seconds for the master to take a message
 # The same for logging in at the master; the minion itself may take longer.
 _IMPATIENT = {"auth_timeout": 3, "auth_tries": 1, "retry_dns": 0, "random_reauth_delay": 0, "acceptance_wait_time": 1}
+_MOST_HAPPENED = 200  # that wait for a master that is away
 _REREAD = 30.0  # seconds: flags and leases change without an event
 
 
@@ -125,6 +126,8 @@ class Teller:
         self.deaf = False
         self.nonce = ""
         self.libvirt = "it has not been reached yet"
+        # What has happened to guests and was not told yet: UUID, milliseconds since 1970, a word.
+        self.happened: list[tuple[str, int, str]] = []
         self._versions: dict[str, str] = {}
 
     def _record(self, kind: str, key: str, facts: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -165,6 +168,8 @@ class Teller:
         """Takes one object into account."""
         many, key = KINDS[kind], line["key"]
         what = __utils__["inventory_words.words"](line["what"])
+        self.happened += [(key, *one) for one in line.get("happened", ())]
+        del self.happened[:-_MOST_HAPPENED]
         if line["facts"] is None:
             name = self._names.pop((kind, key), key)
             self.told[many].pop(name, None)
@@ -174,6 +179,8 @@ class Teller:
         if self.told[many].get(name) != record:
             self.told[many][name] = record
             self._say(f"{kind}/{name}/{what}", set={many: {name: record}})
+        elif self.happened:
+            self._say(f"{kind}/{name}/{what}")
 
     def tell_all(self) -> None:
         """Tells everything, in as many messages as it takes; what nobody could read yet is not said to be nothing."""
@@ -214,8 +221,13 @@ class Teller:
         return found
 
     def _say(self, about: str, **said: Any) -> None:
-        """Sends one message, unless the one before has not arrived."""
-        if not self.deaf and not self._send(*self._voice.message(about, **said)):
+        """Sends one message, and with it what has happened; not if the one before has not arrived."""
+        if self.deaf:
+            return
+        happened = {"happened": self.happened} if self.happened else {}
+        if self._send(*self._voice.message(about, **said, **happened)):
+            self.happened = []
+        else:
             self.deaf, self.whole = True, False
 
 

@@ -214,6 +214,11 @@ def _inventory(inventory: Mapping[str, Any], burst: int) -> Lines:
             *_only("GET"), f"limit_req zone=hypervisor_run burst={burst} nodelay;", *more,
             "proxy_pass_request_body off;", *_headers(told), f"proxy_pass http://127.0.0.1:{inventory['port']}/inventory/{path};",
         ])  # fmt: skip
+    # What has happened to one guest, by its UUID.
+    lines += _block("location ~ ^/inventory/events/[0-9a-f-]+$", [
+        *_only("GET"), f"limit_req zone=hypervisor_run burst={burst} nodelay;",
+        "proxy_pass_request_body off;", *_headers(told), f"proxy_pass http://127.0.0.1:{inventory['port']};",
+    ])  # fmt: skip
     return lines
 
 

@@ -85,6 +85,29 @@ def test_everything_first_then_what_differs(host):
     assert host.told() == [(f"guest/{UUID}/undefined", {"gone": {"guests": [UUID]}})]
 
 
+def test_what_happens_to_a_guest_is_told_with_its_record_or_without_and_again_where_nobody_heard(host):
+    host.teller.take(everything())
+    host.told()
+    line = one("stopped", facts(5)) | {"happened": [[1000, "shut_down"]]}
+    host.teller.take(line)
+    ((about, said),) = host.told()
+    assert (about, said["happened"]) == (f"guest/{UUID}/stopped", [(UUID, 1000, "shut_down")])
+    # A reboot changes nothing of the record.
+    host.heard = False
+    host.teller.take(one("reboot", facts(5)) | {"happened": [[2000, "rebooted"]]})
+    host.heard = True
+    host.teller.deaf = False
+    host.teller.take(one("reboot", facts(5)) | {"happened": [[3000, "rebooted"]]})
+    ((_, said),) = host.told()
+    assert said["happened"] == [(UUID, 2000, "rebooted"), (UUID, 3000, "rebooted")]
+    assert "set" not in said
+    for number in range(300):
+        host.teller.happened.append((UUID, number, "rebooted"))
+    host.teller.take(one("reboot", facts(5)) | {"happened": [[4000, "rebooted"]]})
+    ((_, said),) = host.told()
+    assert len(said["happened"]) == 200
+
+
 def test_a_network_is_known_by_its_name_also_when_it_is_gone(host):
     host.teller.take(everything())
     host.told()

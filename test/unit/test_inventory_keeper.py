@@ -237,6 +237,45 @@ def test_a_host_that_is_not_heard_is_not_live(master, told):
     assert (master.host()["live"], master.host()["problems"]) == (True, [])
 
 
+def test_what_happens_to_a_guest_is_kept_and_its_record_says_when(master, told):
+    master.take(event(told.message("guest/x/stopped", happened=[[UUID, 5000, "crashed"], [UUID, 4000, "<b>"]])))
+    key = f"hv1/{UUID}"
+    assert master.keeper.store.get("guests", key)["happened"] == 5000
+    assert store.Reader(master.folder / "i.db").happened(UUID) == [("hv1", 5000, "crashed")]
+    master.take(changed(told))
+    assert master.keeper.store.get("guests", key)["happened"] == 5000
+    master.keeper.store.close()
+    master.begin()
+    master.take(whole(told))
+    assert master.keeper.store.get("guests", key)["happened"] == 5000
+
+
+@pytest.mark.parametrize(
+    "happened",
+    [{}, "x", [[UUID, 1]], [["../x", 1, "started"]], [[UUID, "1", "started"]], [[UUID, -1, "started"]], [None],
+     [[UUID, 1, "started"]] * 201, [[UUID, 1, {}]]],
+)  # fmt: skip
+def test_what_is_no_history_is_malformed(master, told, happened):
+    master.take(event(told.message("host/alive", happened=happened)))
+    assert master.refused == {"malformed": 1}
+    assert store.Reader(master.folder / "i.db").happened(UUID) == []
+
+
+def test_a_host_is_told_to_be_evacuated(master, told):
+    folder = master.folder / "cache/hypervisor-fleet/evacuated"
+    folder.mkdir(parents=True)
+    row = {"since": "2026", "user": "olga", "guests": {"u": {}}}
+    (folder / "hv1.json").write_text(json.dumps(row))
+    master.take()
+    assert master.host()["evacuated"] == {"since": "2026", "user": "olga", "guests": 1}
+    master.take(event(told.message("host/alive", figures={"cpus": 2})))
+    assert master.host()["evacuated"]["user"] == "olga"
+    assert master.host("hv2")["evacuated"] is None
+    (folder / "hv1.json").unlink()
+    master.take()
+    assert (master.host()["evacuated"], master.host()["cpus"]) == (None, 2)
+
+
 def test_after_a_restart_it_goes_on_and_asks(master, told):
     master.keeper.store.close()
     master.begin()

@@ -150,6 +150,38 @@ def test_other_paths_are_not_there(served, path):
     assert served.ask(path, ANNA)[0].status == 404
 
 
+HISTORY = "7e15f46f-a06d-4d56-a2f0-7d2e1103df28"
+
+
+def test_what_has_happened_to_a_guest_is_told_of_the_hosts_that_may_be_seen(served):
+    served.base.happen("hv1", [(HISTORY, 1_000, "started"), (HISTORY, 61_500, "left"), (HISTORY, 61_900, "undefined")])
+    there = [(HISTORY, 61_600, "arrived"), (HISTORY, 61_700, "defined"), (HISTORY, 99_000, "crashed")]
+    served.base.happen("hv2", there)
+    answer, body = served.ask(f"/inventory/events/{HISTORY}", ANNA)
+    assert answer.status == 200
+    assert [(row["host"], row["what"]) for row in json.loads(body)["events"]] == [
+        ("hv2", "crashed"), ("hv2", "arrived"), ("hv1", "left"), ("hv1", "started"),
+    ]  # fmt: skip
+    assert json.loads(body)["events"][2]["at"] == "1970-01-01T00:01:01.500+00:00"
+    _, body = served.ask(f"/inventory/events/{HISTORY}", VERA)
+    assert {row["host"] for row in json.loads(body)["events"]} == {"hv1"}
+    assert served.ask(f"/inventory/events/{HISTORY}")[0].status == 401
+    for path in ("x", HISTORY.upper(), f"{HISTORY}/..", f"{HISTORY}'--"):
+        assert served.ask(f"/inventory/events/{path}", ANNA)[0].status == 404
+
+
+def test_who_started_an_act_sees_it_in_snapshot_and_stream_and_others_their_part(served):
+    job = {"jid": "2", "user": "vera", "function": "fleet.evacuate", "guest": None, "kwarg": {}, "hosts": ["hv2"],
+           "outcomes": {}, "progress": [], "outcome": None}  # fmt: skip
+    answer, stream = served.ask("/inventory/stream", VERA, Last_Event_ID=str(served.base.revision))
+    served.base.apply({"jobs": {"2": job, "3": {**job, "jid": "3", "user": "root"}}})
+    told = json.loads(lines(answer)[-1].removeprefix("data: "))
+    assert set(told["set"]["jobs"]) == {"2"}
+    stream.close()
+    assert set(served.seen(VERA)["jobs"]) == {"1", "2"}
+    assert set(served.seen(ANNA)["jobs"]) == {"1", "2", "3"}
+
+
 def test_who_has_a_snapshot_gets_nothing_new(served):
     first, _ = served.ask("/inventory/snapshot", ANNA)
     tag = first.getheader("ETag")

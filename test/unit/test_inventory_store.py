@@ -105,3 +105,19 @@ def test_what_is_long_gone_is_forgotten_and_the_floor_says_so(base):
 def test_counts_are_read_without_the_engine(base):
     base.note({"refused": json.dumps({"signature": 3})})
     assert json.loads(store.refused(base.path)) == {"signature": 3}
+
+
+def test_what_has_happened_is_kept_for_a_guest_and_bounded(base, monkeypatch):
+    monkeypatch.setattr(store, "_MOST_OF_ONE", 3)
+    base.happen("hv1", [("u1", at, "started") for at in range(10)] + [("u2", 5, "crashed")])
+    base.happen("hv1", [("u1", 9, "started")])
+    base.happen("hv2", [("u1", 20, "arrived")])
+    reader = store.Reader(base.path)
+    assert reader.happened("u1") == [("hv2", 20, "arrived"), *[("hv1", at, "started") for at in (9, 8, 7)]]
+    assert reader.happened("nobody") == []
+    assert base.last() == {"hv1/u1": 9, "hv1/u2": 5, "hv2/u1": 20}
+    monkeypatch.setattr(store, "_MOST_HAPPENED", 1)
+    base.prune()
+    assert reader.happened("u2") == []
+    # It is no record, and makes no revision.
+    assert reader.look()[0] == []

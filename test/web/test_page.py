@@ -446,6 +446,27 @@ def test_a_door_that_stays_shut_says_why_and_is_not_asked_for_for_ever(look, sit
     assert site.opened == []
 
 
+# ---- what has happened ----
+
+
+def test_a_guests_own_events_stand_beside_its_jobs_and_come_as_they_happen(look, site, faultless):
+    row_of = {"at": "2026-11-28T12:00:00.500+00:00", "host": "hv1", "what": "started"}
+    site.events["0000-web1"] = [row_of]
+    page = look(at="/guest/0000-web1")
+    happened = page.locator(".happened li")
+    expect(happened).to_have_count(1)
+    expect(happened.first).to_contain_text("started")
+    site.events["0000-web1"] = [
+        {**row_of, "at": "2026-11-28T12:09:00+00:00", "host": "hv2", "what": "<b>unknown</b>"},
+        {**row_of, "at": "2026-11-28T12:08:00+00:00", "what": "crashed"}, row_of,
+    ]  # fmt: skip
+    site.change("guests", "hv1/0000-web1", guest("hv1", "web1", happened=1764331740000))
+    expect(happened).to_have_count(3)
+    expect(happened.first).to_contain_text("<b>unknown</b>")
+    expect(happened.nth(1)).to_contain_text("crashed")
+    faultless(page)
+
+
 # ---- for everybody ----
 
 

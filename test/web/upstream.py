@@ -67,6 +67,7 @@ class Site:
         self.streams: list[queue.Queue[bytes | None]] = []
         self.down = False
         self.answers: dict[str, Any] = {}
+        self.events: dict[str, list[dict[str, str]]] = {}
         # What the pages have brought to the consoles: host and protocols; bytes; keys that went down or up.
         self.opened: list[tuple[str, list[str]]] = []
         self.typed: list[bytes] = []
@@ -189,6 +190,10 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/inventory/stream":
             if not self.refused():
                 self.stream()
+        elif self.path.startswith("/inventory/events/"):
+            if not self.refused():
+                rows = self.site.events.get(self.path.rsplit("/", 1)[1], [])
+                self.answer(json.dumps({"events": rows}).encode())
         elif self.path.startswith("/websockify/"):
             self.console(self.path.rsplit("/", 1)[1])
         else:

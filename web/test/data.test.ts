@@ -3,7 +3,7 @@ import { offered } from "../src/data/actions";
 import { bytes, duration, mib, share } from "../src/data/format";
 import { issues } from "../src/data/issues";
 import { concerns, counted, lastOfHost, stepKind, verdict } from "../src/data/jobs";
-import { applied, readChange, readSnapshot } from "../src/data/model";
+import { applied, readChange, readEvents, readSnapshot } from "../src/data/model";
 import { EventReader, type ServerEvent } from "../src/data/sse";
 import { parse } from "../src/route";
 import { base64url, door, hex } from "../src/console/ticket";
@@ -25,6 +25,16 @@ describe("what the inventory says", () => {
     expect(tables.hosts.get("hv1")?.problems).toEqual(["a", "3"]);
     expect(readSnapshot(null).tables.guests.size).toBe(0);
     expect(readSnapshot([1, "x"]).user.name).toBe("");
+  });
+
+  it("has a guest's events, whatever else is among them", () => {
+    const row = { at: "2026", host: "hv1", what: "started" };
+    expect(readEvents({ events: [row, null, { what: 7 }] })).toEqual([
+      row,
+      { at: "", host: "", what: "" },
+      { at: "", host: "", what: "7" },
+    ]);
+    expect(readEvents("none")).toEqual([]);
   });
 
   it("changes by what is set and what is gone, and nothing else becomes a new object", () => {

@@ -20,6 +20,7 @@ export function guest(part: Partial<Guest>): Guest {
     autostart: false,
     persistent: true,
     consoles: ["vnc", "serial"],
+    happened: null,
     ...part,
   };
 }

@@ -188,6 +188,8 @@ def test_an_operator_logs_in_calls_and_logs_out(front):
         ("POST", "/api/", 404), ("POST", "/api/events", 404), ("POST", "/api/run/", 404), ("POST", "/API/run", 404),
         ("GET", "/api/events", 404), ("GET", "/api/keys", 404), ("POST", "/login", 404), ("GET", "/run", 404),
         ("POST", "/inventory/snapshot", 405), ("GET", "/inventory", 404), ("GET", "/inventory/other", 404),
+        ("GET", "/inventory/events/", 404), ("GET", "/inventory/events/x", 404), ("GET", "/inventory/events/a/b", 404),
+        ("POST", "/inventory/events/0", 405),
         ("GET", "/websockify/hv1", 404), ("GET", "/websockify/hv9", 404), ("GET", "/websockify/", 404),
         ("GET", "/websockify/127.0.0.1", 404), ("GET", "/.git/config", 404), ("GET", "/etc/passwd", 404),
         ("OPTIONS", "/api/run", 405), ("TRACE", "/", 405), ("GET", "/assets/", 404),
@@ -289,13 +291,14 @@ def test_what_does_not_listen_is_a_bad_gateway(front, changed):
     assert upgrade(front, "/websockify/hv1").startswith("HTTP/1.1 502 ")
 
 
-def test_the_inventory_hears_what_it_needs_and_says_no_more_than_it_should(front, upstreams):
+@pytest.mark.parametrize("asked", ["/inventory/snapshot", "/inventory/events/0f1e-2d"])
+def test_the_inventory_hears_what_it_needs_and_says_no_more_than_it_should(front, upstreams, asked):
     status, headers, text = front.ask(
-        "GET", "/inventory/snapshot", token="t1", Cookie="a=b", Origin="https://x.example", If_None_Match='"6"',
+        "GET", asked, token="t1", Cookie="a=b", Origin="https://x.example", If_None_Match='"6"',
         X_Forwarded_For="192.0.2.1", Authorization="Basic eDp5",
     )  # fmt: skip
     path, heard = json.loads(text)
-    assert (status, path) == (200, "/inventory/snapshot")
+    assert (status, path) == (200, asked)
     told = {name.lower(): value for name, value in heard}
     assert told.items() >= {"x-auth-token": "t1", "if-none-match": '"6"', "host": "127.0.0.1"}.items()
     assert not set(told) & {"cookie", "origin", "x-forwarded-for", "authorization", "referer", "user-agent"}

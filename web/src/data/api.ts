@@ -1,6 +1,6 @@
 // The requests to salt-api. Everything that changes something is a job: its number comes back at once, and what became
 // of it comes with the inventory.
-import { readSnapshot, record, text, type Snapshot } from "./model";
+import { readEvents, readSnapshot, record, text, type Happened, type Snapshot } from "./model";
 import { begin, end, expire, session } from "./session";
 
 export class ApiError extends Error {
@@ -118,6 +118,13 @@ export async function snapshot(): Promise<Snapshot> {
   const response = await answered("/inventory/snapshot", { headers: headers() });
   if (!response.ok) throw new ApiError(`The inventory does not answer (${response.status}).`, response.status);
   return readSnapshot(await response.json());
+}
+
+/** What has happened to a guest, the newest first. */
+export async function events(uuid: string): Promise<Happened[]> {
+  const response = await answered(`/inventory/events/${encodeURIComponent(uuid)}`, { headers: headers() });
+  if (!response.ok) throw new ApiError(`The inventory does not answer (${response.status}).`, response.status);
+  return readEvents(await response.json());
 }
 
 export async function stream(last: number, until: AbortSignal): Promise<Response> {

@@ -34,6 +34,14 @@ export interface Guest {
   autostart: boolean;
   persistent: boolean;
   consoles: string[];
+  /** When something happened to it last, in milliseconds since 1970. */
+  happened: number | null;
+}
+
+export interface Happened {
+  at: string;
+  host: string;
+  what: string;
 }
 
 export interface Pool {
@@ -186,7 +194,14 @@ function readGuest(key: string, raw: Raw): Guest {
     autostart: raw.autostart === true,
     persistent: raw.persistent !== false,
     consoles: texts(raw.consoles),
+    happened: number(raw.happened),
   };
+}
+
+export function readEvents(value: unknown): Happened[] {
+  const { events } = record(value);
+  if (!Array.isArray(events)) return [];
+  return events.map(record).map((raw) => ({ at: text(raw.at), host: text(raw.host), what: text(raw.what) }));
 }
 
 function readPool(_: string, raw: Raw): Pool {

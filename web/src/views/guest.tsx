@@ -9,6 +9,7 @@ import { guestByUuid, hosts, loaded, may, now, tables } from "../data/store";
 import { Console, mayOpen } from "../console/console";
 import { Empty, Facts, State } from "../parts/basics";
 import { beginAction } from "../parts/doing";
+import { Events } from "../parts/events";
 import { JobRows } from "./jobs";
 
 function Toolbar({ guest }: { guest: Guest }) {
@@ -149,6 +150,8 @@ export function GuestView({ uuid }: { uuid: string }) {
           ) : (
             <Empty>{noConsole(guest)}</Empty>
           )}
+          <h2>What has happened</h2>
+          <Events guest={guest} />
           <h2>What was done</h2>
           {jobs.length === 0 ? <Empty>No jobs yet.</Empty> : <JobRows jobs={jobs.slice(0, 20)} />}
         </section>

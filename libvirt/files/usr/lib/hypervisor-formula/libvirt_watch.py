@@ -31,6 +31,18 @@ _LEFT_OUT = ("GRAPHICS", "RTC_CHANGE", "MIGRATION_ITERATION", "BLOCK_THRESHOLD")
 _LIFECYCLE = (
     *("defined", "undefined", "started", "suspended", "resumed", "stopped", "shutdown", "pmsuspended", "crashed"),
 )
+# What a person would say of an event of a guest's life, by its number and detail; whatever is not here is left out:
+# the pause at the end of a migration, a definition that was altered.
+_HAPPENED = {
+    (0, 0): "defined", (1, 0): "undefined",
+    (2, 0): "started", (2, 1): "arrived", (2, 2): "restored", (2, 3): "restored", (2, 4): "woken",
+    (3, 0): "suspended", (3, 2): "io_error", (3, 3): "watchdog", (3, 6): "api_error",
+    (4, 0): "resumed", (4, 2): "resumed",
+    (5, 0): "shut_down", (5, 1): "forced_off", (5, 2): "crashed", (5, 3): "left", (5, 4): "saved", (5, 5): "failed",
+    (7, 0): "pmsuspended", (7, 1): "pmsuspended", (8, 0): "crashed", (8, 1): "crashed",
+}  # fmt: skip
+_OTHERWISE = {"reboot": "rebooted", "watchdog": "watchdog"}
+_MOST_HAPPENED = 32  # of one guest that wait to be told
 _POOL = ("defined", "undefined", "started", "stopped", "created", "deleted")
 
 
@@ -42,12 +54,23 @@ class Marks:
         self.everything = True
         self.lost = False
         self.marked: dict[tuple[str, str], set[str]] = {}
+        # What has happened to guests, with the time in milliseconds since 1970.
+        self.happened: dict[str, list[tuple[int, str]]] = {}
 
-    def mark(self, kind: str, key: str, what: str) -> None:
-        """Notes that an object is to be read, and why."""
+    def mark(self, kind: str, key: str, what: str, happened: str = "") -> None:
+        """Notes that an object is to be read, why, and what a person would say of it."""
         with self.changed:
             self.marked.setdefault((kind, key), set()).add(what)
+            if happened:
+                rows = self.happened.setdefault(key, [])
+                rows.append((time.time_ns() // 1_000_000, happened))
+                del rows[:-_MOST_HAPPENED]
             self.changed.notify()
+
+    def told(self, key: str) -> list[tuple[int, str]]:
+        """Returns what has happened to a guest, once."""
+        with self.changed:
+            return self.happened.pop(key, [])
 
     def all(self) -> None:
         """Notes that everything is to be read."""
@@ -87,7 +110,10 @@ def listen(connection: Any, marks: Marks) -> None:
         def callback(_connection: Any, guest: Any, *rest: Any) -> None:
             number = rest[0] if what == "lifecycle" and rest and isinstance(rest[0], int) else None
             known = number is not None and 0 <= number < len(_LIFECYCLE)
-            marks.mark("guest", guest.UUIDString(), _LIFECYCLE[number] if known and number is not None else what)
+            detail = rest[1] if number is not None and len(rest) > 1 and isinstance(rest[1], int) else 0
+            happened = _OTHERWISE.get(what, "") if number is None else _HAPPENED.get((number, detail), "")
+            word = _LIFECYCLE[number] if known and number is not None else what
+            marks.mark("guest", guest.UUIDString(), word, happened)
 
         return callback
 
@@ -196,7 +222,8 @@ def work(connection: Any, marks: Marks) -> None:
             say(kind="all", found=everything(connection), versions=_versions(connection))
         elif marked:
             for (kind, key), what in marked.items():
-                say(kind=kind, key=key, what=sorted(what), facts=READ[kind](connection, key))
+                told = {"happened": marks.told(key)} if kind == "guest" else {}
+                say(kind=kind, key=key, what=sorted(what), facts=READ[kind](connection, key), **told)
         else:
             connection.getLibVersion()
             say(kind="idle")

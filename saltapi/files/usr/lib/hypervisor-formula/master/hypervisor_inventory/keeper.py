@@ -132,6 +132,7 @@ class Keeper:
         self._last_reconcile = time.monotonic()
         self._told = 0
         self._jobs_compared = False
+        self._happened: dict[str, int] = {}
         self.hosts: dict[str, Host] = {}
         self._recall()
 
@@ -141,6 +142,7 @@ class Keeper:
             log.warning("the inventory is begun anew: %s", self.store.rebuilt)
         self._stamp: tuple[int, int] | None = None
         self._next["hosts"] = 0.0
+        self._happened = self.store.last()
         now = time.monotonic()
         known = self.store.heard()
         self.hosts = {}
@@ -275,8 +277,12 @@ class Keeper:
     def _apply(self, host: Host, message: messages.Message, changes: dict[str, dict[str, Any]], now: float) -> None:
         """Puts a message's content among the changes."""
         host.heard, host.interval = now, message.interval
+        if message.happened:
+            self._happen(message, changes["guests"])
         for kind, records in message.new.items():
             changes[kind].update(records)
+        for key, record in message.new["guests"].items():
+            changes["guests"][key] = record | {"happened": self._happened.get(key)}
         for kind, keys in message.gone.items():
             changes[kind].update(dict.fromkeys(keys))
         if message.figures is not None:
@@ -287,6 +293,16 @@ class Keeper:
         elif message.nonce:
             # It can't tell more now, and will by itself when it can.
             host.wanting = False
+
+    def _happen(self, message: messages.Message, guests: dict[str, Any]) -> None:
+        """Keeps what has happened to guests; their records say when it did last, so that a page asks what it was."""
+        self.store.happen(message.host, message.happened)
+        for uuid, at, _ in message.happened:
+            key = f"{message.host}/{uuid}"
+            self._happened[key] = max(at, self._happened.get(key, 0))
+            record = guests.get(key) or self.store.get("guests", key)
+            if record:
+                guests[key] = record | {"happened": self._happened[key]}
 
     def _whole(self, host: Host, message: messages.Message, changes: dict[str, dict[str, Any]]) -> None:
         """Takes a part of all that a host has; with the last one it is known what is gone."""

@@ -28,6 +28,12 @@ _LONGEST = 900_000  # characters of a message; the bus takes a MiB
 _LONGEST_TEXT = 256
 _MOST = {"guests": 5000, "pools": 500, "networks": 500}
 _MOST_TEXTS = 64
+_MOST_HAPPENED = 200
+# What can happen to a guest; libvirt_watch.py has the same words.
+HAPPENED = frozenset({
+    "defined", "undefined", "started", "arrived", "restored", "woken", "suspended", "io_error", "watchdog", "api_error",
+    "resumed", "shut_down", "forced_off", "crashed", "left", "saved", "failed", "pmsuspended", "rebooted",
+})  # fmt: skip
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # What a record has, by kind: the name, the type, and whether it may be unknown (null).
 _SHAPES: Mapping[str, Mapping[str, tuple[type, bool]]] = {
@@ -83,6 +89,7 @@ class Message(NamedTuple):
         part: this part of a whole, and of how many; None for a message that is none.
         nonce: what the master asked with, an empty text if it did not.
         interval: seconds between two messages of this host.
+        happened: what has happened to guests: UUID, milliseconds since 1970, and one of ``HAPPENED``.
     """
 
     host: str
@@ -94,6 +101,7 @@ class Message(NamedTuple):
     part: tuple[int, int] | None
     nonce: str
     interval: float
+    happened: list[tuple[str, int, str]]
 
 
 class Judge:
@@ -197,7 +205,16 @@ def read(host: str, said: Mapping[str, Any]) -> Message:
         part=part,
         nonce=_text(said.get("nonce") or ""),
         interval=min(max(float(said["interval"]), 1.0), 3600.0),
+        happened=_happened(said.get("happened", [])),
     )
+
+
+def _happened(given: Any) -> list[tuple[str, int, str]]:
+    """Returns what has happened to guests; words that are not known are left out."""
+    if not isinstance(given, list) or len(given) > _MOST_HAPPENED:
+        raise ValueError("happened")
+    rows = [(_key("guests", one[0]), _whole(one[1], 0, 2**43), one[2]) for one in given]
+    return [row for row in rows if row[2] in HAPPENED]
 
 
 def _records(kind: str, host: str, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -278,10 +278,26 @@ class Changes(_Handler):
             stream.news.set()
 
 
+class Events(_Handler):
+    """What has happened to one guest, on the hosts that somebody may see."""
+
+    async def get(self, uuid: str) -> None:
+        """Sends it, the newest first."""
+        try:
+            rows = self.service.reader.happened(uuid)
+        except sqlite3.Error as error:
+            log.warning("the database cannot be read: %s", error)
+            raise web.HTTPError(503, reason="the inventory cannot be read now") from None
+        seen = [row for row in rows if row[0] in self.login.visible]
+        self.set_header("Content-Type", "application/json")
+        self.write(view.dumped({"events": view.happened(seen)}))
+
+
 def application(service: Service) -> Any:
     """Returns the paths that there are; all else is 404."""
     given = {"service": service}
     paths = [(r"/inventory/snapshot", Snapshot, given), (r"/inventory/stream", Changes, given)]
+    paths.append((r"/inventory/events/([0-9a-f-]{36})", Events, given))
     return web.Application(paths, log_function=_quiet)
 
 

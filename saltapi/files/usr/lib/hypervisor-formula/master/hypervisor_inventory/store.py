@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 KINDS = ("hosts", "guests", "pools", "networks", "jobs")
-VERSION = 1
+VERSION = 2
 _MOST_GONE = 20_000  # rows without a value that are kept
+# What has happened to guests: how much is kept of one on one host, and of all.
+_MOST_OF_ONE, _MOST_HAPPENED = 50, 50_000
 _PATIENCE = 5.0  # seconds that one side waits for the other
 _TABLES = (
     """CREATE TABLE records (kind TEXT NOT NULL, key TEXT NOT NULL, host TEXT NOT NULL, revision INTEGER NOT NULL,
@@ -27,6 +29,8 @@ _TABLES = (
     # The last message of each host that was taken: an older one is a repetition.
     """CREATE TABLE heard (host TEXT PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL)
     WITHOUT ROWID""",
+    """CREATE TABLE happened (uuid TEXT NOT NULL, host TEXT NOT NULL, at INTEGER NOT NULL, what TEXT NOT NULL,
+    PRIMARY KEY (uuid, host, at, what)) WITHOUT ROWID""",
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 )
 
@@ -201,6 +205,31 @@ class Store:
             self._base.execute("DELETE FROM records WHERE value IS NULL AND revision <= ?", row)
             self._base.execute("UPDATE meta SET value = ? WHERE name = 'floor'", (str(row[0]),))
             self._base.execute("COMMIT")
+        query = "DELETE FROM happened WHERE at < (SELECT at FROM happened ORDER BY at DESC LIMIT 1 OFFSET ?)"
+        self._base.execute(query, (_MOST_HAPPENED,))
+
+    def happen(self, host: str, rows: Iterable[tuple[str, int, str]]) -> None:
+        """Keeps what has happened to guests of a host, the newest of each.
+
+        Args:
+            host: where.
+            rows: UUID, milliseconds since 1970 and a word.
+        """
+        found = [(uuid, host, at, what) for uuid, at, what in rows]
+        oldest = (
+            "DELETE FROM happened WHERE uuid = ? AND host = ? AND at < "
+            "(SELECT at FROM happened WHERE uuid = ? AND host = ? ORDER BY at DESC LIMIT 1 OFFSET ?)"
+        )
+        self._base.execute("BEGIN IMMEDIATE")
+        self._base.executemany("INSERT OR IGNORE INTO happened VALUES (?, ?, ?, ?)", found)
+        for uuid in {row[0] for row in found}:
+            self._base.execute(oldest, (uuid, host, uuid, host, _MOST_OF_ONE - 1))
+        self._base.execute("COMMIT")
+
+    def last(self) -> dict[str, int]:
+        """Returns when something happened last to each guest on each host, by the key of its record."""
+        rows = self._base.execute("SELECT host, uuid, max(at) FROM happened GROUP BY host, uuid")
+        return {f"{host}/{uuid}": at for host, uuid, at in rows}
 
     def close(self) -> None:
         """Ends the use of the database."""
@@ -272,6 +301,18 @@ class Reader:
         self.revision, self.floor = int(meta["revision"]), int(meta["floor"])
         self.beat = float(meta.get("beat", "0"))
         return [(row[0], row[1]) for row in changed], anew
+
+    def happened(self, uuid: str) -> list[tuple[str, int, str]]:
+        """Returns what has happened to a guest, the newest first: host, milliseconds since 1970 and a word.
+
+        Raises:
+            sqlite3.Error: it cannot be read now.
+        """
+        query = "SELECT host, at, what FROM happened WHERE uuid = ? ORDER BY at DESC, what"
+        # A connection of its own: what the other has read stays in step with its file.
+        uri = f"file:{self.path}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_PATIENCE)) as base:
+            return list(base.execute(query, (uuid,)))
 
     def close(self) -> None:
         """Ends the use of the database."""

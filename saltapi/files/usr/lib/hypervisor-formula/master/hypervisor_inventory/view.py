@@ -13,6 +13,7 @@ from hypervisor_inventory import access, store
 
 _FRESH = 2.0  # seconds for which a snapshot's "now" is good enough
 _MOST_SNAPSHOTS = 32
+_BESIDE = 60_000  # milliseconds between a move and what libvirt does with it
 _COMPRESSED_FROM = 1024  # bytes
 _LEVEL = 4
 
@@ -102,6 +103,29 @@ def changes(
         elif record is None and (kind == "jobs" or host in login.visible):
             gone.setdefault(kind, []).append(key)
     return {"revision": revision, "set": new, "gone": gone} if new or gone else None
+
+
+def happened(rows: list[tuple[str, int, str]]) -> list[dict[str, Any]]:
+    """Returns what has happened to a guest as it is served.
+
+    What libvirt does to definitions while a guest moves says no more than the move.
+
+    Args:
+        rows: host, milliseconds since 1970 and a word, the newest first.
+    """
+    moved = {(host, {"left": "undefined", "arrived": "defined"}.get(what), at) for host, at, what in rows}
+    found = []
+    for host, at, what in rows:
+        beside = any(host == place and what == word and abs(at - when) < _BESIDE for place, word, when in moved)
+        if not beside:
+            found.append({"at": _time(at), "host": host, "what": what})
+    return found
+
+
+def _time(milliseconds: int) -> str:
+    """Returns a time in ISO 8601."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:03d}+00:00"
 
 
 def since(records: Records, revision: int) -> list[tuple[str, str]]:
