@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from typing import Any
 
 import pytest
 from hypervisor_inventory import access, service, store, tokens, view
@@ -171,8 +172,10 @@ def test_what_has_happened_to_a_guest_is_told_of_the_hosts_that_may_be_seen(serv
 
 
 def test_who_started_an_act_sees_it_in_snapshot_and_stream_and_others_their_part(served):
-    job = {"jid": "2", "user": "vera", "function": "fleet.evacuate", "guest": None, "kwarg": {}, "hosts": ["hv2"],
-           "outcomes": {}, "progress": [], "outcome": None}  # fmt: skip
+    job: dict[str, Any] = {
+        "jid": "2", "user": "vera", "function": "fleet.evacuate", "guest": None, "kwarg": {}, "hosts": ["hv2"],
+        "outcomes": {}, "progress": [], "outcome": None,
+    }  # fmt: skip
     answer, stream = served.ask("/inventory/stream", VERA, Last_Event_ID=str(served.base.revision))
     served.base.apply({"jobs": {"2": job, "3": {**job, "jid": "3", "user": "root"}}})
     told = json.loads(lines(answer)[-1].removeprefix("data: "))

@@ -80,6 +80,26 @@ def test_a_host_is_emptied_but_for_what_cannot_move_and_restored(look, lab, crew
         page.wait_for_timeout(200)
 
 
+def test_a_guests_page_says_what_has_happened_to_it_whoever_did_it(look, lab, crew):
+    name = NAMES[1]
+    page = look("viewer")
+    row(page, name).get_by_role("link", name=name).click()
+    happened = page.locator(".happened li")
+    # The evacuation and the restoration, as both hosts have told them.
+    for words, host in (("went to another host", "hv1"), ("came from another host", "hv2"),
+                        ("went to another host", "hv2"), ("came from another host", "hv1")):  # fmt: skip
+        expect(happened.filter(has_text=words).filter(has_text=host).first).to_be_visible(timeout=LONG)
+    (host,) = places(lab, name)
+    for verb, words in (("suspend", "suspended"), ("resume", "resumed"), ("destroy", "forced off")):
+        count = happened.count()
+        lab.run(host, ["virsh", verb, name])
+        expect(happened.first).to_contain_text(words, timeout=LONG)
+        expect(happened.first).to_contain_text(host)
+        assert happened.count() > count
+    lab.run(host, ["virsh", "start", name])
+    expect(happened.first).to_contain_text("started", timeout=LONG)
+
+
 def slow(lab, name, mib):
     """Has a guest send so many MiB a second when it migrates."""
     lab.run("hv1", ["virsh", "migrate-setspeed", name, str(mib)])

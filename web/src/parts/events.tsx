@@ -3,6 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import * as api from "../data/api";
 import { clock } from "../data/format";
 import type { Guest, Happened } from "../data/model";
+import { guests } from "../data/store";
 import { Empty } from "./basics";
 
 const WORDS: Record<string, string> = {
@@ -24,6 +25,11 @@ const SHOWN = 30;
 export function Events({ guest }: { guest: Guest }) {
   const [rows, setRows] = useState<Happened[]>([]);
   const [wrong, setWrong] = useState("");
+  // A guest that moves is on two hosts for a while, and each has something to tell.
+  const told = guests.value
+    .filter((one) => one.uuid === guest.uuid)
+    .map((one) => `${one.host} ${one.happened ?? ""}`)
+    .join(", ");
   useEffect(() => {
     let mine = true;
     api.events(guest.uuid).then(
@@ -37,7 +43,7 @@ export function Events({ guest }: { guest: Guest }) {
     return () => {
       mine = false;
     };
-  }, [guest.uuid, guest.host, guest.happened]);
+  }, [guest.uuid, told]);
   if (wrong) return <p class="wrong">{wrong}</p>;
   if (rows.length === 0) return <Empty>Nothing was seen yet.</Empty>;
   return (
