@@ -261,6 +261,12 @@ def test_what_is_no_history_is_malformed(master, told, happened):
     assert store.Reader(master.folder / "i.db").happened(UUID) == []
 
 
+def test_events_of_the_runner_are_neither_taken_nor_counted(master, told):
+    master.take({"tag": "hypervisor/fleet/2026/moved", "data": {"guest": "web"}})
+    assert master.refused == {}
+    assert master.keeper.store.all_keys("jobs") == set()
+
+
 def test_a_host_is_told_to_be_evacuated(master, told):
     folder = master.folder / "cache/hypervisor-fleet/evacuated"
     folder.mkdir(parents=True)

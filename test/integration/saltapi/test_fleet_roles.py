@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 
 import pytest
+from inventory_client import Inventory
 from saltapi_client import request
 from support import end_guest, start_guest, state_of
 
@@ -20,6 +23,30 @@ def fleet(api, user, function, **kwarg):
 
 def places(lab):
     return {host: state for host in lab.hosts.hypervisors if (state := state_of(lab, host, NAME))}
+
+
+def who_sees_it(api, lab, job):
+    """The job of olga in the inventory, for her and for others, whatever a minion says of it."""
+    inventory = Inventory(api)
+    deadline = time.monotonic() + 60
+    while not (mine := inventory.snapshot("olga")["jobs"].get(job, {})).get("outcome"):
+        assert time.monotonic() < deadline, mine
+        time.sleep(0.5)
+    assert (mine["user"], mine["function"], mine["guest"]) == ("olga", "fleet.migrate", NAME)
+    assert (mine["hosts"], mine["outcome"]["success"]) == (["hv1", "hv2"], True)
+    (step,) = mine["progress"]
+    assert (step["guest"], step["step"], step["from"], step["to"]) == (NAME, "moved", "hv1", "hv2")
+    forged = {"jid": job, "user": "vera", "function": "fleet.migrate", "guest": "forged", "from": "hv1", "to": "hv2"}
+    for tag in (f"hypervisor/fleet/{job}/moved", f"hypervisor/fleet/{job[:-1]}0/moving"):
+        lab.run("hv2", ["salt-call", "--out=quiet", "event.fire_master", json.dumps(forged), tag], timeout=90)
+    seen = inventory.snapshot("ines")["jobs"]
+    assert seen[job] == mine
+    assert "forged" not in json.dumps(seen)
+    part = inventory.snapshot("vera")["jobs"][job]
+    assert (part["hosts"], part["outcome"]) == (["hv1"], {"success": True})
+    assert (part["progress"][0]["guest"], part["progress"][0]["from"]) == (NAME, "hv1")
+    assert "hv2" not in json.dumps(part)
+    assert job not in inventory.snapshot("noone")["jobs"]
 
 
 def test_who_may_move_what_where(api, lab):
@@ -40,9 +67,11 @@ def test_who_may_move_what_where(api, lab):
         for chosen in ({"function": "migrate", "name": NAME}, {"function": "evacuate", "host": "hv1"}):
             assert api.outcome(fleet(api, "otto", **chosen))["ok"] is False
         assert places(lab) == {"hv1": "running"}
-        moved = api.outcome(fleet(api, "olga", "migrate", name=NAME))
+        answer = fleet(api, "olga", "migrate", name=NAME)
+        moved = api.outcome(answer)
         assert (moved["ok"], moved["state"]) == (True, "running")
         assert places(lab) == {"hv2": "running"}
+        who_sees_it(api, lab, answer.value["jid"])
         # On the host of others a guest does not exist.
         assert api.outcome(fleet(api, "otto", "migrate", name=NAME, target="hv1"))["ok"] is False
         assert places(lab) == {"hv2": "running"}
