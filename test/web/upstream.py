@@ -51,6 +51,11 @@ def host(name: str, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def step(name: str, word: str, to: str = "hv2", **more: Any) -> dict[str, Any]:
+    """Returns what a job of the runner has done with a guest."""
+    return {"guest": name, "step": word, "from": "hv1", "to": to, "at": NOW, "text": "", **more}
+
+
 class Site:
     """What the stand-in says, and what was asked of it."""
 
@@ -82,6 +87,10 @@ class Site:
         """Puts guests into the table, without telling anybody."""
         for one in guests:
             self.tables["guests"][f"{one['host']}/{one['uuid']}"] = one
+
+    def changing(self) -> list[dict[str, Any]]:
+        """Returns what was asked for that changes something."""
+        return [one for one in self.asked if one["client"] != "local"]
 
     def snapshot(self) -> dict[str, Any]:
         """Returns everything, as the inventory does."""
