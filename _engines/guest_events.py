@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import queue
-import socket
 import subprocess
 import threading
 import time
@@ -49,9 +48,7 @@ _SIBLINGS = (
 _SILENCE = 30.0  # seconds without a line of the child, which says something every few
 _PAUSES = (1.0, 1.0, 2.0, 5.0)  # seconds before the child is started again
 _LOOK = 10.0  # seconds between two looks at the host's figures, which are told when they have moved
-_AGAIN = 0.5  # seconds until a master that was away is told again
-_IDLE = 2.0  # seconds after the last answer, from which on the master's port is asked first whether anybody is there
-_KNOCK = 1.0  # seconds that it has to answer
+_AGAIN = 1.0  # seconds until a master that was away is told again
 _TOGETHER = 8  # objects that changed at once, from which on one message tells all
 _LINES = 256  # that may wait; then the child waits
 _PATIENCE = 5.0  # seconds for the master to take a message
@@ -244,17 +241,12 @@ class Line:
     def __init__(self, opts: Mapping[str, Any]) -> None:
         self._opts = {**opts, **_IMPATIENT}
         self._channel: Any = None
-        self._answered = 0.0
 
     def send(self, tag: str, data: Mapping[str, str]) -> bool:
         """Sends one event, and says whether the master has it."""
         try:
             if self._channel is None:
                 self._opts.update(salt.minion.resolve_dns(self._opts, fallback=False))
-            if time.monotonic() - self._answered > _IDLE:
-                # A request to a master that restarts is lost, and its answer is waited for in vain, much longer.
-                socket.create_connection((self._opts["master_ip"], self._opts["master_port"]), timeout=_KNOCK).close()
-            if self._channel is None:
                 self._channel = salt.channel.client.ReqChannel.factory(self._opts)
             load = {"id": self._opts["id"], "cmd": "_minion_event", "tag": tag, "data": data}
             self._channel.send(load, tries=1, timeout=_PATIENCE)
@@ -263,9 +255,8 @@ class Line:
             log.info("the master could not be told: %r", error)
             if self._channel is not None:
                 self._channel.close()
-            self._channel, self._answered = None, 0.0
+            self._channel = None
             return False
-        self._answered = time.monotonic()
         return True
 
 
