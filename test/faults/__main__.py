@@ -33,6 +33,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--campaign", action="append", choices=("durable", "network"), help="default: both")
     made.add_argument("--network-count", type=int, default=60, help="changes of interfaces (default: 60)")
     made.add_argument("--window", type=int, default=20, help="seconds to confirm each of these (default: 20)")
+    made.add_argument(
+        "--at-once", type=int, default=1,
+        help="machines that change their interfaces at a time (default: 1; two where the machine has cores for them)",
+    )  # fmt: skip
     made.add_argument("--backend", action="append", help="ifupdown, networkd, netplan or networkmanager; default: all")
     made.add_argument("--count", type=int, default=10, help="cuts on each file system (default: 10)")
     made.add_argument("--seed", type=int, default=1, help="chooses the pillars (default: 1)")
@@ -114,8 +118,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     made = parser()
     options = made.parse_args(argv)
-    if min(options.count, options.network_count) < 1:
-        made.error("--count must be at least 1")
+    if min(options.count, options.network_count, options.at_once) < 1:
+        made.error("--count, --network-count and --at-once must be at least 1")
     campaigns = options.campaign or ["durable", "network"]
     if options.out and len(campaigns) > 1:
         made.error("--out is for one --campaign")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import contextlib
 import random
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lab import identity
@@ -17,6 +20,29 @@ from lab.vm import Machine
 
 from . import interfaces
 from .record import Record
+
+
+class Master:
+    """The one master that all machines check: shared by those which need it, had alone by whoever stops it."""
+
+    def __init__(self, machines: int) -> None:
+        """Take how many machines run at a time."""
+        self._machines = machines
+        self._places = threading.Semaphore(machines)
+        self._alone = threading.Lock()
+
+    @contextlib.contextmanager
+    def held(self, *, alone: bool) -> Iterator[None]:
+        """Wait for the master, alone or with others, and have it while the block runs."""
+        places = self._machines if alone else 1
+        # Two that want all the places would each wait for those of the other.
+        with self._alone if alone else contextlib.nullcontext():
+            for _ in range(places):
+                self._places.acquire()
+        try:
+            yield
+        finally:
+            self._places.release(places)
 
 
 def told(run: dict[str, Any]) -> str:
@@ -62,27 +88,59 @@ def _start(stacks: StackHosts, name: str) -> Machine:
     return machine
 
 
-def _runs(
-    stacks: StackHosts, stack: str, rows: list[tuple[int, str, str]], rest: tuple[Record, argparse.Namespace, Progress]
-) -> None:
-    """Make the runs of one machine, and write each down when it is over."""
-    record, options, progress = rest
-    for number, _, fault in rows:
-        chance = random.Random(f"{options.seed}/{number}")  # noqa: S311 - the same moments for the same seed
-        subject = interfaces.Subject(stacks, stack, chance, options.window)
-        with progress.step(f"run {number} of {options.network_count}: {stack}, {fault}"):
+class Course:
+    """The runs that are missing, made on one machine or on several at a time.
+
+    Attributes:
+        stacks: the machines.
+        options: network_count, seed, window, at_once.
+        record: each run is written down in it when it is over.
+        progress: shows what is done.
+    """
+
+    def __init__(self, stacks: StackHosts, options: argparse.Namespace, record: Record, progress: Progress) -> None:
+        """Take machines that do not run yet."""
+        self.stacks, self.options, self.record, self.progress = stacks, options, record, progress
+        self._master = Master(options.at_once)
+        self._writing = threading.Lock()
+
+    def run(self, missing: Sequence[tuple[int, str, str]]) -> None:
+        """Make all runs; where a machine fails, the others go on before the error is raised."""
+        wanted = list(dict.fromkeys(stack for _, stack, _ in missing))
+        with concurrent.futures.ThreadPoolExecutor(self.options.at_once) as pool:
+            tasks = [pool.submit(self._machine, one, [row for row in missing if row[1] == one]) for one in wanted]
+        for task in tasks:
+            task.result()
+
+    def _machine(self, stack: str, rows: Sequence[tuple[int, str, str]]) -> None:
+        """Make the runs of one machine."""
+        with self.progress.step(f"start {stack}"):
+            machine = _start(self.stacks, stack)
+        try:
+            for number, _, fault in rows:
+                self._one(number, stack, fault)
+        finally:
+            machine.destroy()
+
+    def _one(self, number: int, stack: str, fault: str) -> None:
+        """Make one run, and write it down when it is over."""
+        chance = random.Random(f"{self.options.seed}/{number}")  # noqa: S311 - the same moments for the same seed
+        subject = interfaces.Subject(self.stacks, stack, chance, self.options.window)
+        title = f"run {number} of {self.options.network_count}: {stack}, {fault}"
+        with self._master.held(alone=fault == interfaces.master_down.__name__), self.progress.step(title):
             # Anew for each, so that none is of another's leftovers.
             subject.install()
             run = interfaces.attempt(subject, fault).report()
-        record.add({"number": number, **run})
-        progress.say(f"         {told(run)}")
+        with self._writing:
+            self.record.add({"number": number, **run})
+        self.progress.say(f"         {told(run)}")
 
 
 def campaign(options: argparse.Namespace, progress: Progress) -> int:
     """Run what is missing and say what came of all.
 
     Args:
-        options: network_count, seed, window, backend, fresh, name, platform, keep, out.
+        options: network_count, seed, window, at_once, backend, fresh, name, platform, keep, out.
         progress: shows what is done.
 
     Returns:
@@ -108,14 +166,7 @@ def campaign(options: argparse.Namespace, progress: Progress) -> int:
         stacks = StackHosts(lab, all_stacks())
         try:
             _begin(stacks)
-            # One machine at a time: another would make it slow, and one of the faults ends the master.
-            for stack in dict.fromkeys(stack for _, stack, _ in missing):
-                with progress.step(f"start {stack}"):
-                    machine = _start(stacks, stack)
-                try:
-                    _runs(stacks, stack, [row for row in missing if row[1] == stack], (record, options, progress))
-                finally:
-                    machine.destroy()
+            Course(stacks, options, record, progress).run(missing)
         finally:
             stacks.down()
             if not options.keep:

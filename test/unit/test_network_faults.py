@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import threading
+
 import pytest
 from faults import interfaces, network
 
+from lab.proc import LabError
 from lab.stacks import all_stacks
+from lab.ui import Progress
 
 
 def test_every_pair_comes_once_before_any_comes_again():
@@ -35,3 +40,62 @@ def test_a_promise_is_kept_or_not(end, seconds, differences, kept):
     run = interfaces.Run("networkd", "wrong_vlan", ("old",), end=end, seconds=seconds, differences=differences)
     assert run.kept is kept
     assert ("NOT AS PROMISED" in network.told(run.report())) is not kept
+
+
+def test_whoever_stops_the_master_waits_until_nobody_else_needs_it():
+    master, order, inside = network.Master(2), [], threading.Event()
+
+    def alone(name):
+        with master.held(alone=True):
+            order.append(name)
+            inside.set()
+
+    with master.held(alone=False):
+        threads = [threading.Thread(target=alone, args=(name,), daemon=True) for name in ("one", "another")]
+        for thread in threads:
+            thread.start()
+        assert not inside.wait(0.2)
+        order.append("shared")
+    for thread in threads:
+        thread.join(10)
+    assert order[0] == "shared"
+    assert sorted(order[1:]) == ["another", "one"]
+    # Both have given it back whole.
+    with master.held(alone=False), master.held(alone=False):
+        pass
+
+
+def test_the_course_writes_down_every_run_and_ends_every_machine(monkeypatch, tmp_path):
+    ended = []
+
+    class Machine:
+        def __init__(self, name):
+            self.name = name
+
+        def destroy(self):
+            ended.append(self.name)
+
+    def start(_, name):
+        if name == "netplan":
+            raise LabError("does not start")
+        return Machine(name)
+
+    class Subject:
+        def __init__(self, stacks, name, chance, window):
+            self.stack, self.window = name, window
+
+        def install(self):
+            pass
+
+    monkeypatch.setattr(network, "_start", start)
+    monkeypatch.setattr(interfaces, "Subject", Subject)
+    monkeypatch.setattr(
+        interfaces, "attempt", lambda subject, fault: interfaces.Run(subject.stack, fault, ("old",), end="old")
+    )
+    record = network.Record(tmp_path / "kept.json", {})
+    options = argparse.Namespace(seed=1, window=20, at_once=2, network_count=9)
+    rows = network.order(1, 60)
+    with pytest.raises(LabError, match="does not start"):
+        network.Course(None, options, record, Progress(quiet=True)).run(rows)
+    assert sorted(ended) == ["ifupdown", "networkd", "networkmanager"]
+    assert sorted(run["number"] for run in record.runs) == sorted(row[0] for row in rows if row[1] != "netplan")
