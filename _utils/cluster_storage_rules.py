@@ -12,6 +12,7 @@ from typing import Any
 Errors = list[tuple[str, str]]
 Spec = Mapping[str, Any]
 
+_TIMEOUT = 60.0  # seconds; Pacemaker's own stonith-timeout, which counts where pillar takes it out
 _OFF = ("false", "no", "off", "0", "n")
 _UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "ms": 0.001, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -65,16 +66,20 @@ def _times(configuration: Spec, nodes: list[str]) -> Iterator[tuple[str, str]]:
     dead = sbd["msgwait"] if sbd["devices"] else 2 * sbd["watchdog_timeout"]
     delay = sbd["delay_max"] if sbd["devices"] else 0
     least = -(-dead * 12 // 10) + delay
-    if properties.get("stonith-timeout") is not None and _seconds(properties["stonith-timeout"]) < least:
+    given = properties.get("stonith-timeout", f"{least}s")
+    if (_TIMEOUT if given is None else _seconds(given)) < least:
         why = "1.2 times msgwait and delay_max" if sbd["devices"] else "2.4 times watchdog_timeout"
-        yield "properties:stonith-timeout", f"{properties['stonith-timeout']} is too short: must be {least}s, {why}"
+        told = f"{_TIMEOUT:.0f}s, which Pacemaker has without it," if given is None else given
+        yield "properties:stonith-timeout", f"{told} is too short: must be {least}s, {why}"
     if _is_off(properties.get("stonith-enabled", True)):
         yield "properties:stonith-enabled", f"{properties['stonith-enabled']} is not allowed with sbd"
-    watchdog = properties.get("stonith-watchdog-timeout")
-    if watchdog is not None and sbd["devices"] and _seconds(watchdog) > 0:
+    own = 0 if sbd["devices"] else 2 * sbd["watchdog_timeout"]
+    # Taken out, it is 0, by which Pacemaker has no watchdog.
+    watchdog = properties.get("stonith-watchdog-timeout", own) or 0
+    if sbd["devices"] and _seconds(watchdog) > 0:
         yield "properties:stonith-watchdog-timeout", f"{watchdog} is not allowed with sbd:devices; must be 0"
-    if watchdog is not None and not sbd["devices"] and _seconds(watchdog) < 2 * sbd["watchdog_timeout"]:
-        told = f"must be {2 * sbd['watchdog_timeout']}s, twice sbd:watchdog_timeout"
+    if _seconds(watchdog) < own:
+        told = f"must be {own}s, twice sbd:watchdog_timeout"
         yield "properties:stonith-watchdog-timeout", f"{watchdog} is too short: {told}"
     needed = membership + dead + delay
     if 0 < sbd.get("start_delay", 0) < needed:

@@ -35,6 +35,7 @@ def merged(nodes=TWO, **pillar):
         {"sbd": {**DISK, "start_delay": 0}},
         {"sbd": {**DISK, "start_delay": 47}},
         {"sbd": DISK, "properties": {"stonith-timeout": "1min", "stonith-watchdog-timeout": 0}},
+        {"sbd": DISK, "properties": {"stonith-timeout": None, "stonith-watchdog-timeout": None}},
         {"sbd": DISK, "storage": {"lock_manager": "dlm", "volume_groups": GROUP}},
         {"stonith": FENCE, "storage": {"lock_manager": "dlm", "volume_groups": GROUP}},
         {"stonith": FENCE, "storage": {"lock_manager": "dlm"}, "properties": {"no-quorum-policy": "freeze"}},
@@ -65,6 +66,11 @@ def test_what_fits_is_accepted(pillar):
          "30s is not allowed with sbd:devices; must be 0"),
         ({"sbd": {"enabled": True}, "nodes": NODES, "properties": {"stonith-watchdog-timeout": 15}},
          "properties:stonith-watchdog-timeout", "15 is too short: must be 30s, twice sbd:watchdog_timeout"),
+        # What pillar takes out is what Pacemaker has by itself.
+        ({"sbd": {**DISK, "msgwait": 60}, "properties": {"stonith-timeout": None}}, "properties:stonith-timeout",
+         "60s, which Pacemaker has without it, is too short: must be 82s, 1.2 times msgwait and delay_max"),
+        ({"sbd": {"enabled": True}, "nodes": NODES, "properties": {"stonith-watchdog-timeout": None}},
+         "properties:stonith-watchdog-timeout", "0 is too short: must be 30s, twice sbd:watchdog_timeout"),
         ({"sbd": {**DISK, "start_delay": 46}}, "sbd:start_delay",
          ("46 is too short: must be 0 or 47, the sum of token and consensus (7), the time until a node counts as off "
          "(30), delay_max (10)")),
