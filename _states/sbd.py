@@ -46,14 +46,14 @@ def disks(
             return _not_installed(ret, devices, bootstrap)
         if __opts__["id"] != bootstrap:
             return ret | _waited(devices, wanted, bootstrap, wait_seconds)
-        return ret | _made(devices, wanted, allow_format)
+        return ret | _made(ret, devices, wanted, allow_format)
     except (CommandExecutionError, OSError, ValueError) as error:
         return ret | {"result": False, "comment": f"sbd: {error}."}
 
 
 def _utils() -> dict[str, Any]:
     """Return what the modules of _utils need of each other."""
-    return {"cluster_tools.run": __utils__["cluster_tools.run"]}
+    return {name: __utils__[name] for name in ("cluster_tools.run", "cluster_tools.installed")}
 
 
 def _not_installed(ret: dict[str, Any], devices: list[str], bootstrap: str) -> dict[str, Any]:
@@ -64,8 +64,10 @@ def _not_installed(ret: dict[str, Any], devices: list[str], bootstrap: str) -> d
     return ret | {"result": None if changes else True, "changes": changes, "comment": "sbd is not installed yet."}
 
 
-def _made(devices: list[str], wanted: Mapping[str, int], allow_format: bool) -> dict[str, Any]:
-    """Make what is missing; return what changes of the result."""
+def _made(
+    ret: dict[str, Any], devices: list[str], wanted: Mapping[str, int], allow_format: bool
+) -> dict[str, Any]:
+    """Make what is missing; return what changes of the result, which has each disk as soon as it is made."""
     utils = _utils()
     found = {device: __utils__["cluster_disks.sbd_header"](utils, device) for device in devices}
     other = [device for device in devices if found[device] and found[device] != wanted]
@@ -80,17 +82,17 @@ def _made(devices: list[str], wanted: Mapping[str, int], allow_format: bool) -> 
         return {"result": False, "comment": comment}
     empty = [device for device in devices if not found[device]]
     for device in empty:
-        content = __utils__["cluster_disks.found_on"](utils, device)
-        if content and not allow_format:
-            refusal = __utils__["cluster_disks.refusal"](device, content, _USE)
-            return {"result": False, "comment": f"cluster:sbd:devices: {refusal}."}
+        why = __utils__["cluster_disks.kept"](utils, device, _USE, allow_format)
+        if why:
+            return {"result": False, "comment": f"cluster:sbd:devices: {why}."}
     changes = {
         device: {"old": _said(found[device]) if found[device] else None, "new": _said(wanted)}
         for device in [*empty, *other]
     }
     if changes and not __opts__["test"]:
-        for device in changes:
+        for device, change in changes.items():
             __utils__["cluster_disks.make_header"](utils, device, **wanted)
+            ret["changes"][device] = change
             if __utils__["cluster_disks.sbd_header"](utils, device) != wanted:
                 raise CommandExecutionError(f"{device} does not say after sbd create what was written to it")
     comment = f"The disks {'would be' if __opts__['test'] and changes else 'are'} those of sbd."

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 _PAUSE = 1.0
 _LVM = 300  # seconds; LVM waits for locks, which wait for other nodes
 _USE = "vgcreate"
-# Where a system has this list, LVM sees no other disks.
-_DISKS_OF_LVM = "/etc/lvm/devices/system.devices"
 
 Result = dict[str, Any]
 
@@ -54,8 +52,8 @@ def group(
         why = _differs(found, devices, cluster, lock_manager) if found else ""
         if why:
             return _failed(ret, f"{where}: {name} is there, but {why}.")
-        if not found and not allow_format and __opts__["id"] == bootstrap:
-            why = _contents(devices)
+        if not found and __opts__["id"] == bootstrap:
+            why = _kept(devices, allow_format)
         if why:
             return _failed(ret, f"{where}:devices: {why}.")
         if __opts__["test"]:
@@ -77,7 +75,7 @@ def _failed(ret: Result, comment: str) -> Result:
 
 def _utils() -> dict[str, Any]:
     """Return what the modules of _utils need of each other."""
-    return {"cluster_tools.run": __utils__["cluster_tools.run"]}
+    return {name: __utils__[name] for name in ("cluster_tools.run", "cluster_tools.installed")}
 
 
 def _predicted(ret: Result, devices: list[str], bootstrap: str) -> Result:
@@ -117,12 +115,12 @@ def _differs(found: Any, devices: list[str], cluster: str, lock_manager: str) ->
     return f"it is not on {', '.join(less)}; take them in by hand: vgextend" if less else ""
 
 
-def _contents(devices: list[str]) -> str:
-    """Return why a disk is not written over; empty where all of them are empty."""
+def _kept(devices: list[str], allow_format: bool) -> str:
+    """Return why a disk is not written over; empty where all of them are empty, or may be lost."""
     for device in devices:
-        content = __utils__["cluster_disks.found_on"](_utils(), device)
-        if content:
-            return str(__utils__["cluster_disks.refusal"](device, content, _USE))
+        why = __utils__["cluster_disks.kept"](_utils(), device, _USE, allow_format)
+        if why:
+            return str(why)
     return ""
 
 
@@ -151,10 +149,14 @@ def _wait(found: Any, bootstrap: str, wait_seconds: int) -> None:
 
 def _make(name: str, devices: list[str], allow_format: bool) -> None:
     """Make the group; what is on its disks is lost."""
+    # Locks were waited for: a disk may have come into use meanwhile, and vgcreate would not ask.
+    why = _kept(devices, allow_format)
+    if why:
+        raise CommandExecutionError(why)
     for device in devices:
-        if allow_format and __utils__["cluster_disks.found_on"](_utils(), device):
+        if __utils__["cluster_disks.found_on"](_utils(), device):
             __utils__["cluster_disks.emptied"](_utils(), device)
-    _seen_by_lvm(devices)
+    __utils__["cluster_disks.seen_by_lvm"](_utils(), devices)
     __utils__["cluster_tools.run"](["vgcreate", "--yes", "--shared", name, *devices], timeout=_LVM)
 
 
@@ -162,16 +164,9 @@ def _locked(name: str, devices: list[str]) -> dict[str, Any]:
     """Start the group's locks on this node unless they are; return what changed."""
     if name in (__utils__["cluster_disks.lockspaces"](_utils()) or []):
         return {}
-    _seen_by_lvm(devices)
+    __utils__["cluster_disks.seen_by_lvm"](_utils(), devices)
     __utils__["cluster_tools.run"](["vgchange", "--lockstart", name], timeout=_LVM)
     return {"locks": {"old": None, "new": "started"}}
-
-
-def _seen_by_lvm(devices: list[str]) -> None:
-    """Put disks on LVM's list, where there is one."""
-    if Path(_DISKS_OF_LVM).exists():
-        for device in devices:
-            __utils__["cluster_tools.run"](["lvmdevices", "--yes", "--adddev", device], timeout=_LVM)
 
 
 def volume(name: str, group: str, size_mib: int) -> Result:
@@ -192,14 +187,15 @@ def volume(name: str, group: str, size_mib: int) -> Result:
         if name in found:
             told = "" if found[name] == size_mib else f" It has {found[name]} MiB, not {size_mib}; see lvextend(8)."
             return ret | {"comment": f"The volume {where} is there.{told}"}
-        ret["changes"] = {where: {"old": None, "new": f"{size_mib} MiB"}}
+        made = {where: {"old": None, "new": f"{size_mib} MiB"}}
         if __opts__["test"]:
-            return ret | {"result": None, "comment": f"The volume {where} would be made."}
+            return ret | {"result": None, "changes": made, "comment": f"The volume {where} would be made."}
         run = __utils__["cluster_tools.run"]
         # Active for a moment, so that what lay there before is not taken for a file system.
         size = ["--size", f"{size_mib}m", "--wipesignatures", "y", "--zero", "y"]
         run(["lvcreate", "--yes", "--activate", "ey", *size, "--name", name, group], timeout=_LVM)
+        ret["changes"] = made
         run(["lvchange", "--activate", "n", where], timeout=_LVM)
     except (CommandExecutionError, OSError, ValueError, KeyError) as error:
-        return ret | {"result": False, "changes": {}, "comment": f"{where}: {error}."}
+        return ret | {"result": False, "comment": f"{where}: {error}."}
     return ret | {"comment": f"The volume {where} is there now."}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -18,6 +19,8 @@ CONSENT = "cluster:storage:allow_format"
 # What sbd says of its timeouts, by the name that pillar gives them.
 _TIMEOUTS = {"Timeout (watchdog)": "watchdog_timeout", "Timeout (msgwait)": "msgwait"}
 _LVM = 120  # seconds; LVM waits for locks, which wait for other nodes
+# Where a system has this list, LVM sees no other disks.
+_DISKS_OF_LVM = "/etc/lvm/devices/system.devices"
 
 
 class Group(NamedTuple):
@@ -59,10 +62,46 @@ def found_on(utils: Utils, device: str) -> str:
     kinds = sorted({str(row.get("type")) for row in rows})
     if kinds:
         return f"the signature{'s' * (len(kinds) > 1)} {', '.join(kinds)}"
-    if sbd_header(utils, device):
+    # Where there is no sbd its messages are data that nobody knows.
+    if utils["cluster_tools.installed"]("sbd") and sbd_header(utils, device):
         return "the messages of sbd"
     with Path(device).open("rb") as disk:
         return "data without a signature that is known" if disk.read(HEAD).strip(b"\0") else ""
+
+
+def in_use(device: str) -> bool:
+    """Says whether this host itself uses a disk: as a mounted file system, swap, or part of another device.
+
+    The kernel gives a disk that is in use, or that has a partition in use, to nobody else exclusively.
+    """
+    try:
+        descriptor = os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return True
+        raise
+    os.close(descriptor)
+    return False
+
+
+def kept(utils: Utils, device: str, use: str, allow_format: bool) -> str:
+    """Returns why a disk is not written over; empty for one that is empty, or that may be lost and is not in use.
+
+    Args:
+        utils: the siblings' functions.
+        device: the disk.
+        use: what would write over it.
+        allow_format: the consent of pillar.
+    """
+    content = found_on(utils, device)
+    if content and not allow_format:
+        return refusal(device, content, use)
+    if content and in_use(device):
+        return (
+            f"Nothing has changed: this host uses {device}, which has {content}: mounted, as swap, or as a part of "
+            f"another device. {CONSENT} does not allow {use} over that; take it out of use, or name another disk"
+        )
+    return ""
 
 
 def refusal(device: str, content: str, use: str) -> str:
@@ -114,9 +153,23 @@ def make_header(utils: Utils, device: str, watchdog_timeout: int, msgwait: int) 
 def group(utils: Utils, name: str) -> Group | None:
     """Returns a volume group; None where there is none of that name."""
     fields = "vg_name,vg_lock_type,vg_lock_args,pv_name,vg_free"
-    argv = ["vgs", "--readonly", "--reportformat", "json", "--units", "m", "--nosuffix", "--options", fields]
-    text = utils["cluster_tools.run"](argv, timeout=_LVM)
+    text = utils["cluster_tools.run"](_report("vgs", fields), timeout=_LVM)
     return parse_group(text, name)
+
+
+def _report(program: str, fields: str) -> list[str]:
+    """Returns the command for a report of LVM's, of all disks, also of those that are not on its list yet."""
+    every = ["--devicesfile", ""] if Path(_DISKS_OF_LVM).exists() else []
+    return [
+        program, *every, "--readonly", "--reportformat", "json", "--units", "m", "--nosuffix", "--options", fields
+    ]  # fmt: skip
+
+
+def seen_by_lvm(utils: Utils, devices: Iterable[str]) -> None:
+    """Puts disks on LVM's list, where there is one."""
+    if Path(_DISKS_OF_LVM).exists():
+        for device in devices:
+            utils["cluster_tools.run"](["lvmdevices", "--yes", "--adddev", device], timeout=_LVM)
 
 
 def parse_group(text: str, name: str) -> Group | None:
@@ -131,8 +184,7 @@ def parse_group(text: str, name: str) -> Group | None:
 
 def volumes(utils: Utils, name: str) -> dict[str, int]:
     """Returns the volumes of a group, each with its size in MiB."""
-    argv = ["lvs", "--readonly", "--reportformat", "json", "--units", "m", "--nosuffix"]
-    text = utils["cluster_tools.run"]([*argv, "--options", "vg_name,lv_name,lv_size"], timeout=_LVM)
+    text = utils["cluster_tools.run"](_report("lvs", "vg_name,lv_name,lv_size"), timeout=_LVM)
     rows = [row for report in json.loads(text)["report"] for row in report["lv"] if row["vg_name"] == name]
     return {row["lv_name"]: int(float(row["lv_size"])) for row in rows}
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import pytest
+from salt.exceptions import CommandExecutionError
 
 from _utils import cluster_disks
 
@@ -34,7 +37,10 @@ LK LV sh 6GtbW0-8pGw-0nSo-fUXz-8tKc-1yXW-mXk0xF
 
 
 def utils(**answers):
-    return {"cluster_tools.run": lambda argv, **_: answers.get(argv[0], "")}
+    return {
+        "cluster_tools.run": lambda argv, **_: answers.get(argv[0], ""),
+        "cluster_tools.installed": lambda program: program in answers,
+    }
 
 
 def disk(tmp_path, content=b""):
@@ -62,6 +68,68 @@ def test_an_empty_disk_has_nothing(tmp_path):
 )
 def test_what_is_on_a_disk_is_named(tmp_path, answers, content, told):
     assert cluster_disks.found_on(utils(**answers), disk(tmp_path, content)) == told
+
+
+def test_a_host_without_sbd_looks_at_disks_all_the_same(tmp_path):
+    def run(argv, **_):
+        if argv[0] == "sbd":
+            raise CommandExecutionError("sbd is not installed")
+        return ""
+
+    without = {"cluster_tools.run": run, "cluster_tools.installed": lambda program: program != "sbd"}
+    assert cluster_disks.found_on(without, disk(tmp_path)) == ""
+    assert cluster_disks.found_on(without, disk(tmp_path, b"SBD_SBD_")) == "data without a signature that is known"
+
+
+@pytest.mark.parametrize("allow_format", [True, False])
+@pytest.mark.parametrize("content", [b"", b"rows"])
+@pytest.mark.parametrize("used", [True, False])
+def test_a_disk_is_written_over_if_it_is_empty_or_may_be_lost_and_is_not_in_use(
+    tmp_path, monkeypatch, allow_format, content, used
+):
+    monkeypatch.setattr(cluster_disks, "in_use", lambda device: used)
+    why = cluster_disks.kept(utils(), disk(tmp_path, content), "vgcreate", allow_format)
+    assert bool(why) is bool(content and (used or not allow_format))
+    assert ("this host uses" in why) is bool(content and used and allow_format)
+
+
+def test_a_disk_that_the_kernel_gives_to_nobody_else_is_in_use(tmp_path, monkeypatch):
+    path = disk(tmp_path)
+    assert cluster_disks.in_use(path) is False
+    asked = []
+
+    def busy(device, flags):
+        asked.append(flags & (os.O_EXCL | os.O_CREAT))
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "open", busy)
+    assert cluster_disks.in_use(path) is True
+    # Exclusively, and without making a file where there is no disk.
+    assert asked == [os.O_EXCL]
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError):
+        cluster_disks.in_use(str(tmp_path / "none"))
+
+
+def test_a_group_is_found_on_disks_that_are_not_on_lvms_list(tmp_path, monkeypatch):
+    calls = []
+
+    def run(argv, **_):
+        calls.append(argv)
+        return report() if argv[0] == "vgs" else json.dumps({"report": [{"lv": []}]})
+
+    listed = tmp_path / "system.devices"
+    monkeypatch.setattr(cluster_disks, "_DISKS_OF_LVM", str(listed))
+    for every in ([], ["--devicesfile", ""]):
+        calls.clear()
+        cluster_disks.group({"cluster_tools.run": run}, "vmdata")
+        cluster_disks.volumes({"cluster_tools.run": run}, "vmdata")
+        assert [call[1 : 1 + len(every)] for call in calls] == [every, every]
+        assert [call[1 + len(every)] for call in calls] == ["--readonly", "--readonly"]
+        calls.clear()
+        cluster_disks.seen_by_lvm({"cluster_tools.run": run}, ["/dev/x"])
+        assert calls == ([["lvmdevices", "--yes", "--adddev", "/dev/x"]] if every else [])
+        listed.touch()
 
 
 def test_a_refusal_names_what_would_be_lost_and_the_key_that_allows_it():

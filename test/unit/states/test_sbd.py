@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from salt.exceptions import CommandExecutionError
 
 from _states import sbd
 from _utils import cluster_disks
@@ -19,22 +20,23 @@ class Node:
     def __init__(self, monkeypatch) -> None:
         self.opts: dict[str, Any] = {"test": False, "id": "hv1"}
         self.header: dict[str, int] = {}
-        self.content = ""
+        self.content, self.used = "", False
         self.there, self.installed = True, True
         self.active: set[str] = set()
         self.made: list[str] = []
         self.clock = 0.0
         self.comes_at = float("inf")
         utils = {
-            "cluster_disks.found_on": lambda _, device: self.content,
+            "cluster_disks.kept": cluster_disks.kept,
             "cluster_disks.make_header": self.make,
             "cluster_disks.missing": lambda devices: [] if self.there else list(devices),
-            "cluster_disks.refusal": cluster_disks.refusal,
             "cluster_disks.sbd_header": lambda _, device: TIMES if self.clock >= self.comes_at else self.header,
             "cluster_tools.active": lambda unit: unit in self.active,
             "cluster_tools.installed": lambda program: self.installed,
             "cluster_tools.run": None,
         }
+        monkeypatch.setattr(cluster_disks, "found_on", lambda _, device: self.content)
+        monkeypatch.setattr(cluster_disks, "in_use", lambda device: self.used)
         monkeypatch.setattr(sbd, "__opts__", self.opts, raising=False)
         monkeypatch.setattr(sbd, "__utils__", utils, raising=False)
         monkeypatch.setattr("time.sleep", self.sleep)
@@ -83,6 +85,28 @@ def test_with_consent_it_is_made_over(node):
     node.content = "the signature ext4"
     assert node.disks(allow_format=True)["result"] is True
     assert node.made == [DISK]
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_no_consent_covers_a_disk_that_this_host_uses(node, test):
+    node.content, node.used = "the signature ext4", True
+    ret = node.disks(allow_format=True, test=test)
+    assert (ret["result"], ret["changes"], node.made) == (False, {}, [])
+    assert f"cluster:sbd:devices: Nothing has changed: this host uses {DISK}, which has the signature" in ret["comment"]
+    assert "cluster:storage:allow_format does not allow sbd create over that" in ret["comment"]
+
+
+def test_disks_that_were_made_before_one_failed_are_told(node):
+    def fail(_: Any, device: str, **times: int) -> None:
+        if device != DISK:
+            raise CommandExecutionError("sbd: Input/output error")
+        node.make(_, device, **times)
+
+    sbd.__utils__["cluster_disks.make_header"] = fail
+    sbd.__utils__["cluster_disks.sbd_header"] = lambda _, device: node.header if device in node.made else {}
+    ret = sbd.disks("x", [DISK, f"{DISK}2"], 15, 30, "hv1")
+    assert (ret["result"], set(ret["changes"])) == (False, {DISK})
+    assert "Input/output error" in ret["comment"]
 
 
 @pytest.mark.parametrize(("runs", "allow_format"), [(True, True), (True, False), (False, False)])

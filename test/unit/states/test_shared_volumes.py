@@ -20,29 +20,38 @@ class Node:
     def __init__(self, monkeypatch) -> None:
         self.opts: dict[str, Any] = {"test": False, "id": "hv1"}
         self.found: Any = None
-        self.content = ""
+        self.content, self.used = "", False
+        # What comes onto the disk while locks are waited for.
+        self.late = ""
         self.locks: list[str] | None = []
         self.locks_at = 0.0
         self.volumes: dict[str, int] = {}
         self.there, self.installed = True, True
         self.calls: list[list[str]] = []
         self.emptied: list[str] = []
+        self.seen: list[str] = []
         self.clock = 0.0
         utils = {
             "cluster_disks.emptied": lambda _, device: self.emptied.append(device),
-            "cluster_disks.found_on": lambda _, device: self.content,
+            "cluster_disks.found_on": self.content_of,
             "cluster_disks.group": lambda _, name: self.found,
+            "cluster_disks.kept": cluster_disks.kept,
             "cluster_disks.lockspaces": lambda _: self.locks if self.clock >= self.locks_at else None,
             "cluster_disks.missing": lambda devices: [] if self.there else list(devices),
-            "cluster_disks.refusal": cluster_disks.refusal,
+            "cluster_disks.seen_by_lvm": lambda _, devices: self.seen.extend(devices),
             "cluster_disks.volumes": lambda _, group: self.volumes,
             "cluster_tools.installed": lambda program: self.installed,
             "cluster_tools.run": self.run,
         }
+        monkeypatch.setattr(cluster_disks, "found_on", self.content_of)
+        monkeypatch.setattr(cluster_disks, "in_use", lambda device: self.used)
         monkeypatch.setattr(shared_volumes, "__opts__", self.opts, raising=False)
         monkeypatch.setattr(shared_volumes, "__utils__", utils, raising=False)
         monkeypatch.setattr("time.sleep", self.sleep)
         monkeypatch.setattr("time.monotonic", lambda: self.clock)
+
+    def content_of(self, _: Any, device: str) -> str:
+        return self.content or (self.late if self.clock else "")
 
     def sleep(self, seconds: float) -> None:
         self.clock += seconds
@@ -105,7 +114,23 @@ def test_a_disk_that_has_anything_is_left_alone(node, test):
 def test_with_consent_it_is_emptied_first(node):
     node.content = "the signature ext4"
     assert node.group(allow_format=True)["result"] is True
-    assert node.emptied == [DISK]
+    assert node.emptied == node.seen == [DISK]
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_no_consent_covers_a_disk_that_this_host_uses(node, test):
+    node.content, node.used = "the signature LVM2_member", True
+    ret = node.group(allow_format=True, test=test)
+    assert (ret["result"], ret["changes"], node.calls, node.emptied) == (False, {}, [], [])
+    assert f"volume_groups:vmdata:devices: Nothing has changed: this host uses {DISK}" in ret["comment"]
+    assert "cluster:storage:allow_format does not allow vgcreate over that" in ret["comment"]
+
+
+def test_a_disk_that_somebody_fills_while_locks_are_waited_for_is_left_alone(node):
+    node.late, node.locks_at = "the signature xfs", 5.0
+    ret = node.group(wait_seconds=30)
+    assert (ret["result"], ret["changes"], node.calls, node.emptied) == (False, {}, [], [])
+    assert f"{DISK} has the signature xfs, and vgcreate would destroy it" in ret["comment"]
 
 
 @pytest.mark.parametrize(
@@ -162,6 +187,18 @@ def test_a_volume_is_made_once_and_left_inactive(node):
     assert [call[0] for call in node.calls] == ["lvcreate", "lvchange"]
     assert node.calls[1] == ["lvchange", "--activate", "n", "vmdata/one"]
     assert node.volume()["changes"] == {}
+
+
+def test_a_volume_that_was_made_and_not_let_go_is_told(node):
+    def refuse(argv: list[str], timeout: float = 0) -> str:
+        if argv[0] == "lvchange":
+            raise CommandExecutionError("lvchange: Locking failed")
+        return str(node.run(argv))
+
+    shared_volumes.__utils__["cluster_tools.run"] = refuse
+    ret = node.volume()
+    assert (ret["result"], ret["changes"]) == (False, {"vmdata/one": {"old": None, "new": "64 MiB"}})
+    assert ret["comment"] == "vmdata/one: lvchange: Locking failed."
 
 
 def test_a_volume_of_another_size_keeps_it_and_says_so(node):
