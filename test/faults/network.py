@@ -20,6 +20,7 @@ from lab.vm import Machine
 
 from . import interfaces
 from .record import Record
+from .subject import SIX_ROUTER, SOURCE, Subject
 
 
 class Master:
@@ -76,7 +77,11 @@ def _begin(stacks: StackHosts) -> None:
     for one in stacks.wanted:
         identity.make_keys(stacks.lab.paths, one.name)
     identity.write_ssh_files(stacks.lab.paths, stacks.hosts.addresses)
-    stacks.hosts.run(stacks.hosts.controller, ["ip", "address", "replace", f"{BEYOND}/32", "dev", "lo"])
+    controller = stacks.hosts.controller
+    stacks.hosts.run(controller, ["ip", "address", "replace", f"{BEYOND}/32", "dev", "lo"])
+    stacks.hosts.run(controller, ["ip", "address", "replace", f"{SIX_ROUTER}/64", "dev", "eth0", "nodad"])
+    install = ["apt-get", "--yes", "--quiet", "--no-install-recommends", "install", "dnsmasq-base"]
+    stacks.hosts.run(controller, install, timeout=300)
 
 
 def _start(stacks: StackHosts, name: str) -> Machine:
@@ -125,9 +130,9 @@ class Course:
     def _one(self, number: int, stack: str, fault: str) -> None:
         """Make one run, and write it down when it is over."""
         chance = random.Random(f"{self.options.seed}/{number}")  # noqa: S311 - the same moments for the same seed
-        subject = interfaces.Subject(self.stacks, stack, chance, self.options.window)
+        subject = Subject(self.stacks, stack, chance, self.options.window)
         title = f"run {number} of {self.options.network_count}: {stack}, {fault}"
-        with self._master.held(alone=fault == interfaces.master_down.__name__), self.progress.step(title):
+        with self._master.held(alone=fault in interfaces.ALONE), self.progress.step(title):
             # Anew for each, so that none is of another's leftovers.
             subject.install()
             run = interfaces.attempt(subject, fault).report()
@@ -148,11 +153,13 @@ def campaign(options: argparse.Namespace, progress: Progress) -> int:
     """
     out = options.out or CHECKOUT / "build" / "faults-network.json"
     # The program alone: what the rest of the repository says does not change what a host does here.
-    sources = tree_digest([interfaces.SOURCE])
+    sources = tree_digest([SOURCE])
     terms = {"campaign": "network", "seed": options.seed, "platform": options.platform, "sources": sources}
     terms["window"] = options.window
     backends = options.backend or []
     terms["backends"] = sorted(backends)
+    # Numbers of runs mean these.
+    terms["faults"] = sorted(interfaces.FAULTS)
     record = Record(out, terms, fresh=options.fresh)
     if record.forgotten:
         progress.say(f"{record.forgotten} runs in {out} were of other code or options, and are forgotten")

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from faults import interfaces, network
+from faults.subject import Run
 
 from lab.proc import LabError
 from lab.stacks import all_stacks
@@ -23,7 +24,8 @@ def test_every_pair_comes_once_before_any_comes_again():
 
 
 def test_every_fault_has_a_promised_end_and_says_what_is_wrong():
-    assert {"good", "wrong_port", "wrong_gateway", "wrong_address", "wrong_vlan", "no_dhcp_server", "master_down",
+    assert {"good", "leased", "both_families",
+            "wrong_port", "wrong_gateway", "wrong_address", "wrong_vlan", "no_dhcp_server", "master_down",
             "link_cut", "minion_killed", "applier_killed_applying", "applier_killed_applied", "reboot", "power_cut",
             "disk_full", "second_change"} == set(interfaces.FAULTS)  # fmt: skip
     for function, wanted in interfaces.FAULTS.values():
@@ -37,7 +39,7 @@ def test_every_fault_has_a_promised_end_and_says_what_is_wrong():
      ("old", 5, ["link br0"], False)],
 )  # fmt: skip
 def test_a_promise_is_kept_or_not(end, seconds, differences, kept):
-    run = interfaces.Run("networkd", "wrong_vlan", ("old",), end=end, seconds=seconds, differences=differences)
+    run = Run("networkd", "wrong_vlan", ("old",), end=end, seconds=seconds, differences=differences)
     assert run.kept is kept
     assert ("NOT AS PROMISED" in network.told(run.report())) is not kept
 
@@ -88,9 +90,9 @@ def test_the_course_writes_down_every_run_and_ends_every_machine(monkeypatch, tm
             pass
 
     monkeypatch.setattr(network, "_start", start)
-    monkeypatch.setattr(interfaces, "Subject", Subject)
+    monkeypatch.setattr(network, "Subject", Subject)
     monkeypatch.setattr(
-        interfaces, "attempt", lambda subject, fault: interfaces.Run(subject.stack, fault, ("old",), end="old")
+        interfaces, "attempt", lambda subject, fault: Run(subject.stack, fault, ("old",), end="old")
     )
     record = network.Record(tmp_path / "kept.json", {})
     options = argparse.Namespace(seed=1, window=20, at_once=2, network_count=9)
