@@ -18,11 +18,15 @@ ARGUMENTS = "console=ttyS0 no_timer_check"
 # Depends on the newest kernel without drivers for real hardware.
 METAPACKAGE = "linux-image-cloud-amd64"
 KERNEL, INITRAMFS = "lab-guest-vmlinuz", "lab-guest-initramfs"
-# What a guest needs to write to its disk, each after what it needs itself. What the kernel has built in has no file.
-DRIVERS = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")
+# What a guest needs for its disk and its card, each after what it needs itself. What is built in has no file.
+DRIVERS = (
+    *("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"),
+    *("failover", "net_failover", "virtio_net"),
+)
 # A new random line a boot, so that a reader of the console can tell a continued guest from a restarted one. The
 # kernel argument fill=MIB has it fill so much memory with what cannot be compressed, work=MIB rewrite so much all
-# the time: what a migration then has to send. write=WORD has it write a line with that word to its first disk.
+# the time: what a migration then has to send. write=WORD has it write a line with that word to its first disk;
+# ping=ADDRESS ask for a lease on its first card and look for that address with as large packets as pass.
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /dev
@@ -36,16 +40,27 @@ for word in $(cat /proc/cmdline); do
     fill=*) fill=${word#*=} ;;
     work=*) work=${word#*=} ;;
     write=*) write=${word#*=} ;;
+    ping=*) ping=${word#*=} ;;
   esac
 done
 mkdir /memory
 mount -t tmpfs -o size=95% memory /memory
 [ -z "$fill" ] || dd if=/dev/urandom of=/memory/fill bs=1M count="$fill" 2>/dev/null
 [ -z "$work" ] || while true; do dd if=/dev/urandom of=/memory/work bs=1M count="$work" conv=notrunc 2>/dev/null; done &
-if [ -n "$write" ]; then
+if [ -n "$write$ping" ]; then
   for driver in @DRIVERS@; do [ ! -e "/drivers/$driver.ko" ] || insmod "/drivers/$driver.ko"; done
+fi
+if [ -n "$write" ]; then
   echo "guest wrote $write" | dd of=/dev/vda conv=fsync 2>/dev/null
   echo "guest disk of $(cat /sys/block/vda/size) sectors"
+fi
+if [ -n "$ping" ]; then
+  ip link set eth0 up
+  udhcpc -i eth0 -f -q -t 60 -T 1 -O mtu -s /lease
+  while true; do
+    ping -c 1 -W 1 -s "$(($(cat /sys/class/net/eth0/mtu) - 28))" "$ping" >/dev/null && echo "guest reaches $ping"
+    sleep 1
+  done &
 fi
 second=0
 while true; do
@@ -54,6 +69,12 @@ while true; do
   second=$((second + 1))
 done
 """.replace("@DRIVERS@", " ".join(DRIVERS))
+LEASE = """#!/bin/sh
+[ "$1" = bound ] || exit 0
+[ -z "$mtu" ] || ip link set dev "$interface" mtu "$mtu"
+ip address replace "$ip/24" dev "$interface"
+echo "guest lease $ip mtu $mtu"
+"""
 
 
 def digest() -> str:
@@ -96,8 +117,9 @@ def build(log: Path) -> Path:
         for driver in DRIVERS:
             for module in (unpacked / "lib/modules").rglob(f"{driver}.ko"):
                 shutil.copy(module, tree / "drivers")
-        (tree / "init").write_text(INIT)
-        (tree / "init").chmod(0o755)
+        for name, text in (("init", INIT), ("lease", LEASE)):
+            (tree / name).write_text(text)
+            (tree / name).chmod(0o755)
         names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*"))) + "\n"
         result = work / "result"
         result.mkdir()

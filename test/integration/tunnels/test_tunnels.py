@@ -1,7 +1,6 @@
 """A private network of two hosts: leases and pings through GRE with IPsec, and never a plain packet on the wire.
 
-A guest is a network namespace with a port on the switch: its frames are as real as a virtual machine's. The tests
-share the machines and run in this order.
+The tests share the machines and run in this order.
 """
 
 from __future__ import annotations
@@ -10,25 +9,12 @@ import json
 import time
 
 import pytest
-from wire import ESP, GRE, watched
+from tunnel_site import INSIDE, KEY, OTHER, failures, lease, network, pings, tap
+from wire import ESP, GRE
 
-KEY, WRONG = "kq3Vw8yR0bN5tXz1LmCe", "Zp7Hd2sUa9fQ4jGx6IoM"
-INSIDE = {"hv1": "10.9.0.1", "hv2": "10.9.0.2"}
-OTHER = {"hv1": "hv2", "hv2": "hv1"}
+WRONG = "Zp7Hd2sUa9fQ4jGx6IoM"
 LARGEST = 1424
 GUARD = "nft --json list table inet hypervisor_tunnels"
-LEASE = """#!/bin/sh
-[ "$1" = bound ] || exit 0
-ip address replace "$ip/24" dev "$interface"
-ip link set dev "$interface" mtu "$mtu"
-echo "ip=$ip mtu=$mtu router=$router dns=$dns"
-"""
-GUEST = """
-ip netns list | grep -q guest || ip netns add guest
-ovs-vsctl --may-exist add-port ovs0 guest0 -- set Interface guest0 type=internal
-ip link set guest0 netns guest
-ip -n guest link set guest0 up
-"""
 # Speaks to the other host as soon as the switch runs, and until the power is off.
 CHATTER = """[Unit]
 DefaultDependencies=no
@@ -39,45 +25,6 @@ ExecStart=/bin/sh -c 'while :; do ip link set priv0 up; ip address replace {own}
 [Install]
 WantedBy=multi-user.target
 """
-
-
-def network(pair, host, key=KEY):
-    nodes = {name: {"address": pair.addresses[name], "inside": [f"{INSIDE[name]}/24"]} for name in INSIDE}
-    found = {
-        "ipsec": {"psk": key, "wait_seconds": 5},
-        "mesh": {"private": {"bridge": "ovs0", "port": "priv0", "nodes": nodes}},
-    }
-    if host == "hv1":
-        ranges = [{"start": "10.9.0.100", "end": "10.9.0.150"}]
-        found["dnsmasq"] = {"private": {"interface": "priv0", "ranges": ranges, "domain": "private.lab"}}
-    return found
-
-
-def tap(pair, host="hv1"):
-    return watched(pair.lab.paths.name, pair.machines[host].spec.tap(0))
-
-
-def failures(rows):
-    return {name: row["comment"] for name, row in rows.items() if row["result"] is not True}
-
-
-def lease(pair, host):
-    """Ask for a lease in a host's guest and return what it got."""
-    said = pair.sh(
-        host, GUEST + "ip netns exec guest busybox udhcpc -i guest0 -f -q -n -t 20 -T 1 -O mtu -s /root/lease 2>&1"
-    )
-    lines = [line for line in said.splitlines() if line.startswith("ip=")]
-    assert lines, said
-    return dict(word.split("=", 1) for word in lines[-1].split(" "))
-
-
-def pings(pair, host, target, seconds):
-    """Ping from a host's guest until an answer comes, for so many seconds at most; return whether one came."""
-    script = (
-        f"end=$(( $(date +%s) + {seconds} )); while [ $(date +%s) -le $end ]; do "
-        f"ip netns exec guest ping -c 1 -W 1 {target} >/dev/null 2>&1 && exit 0; sleep 0.2; done; exit 1"
-    )
-    return pair.machines[host].ssh(["sh", "-c", script], check=False, timeout=seconds + 60).returncode == 0
 
 
 def dropped(pair, host):
@@ -96,7 +43,6 @@ def dropped(pair, host):
 def two_hosts_with_a_private_network(pair):
     for host in INSIDE:
         pair.pillar(host, network(pair, host))
-        pair.lab.hosts.unpack(host, {"/root/lease": (0o755, LEASE.encode())})
     rows = pair.both(lambda host: pair.apply(host, "network"))
     # The first of the two may find the other one without its tunnel; it must not fail for that.
     assert {host: failures(one) for host, one in rows.items()} == {"hv1": {}, "hv2": {}}
@@ -165,7 +111,7 @@ def test_nothing_plain_leaves_when_one_side_has_no_key(joined):
 
 
 def test_a_wrong_key_stops_traffic_and_is_reported_and_the_right_one_brings_it_back(joined):
-    joined.pillar("hv2", network(joined, "hv2", WRONG))
+    joined.pillar("hv2", network(joined, "hv2", psk=WRONG))
     with tap(joined, "hv2") as wire:
         rows = joined.apply("hv2", "network.openvswitch")
         assert rows["network_ovs"]["changes"] == {"ovs0:private_hv1:psk": {"old": None, "new": "the declared key"}}

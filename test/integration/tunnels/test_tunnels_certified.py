@@ -9,21 +9,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from wire import ESP, GRE, watched
+from tunnel_site import INSIDE, failures, lease, pings, tap
+from tunnel_site import network as private
+from wire import ESP, GRE
 
 from lab.state import CHECKOUT
 
-INSIDE = {"hv1": "10.9.0.1", "hv2": "10.9.0.2"}
-CLIENT = """#!/bin/sh
-[ "$1" = bound ] && ip address replace "$ip/24" dev "$interface" && echo "ip=$ip"
-exit 0
-"""
-GUEST = """
-ip netns list | grep -q guest || ip netns add guest
-ovs-vsctl --may-exist add-port ovs0 guest0 -- set Interface guest0 type=internal
-ip link set guest0 netns guest
-ip -n guest link set guest0 up
-"""
 HERE = "/etc/ipsec.d"
 NAMES = {kind: f"{HERE}/{kind}/hypervisor-tunnel.pem" for kind in ("certs", "private", "cacerts")}
 ROOTS = "file_roots:\n  base: [/srv/formulas, /srv/salt]\ninclude: [hypervisor-pki.conf]\n"
@@ -52,45 +43,12 @@ open("/etc/ipsec.d/certs/hypervisor-tunnel.pem", "wb").write(made.public_bytes(s
 
 
 def network(pair, host):
-    nodes = {name: {"address": pair.addresses[name], "inside": [f"{INSIDE[name]}/24"]} for name in INSIDE}
-    found = {
-        "ipsec": {"auth": "certificate", "wait_seconds": 20, "pki": {"ca_server": ""}},
-        "mesh": {"private": {"bridge": "ovs0", "port": "priv0", "nodes": nodes}},
-    }
-    if host == "hv1":
-        ranges = [{"start": "10.9.0.100", "end": "10.9.0.150"}]
-        found["dnsmasq"] = {"private": {"interface": "priv0", "ranges": ranges, "domain": "private.lab"}}
-    else:
+    found = private(pair, host, auth="certificate", wait_seconds=20, pki={"ca_server": ""})
+    if host == "hv2":
         # The host itself asks the other one through the tunnel.
         asks = {"type": "internal", "mac": "52:54:00:aa:bb:cc", "dhcp4": True}
         found["ovs"] = {"bridges": {"ovs0": {"ports": {"lease0": asks}}}}
     return found
-
-
-def tap(pair, host="hv1"):
-    return watched(pair.lab.paths.name, pair.machines[host].spec.tap(0))
-
-
-def failures(rows):
-    return {name: row["comment"] for name, row in rows.items() if row["result"] is not True}
-
-
-def lease(pair, host):
-    """Ask for a lease in a host's guest and return the address that it got."""
-    ask = "ip netns exec guest busybox udhcpc -i guest0 -f -q -n -t 20 -T 1 -s /root/client 2>&1"
-    said = pair.sh(host, GUEST + ask)
-    lines = [line for line in said.splitlines() if line.startswith("ip=")]
-    assert lines, said
-    return lines[-1].partition("=")[2]
-
-
-def pings(pair, host, target, seconds):
-    """Ping from a host's guest until an answer comes, for so many seconds at most; return whether one came."""
-    script = (
-        f"end=$(( $(date +%s) + {seconds} )); while [ $(date +%s) -le $end ]; do "
-        f"ip netns exec guest ping -c 1 -W 1 {target} >/dev/null 2>&1 && exit 0; sleep 0.2; done; exit 1"
-    )
-    return pair.machines[host].ssh(["sh", "-c", script], check=False, timeout=seconds + 60).returncode == 0
 
 
 def python(pair, host):
@@ -115,7 +73,6 @@ def two_hosts_with_certificates(pair):
     pair.lab.hosts.run("hv2", ["sh", "-c", "base64 -d | tar -x -C /"], stdin=packed)
     for host in INSIDE:
         pair.lab.hosts.unpack(host, {"/etc/salt/minion.d/zz-pki.conf": (0o644, ROOTS.encode())})
-        pair.lab.hosts.unpack(host, {"/root/client": (0o755, CLIENT.encode())})
         pair.pillar(host, network(pair, host))
     rows = pair.both(lambda host: pair.apply(host, "network"))
     # The first of the two may find the other one without its certificate; it must not fail for long.
@@ -129,7 +86,7 @@ def two_hosts_with_certificates(pair):
 def test_leases_and_pings_pass_encrypted_alone(certified):
     with tap(certified) as wire:
         got = {host: lease(certified, host) for host in INSIDE}
-        assert pings(certified, "hv2", got["hv1"], 30)
+        assert pings(certified, "hv2", got["hv1"]["ip"], 30)
     assert wire.count(ESP) > 4
     assert wire.count(GRE) == 0
     for host in INSIDE:
