@@ -14,6 +14,10 @@ include:
   # who may manage guests
   - kvm.access
 {% endif %}
+{% if kvm.iscsi.initiator or kvm.iscsi.targets %}
+  # disks of iSCSI targets
+  - kvm.iscsi
+{% endif %}
 {% if kvm.multipath %}
   # /etc/multipath.conf
   - kvm.multipath

@@ -26,8 +26,8 @@ from .vmspec import Say, silent
 INSTALL_SALT = CHECKOUT / "lab/files/install-salt.sh"
 # The tree, the image of it and the archives of a large package list, with room to spare.
 SPACE_NEEDED_MIB = 6000
-# With it one machine can be a file server for the tests of another; it only runs where a test starts it.
-NFS_SERVER = ("nfs-kernel-server",)
+# With them one machine can serve files and disks for the tests of another; they only run where a test starts them.
+STORAGE_SERVERS = ("nfs-kernel-server", "tgt")
 # All that sets up interfaces, switches and tunnels, for the tests of the formula network. An image starts none of
 # them but ifupdown; a machine's seed says which one has its card.
 NETWORKING = (
@@ -36,7 +36,7 @@ NETWORKING = (
     *("dnsmasq", "udhcpc", "busybox", "tcpdump"),
 )
 # What a machine has besides what every host has. The cloud kernel lacks dlm and many drivers.
-PACKAGES = ("linux-image-amd64", "initramfs-tools", "zstd", "grub-pc", *NETWORKING, *NFS_SERVER)
+PACKAGES = ("linux-image-amd64", "initramfs-tools", "zstd", "grub-pc", *NETWORKING, *STORAGE_SERVERS)
 # What a guest has that is made of a cloud's image: the kernel of Debian's own cloud images, which has drivers of
 # virtio alone, and what reads there who it is.
 CLOUD_PACKAGES = ("linux-image-cloud-amd64", "initramfs-tools", "zstd", "grub-pc", "cloud-init", "netplan.io")
@@ -48,7 +48,7 @@ FILE_SYSTEMS = {
 }
 # Work of a machine that lives for months; here it only delays the start.
 UNWANTED_UNITS = (
-    *(*rootfs.TIMERS, "e2scrub_reap.service", "man-db.timer", "nfs-server.service"),
+    *(*rootfs.TIMERS, "e2scrub_reap.service", "man-db.timer", "nfs-server.service", "tgt.service"),
     *("NetworkManager.service", "NetworkManager-dispatcher.service", "NetworkManager-wait-online.service"),
     *("systemd-networkd.service", "openvswitch-switch.service", "openvswitch-ipsec.service"),
     *("strongswan-starter.service", "dnsmasq.service", "nftables.service", "ModemManager.service"),
