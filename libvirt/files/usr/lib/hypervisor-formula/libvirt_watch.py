@@ -220,11 +220,11 @@ def work(connection: Any, marks: Marks) -> None:
             return
         if whole:
             say(kind="all", found=everything(connection), versions=_versions(connection))
-        elif marked:
-            for (kind, key), what in marked.items():
-                told = {"happened": marks.told(key)} if kind == "guest" else {}
-                say(kind=kind, key=key, what=sorted(what), facts=READ[kind](connection, key), **told)
-        else:
+        # Also after everything was read: what has happened to a guest is in no description of it.
+        for (kind, key), what in marked.items():
+            told = {"happened": marks.told(key)} if kind == "guest" else {}
+            say(kind=kind, key=key, what=sorted(what), facts=READ[kind](connection, key), **told)
+        if not whole and not marked:
             connection.getLibVersion()
             say(kind="idle")
 
