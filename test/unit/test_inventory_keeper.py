@@ -250,6 +250,24 @@ def test_what_happens_to_a_guest_is_kept_and_its_record_says_when(master, told):
     assert master.keeper.store.get("guests", key)["happened"] == 5000
 
 
+def test_nothing_happens_later_than_now(master, told):
+    before = time.time_ns() // 1_000_000
+    master.take(event(told.message("guest/x/stopped", happened=[[UUID, 2**43, "crashed"]])))
+    ((_, at, _),) = store.Reader(master.folder / "i.db").happened(UUID)
+    assert before <= at <= time.time_ns() // 1_000_000
+    assert master.keeper.store.get("guests", f"hv1/{UUID}")["happened"] == at
+
+
+def test_of_guests_without_a_history_nothing_is_remembered(master, told, monkeypatch):
+    monkeypatch.setattr(store, "_MOST_HAPPENED", 1)
+    rows = [[f"{number:08x}{UUID[8:]}", number, "started"] for number in range(100)]
+    master.take(event(told.message("host/alive", happened=rows)))
+    assert len(master.keeper._happened) == 100
+    master.keeper._next["prune"] = 0.0
+    master.take()
+    assert len(master.keeper._happened) <= 2
+
+
 @pytest.mark.parametrize(
     "happened",
     [{}, "x", [[UUID, 1]], [["../x", 1, "started"]], [[UUID, "1", "started"]], [[UUID, -1, "started"]], [None],

@@ -300,8 +300,11 @@ class Keeper:
 
     def _happen(self, message: messages.Message, guests: dict[str, Any]) -> None:
         """Keeps what has happened to guests; their records say when it did last, so that a page asks what it was."""
-        self.store.happen(message.host, message.happened)
-        for uuid, at, _ in message.happened:
+        # What a wrong clock puts into the future would for long be newer than all that happens then.
+        now = time.time_ns() // 1_000_000
+        rows = [(uuid, min(at, now), what) for uuid, at, what in message.happened]
+        self.store.happen(message.host, rows)
+        for uuid, at, _ in rows:
             key = f"{message.host}/{uuid}"
             self._happened[key] = max(at, self._happened.get(key, 0))
             record = guests.get(key) or self.store.get("guests", key)
@@ -368,6 +371,7 @@ class Keeper:
         if now >= self._next["prune"]:
             self._next["prune"] = now + _REPORT
             self.store.prune()
+            self._happened = self.store.last()
 
     def _ask(self, now: float) -> None:
         """Asks hosts for everything: those of which something is wanting, and from time to time all."""
