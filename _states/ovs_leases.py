@@ -48,7 +48,11 @@ esac
 
 
 def kept(
-    name: str, bridges: dict[str, Any] | None = None, mesh: dict[str, Any] | None = None, node: str = ""
+    name: str,
+    bridges: dict[str, Any] | None = None,
+    mesh: dict[str, Any] | None = None,
+    node: str = "",
+    packages: list[str] | None = None,
 ) -> dict[str, Any]:
     """Make sure that internal ports with ``dhcp4`` have a DHCP client, and that no others have one of this formula.
 
@@ -57,6 +61,7 @@ def kept(
         bridges: As in the pillar ``network:ovs:bridges``.
         mesh: As in the pillar ``network:mesh``.
         node: This host's name in a mesh; by default its minion id.
+        packages: What brings the client, udhcpc; without any it has to be there before, also for a dry run.
 
     Returns a state result. That no server answers is no failure: the client goes on asking.
     """
@@ -66,8 +71,11 @@ def kept(
         composed = __utils__["network_tunnels.compose"](declared, node or __opts__["id"])
         wanted = __utils__["network_tunnels.leased"](composed)
         client = __utils__["ovs_tools.path"]("udhcpc")
-        if wanted and not client and not __opts__["test"]:
-            comment = "udhcpc is not installed, so no port can ask a DHCP server; see network:packages:dhcp."
+        if wanted and not client and not (__opts__["test"] and packages):
+            comment = (
+                f"udhcpc is not installed, so {', '.join(wanted)} cannot ask a DHCP server; network:packages:dhcp "
+                "names the package that has it."
+            )
             return ret | {"result": False, "comment": comment}
         files = {
             _UNITS / _TEMPLATE: (_UNIT_TEXT.format(client=client or "/usr/sbin/udhcpc", script=_SCRIPT), 0o644),

@@ -67,6 +67,7 @@ network_ovs_leases:
   ovs_leases.kept:
     - bridges: *bridges
     - mesh: *mesh
+    - packages: {{ network.packages.dhcp | json }}
     - require:
       - ovs: network_ovs
 

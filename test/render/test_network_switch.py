@@ -70,6 +70,14 @@ def test_only_packages_of_what_is_used_are_installed(make_host):
     assert states(make_host, {}) == {}
 
 
+def test_a_port_that_asks_a_dhcp_server_brings_its_client(make_host):
+    port = {"type": "internal", "mac": "52:54:00:00:00:01", "dhcp4": True}
+    found = states(make_host, {"ovs": {"bridges": {"ovs0": {"ports": {"int0": port}}}}})
+    assert "udhcpc" in found["network_packages"]["pkgs"]
+    assert found["network_ovs_leases"]["packages"] == ["udhcpc"]
+    assert {"ovs": "network_ovs"} in found["network_ovs_leases"]["require"]
+
+
 @pytest.mark.parametrize("module", ["network_rules", "network_ovs_rules"])
 def test_every_module_of_rules_is_asked(make_host, module):
     wrong = {

@@ -79,7 +79,7 @@ def test_a_dry_run_foresees_it_and_does_nothing(monkeypatch, tmp_path, host):
     dry = Host(monkeypatch, tmp_path / "dry", test=True)
     # The client is installed by the same run.
     dry.client = ""
-    ret = ovs_leases.kept("net", BRIDGES)
+    ret = ovs_leases.kept("net", BRIDGES, packages=["udhcpc"])
     assert ret["result"] is None
     assert [*ret["changes"].values()] == [*done.values()]
     assert (dry.told, dry.units.exists()) == ([], False)
@@ -107,11 +107,16 @@ def test_a_client_that_has_ended_is_started_and_one_of_another_time_anew(host):
     assert host.told == ["daemon-reload", f"restart {UNIT}"]
 
 
-def test_without_a_client_it_fails_and_says_which_key_helps(host):
+@pytest.mark.parametrize(("test", "packages"), [(False, ["udhcpc"]), (False, []), (True, [])])
+def test_without_a_client_it_fails_and_says_which_key_helps(monkeypatch, tmp_path, test, packages):
+    host = Host(monkeypatch, tmp_path, test=test)
     host.client = ""
-    ret = ovs_leases.kept("net", BRIDGES)
+    ret = ovs_leases.kept("net", BRIDGES, packages=packages)
     assert (ret["result"], host.told) == (False, [])
-    assert "see network:packages:dhcp" in ret["comment"]
+    assert ret["comment"] == (
+        "udhcpc is not installed, so int0 cannot ask a DHCP server; network:packages:dhcp names the package that "
+        "has it."
+    )
 
 
 def test_what_systemd_refuses_is_told(host, monkeypatch):
