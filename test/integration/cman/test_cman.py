@@ -59,7 +59,8 @@ def test_the_files_are_predicted_and_written_and_nothing_is_installed(old):
     root = ET.fromstring(read(old, FILES["cluster_cman_cluster_conf"]))  # noqa: S314 - the formula's own
     assert (root.tag, root.get("name"), root.get("config_version")) == ("cluster", "vmcluster", "3")
     assert [one.get("name") for one in root.iter("clusternode")] == ["hv1", "hv2"]
-    assert (root.find("cman").get("two_node"), root.find("cman").get("expected_votes")) == ("1", "1")
+    (cman,) = root.iter("cman")
+    assert (cman.get("two_node"), cman.get("expected_votes")) == ("1", "1")
     assert old.hosts.addresses["hv1"].rpartition(".")[0] in read(old, FILES["cluster_cman_corosync_conf"])
     assert read(old, FILES["cluster_cman_lvm_conf"]) == LVM.replace("\tlocking_type = 1", "    locking_type = 3")
 
