@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _PAUSE = 1.0
 _TAKEN_UP = 15.0  # seconds that a reload may take
-_STOP, _START = 1900, 120  # seconds; Pacemaker moves resources away when it stops, which its unit gives 30 minutes
+_STOP = 1900  # seconds; Pacemaker moves resources away when it stops, which its unit gives 30 minutes
+_START = 4000  # seconds; corosync waits for sbd, which waits for cluster:sbd:start_delay. systemd ends it before this
 # A node says by this attribute, which goes when its Pacemaker stops, with which configuration its corosync was started.
 _ATTRIBUTE = "hypervisor-corosync"
 

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from salt.exceptions import CommandExecutionError
 
 from _states import corosync
 from _utils import cluster_tools, corosync_conf, own_files
+
+ROOT = Path(__file__).resolve().parents[3]
 
 CLUSTER = {"name": "c", "links": {}, "crypto": {"cipher": "aes256", "hash": "sha256"}, "token": 3000, "quorum": {}}
 NODES = {f"hv{n}": {"id": n, "addresses": [f"192.0.2.{n}"]} for n in (1, 2, 3)}
@@ -28,6 +31,7 @@ class Node:
         self.online = {"hv1", "hv2", "hv3"}
         self.said: dict[str, str] = {}
         self.calls: list[list[str]] = []
+        self.patience: dict[str, float] = {}
         self.refuses = ""
         self.clock = 0.0
         self.later: list[Any] = []
@@ -75,6 +79,7 @@ class Node:
                 self.said["hv2"] = argv[-1]
             return "".join(f'name="x" host="{node}" value="{value}"\n' for node, value in self.said.items())
         self.calls.append(argv)
+        self.patience[" ".join(argv)] = timeout
         if argv[0] == "corosync":
             assert Path(argv[-1]).name == ".corosync.conf.judged"
             if self.refuses:
@@ -218,6 +223,9 @@ def test_it_is_restarted_when_its_turn_comes(node):
     assert ret["changes"]["running"] == {"totem.cluster_name": {"old": "c", "new": "d"}}
     assert told(node) == RESTARTED
     assert node.clock >= 2
+    # sbd starts before, and may wait that long.
+    schema = yaml.safe_load((ROOT / "cluster" / "schema.yaml").read_text())
+    assert node.patience[RESTARTED[1]] > schema["properties"]["sbd"]["properties"]["start_delay"]["maximum"] + 90
     assert node.said["hv2"] == node.said["hv1"], "the next node would not know"
     assert node.state(name="d")["changes"] == {}
 
