@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from _utils import formula_config, formula_schema, formula_vocabulary
+from _utils import cluster_cib_rules, cluster_derived, formula_config, formula_schema, formula_vocabulary
 from _utils.cluster_storage_rules import errors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,6 +103,21 @@ def test_what_fits_is_accepted(pillar):
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_by_name(pillar, where, text):
     assert errors(merged(**pillar)) == [(f"cluster:{where}", text)]
+
+
+def test_every_resource_that_follows_is_the_formulas_own_and_constraints_may_name_it():
+    volumes = {"one": {"size_mib": 64}, "two": {"size_mib": 64, "active": "everywhere"}}
+    groups = {"vm": {**GROUP["vm"], "volumes": volumes}}
+    pillar = {"sbd": DISK, "storage": {"lock_manager": "dlm", "volume_groups": groups}}
+    whole = merged(**pillar)
+    found = cluster_derived.declared(whole | {"nodes": list(TWO)})
+    derived = {name: kind for kind in ("stonith", "resources", "groups") for name in found[kind]}
+    assert set(derived) == {"fence_sbd", "dlm", "lvmlockd", "locking", "vm-one", "vm-two"}
+    for name, kind in derived.items():
+        taken = merged(**pillar, **{kind: {name: {"agent": "x"}}})
+        assert [where for where, _ in errors(taken)] == [f"cluster:{kind}:{name}"]
+        near = merged(**pillar, constraints={"locations": {"l": {"resource": name, "node": "hv1", "score": 1}}})
+        assert cluster_cib_rules.errors(near) == []
 
 
 @pytest.mark.parametrize(
