@@ -32,6 +32,13 @@ def test_underlines_fit_their_titles(page):
             assert len(line) >= len(title), f"{page.name}: {title}"
 
 
+def test_the_page_of_tests_names_what_is_slow():
+    (slow,) = re.findall(r"^SLOW := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    page = (ROOT / "docs" / "testing.rst").read_text(encoding="utf-8")
+    told = page.partition("* - ``make slow``")[2].partition("* - ``make bench``")[0]
+    assert set(re.findall(r"``(\w+)``", told)) == {Path(path).name for path in slow.split()}
+
+
 def test_every_page_is_reachable_from_the_readme():
     linked = set(LINK.findall(README))
     assert {f"docs/{page.name}" for page in PAGES[1:]} <= linked
