@@ -108,7 +108,7 @@ def run(site: Site, *, keep: bool) -> Record:
     site.lay(site.pillar(90))
     predicted = site.apply(test=True)[STATE]
     good = site.apply()[STATE]
-    good_state = site.status()
+    good_state = site.wait("confirmed", timeout=60)
     after = site.facts()
     again = site.apply()
     journal = site.hosts.run(site.name, ["journalctl", "-b", "--no-pager", "-o", "cat"]).stdout

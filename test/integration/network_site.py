@@ -9,6 +9,7 @@ from typing import Any
 
 from lab import salt, stacks
 from lab.hosts import Hosts
+from lab.proc import CommandError
 from lab.vm import Machine
 
 # Prints links, addresses, routes and the files of all stacks, without what changes by itself.
@@ -122,8 +123,11 @@ class Site:
         return dict(json.loads(done.stdout))
 
     def status(self) -> dict[str, Any]:
-        """Return where the change stands; empty while the machine is not reached."""
-        done = self.hosts.run(self.name, ["network-profile", "status", "--json"], check=False, timeout=30)
+        """Return where the change stands; empty while the machine is not reached, or too busy to say."""
+        try:
+            done = self.hosts.run(self.name, ["network-profile", "status", "--json"], check=False, timeout=30)
+        except CommandError:
+            return {}
         return dict(json.loads(done.stdout)) if done.stdout.strip() else {}
 
     def wait(self, *states: str, timeout: float) -> dict[str, Any]:

@@ -78,11 +78,6 @@ class SwitchSite(Site):  # type: ignore[misc]  # mypy follows no imports from he
         assert isinstance(rows, dict), rows
         return {row["__id__"]: row for row in rows.values()}
 
-    def status(self) -> dict[str, Any]:
-        """Return where the change stands; an emulated machine that shares two processors may take its time."""
-        done = self.hosts.run(self.name, ["network-profile", "status", "--json"], check=False, timeout=90)
-        return dict(json.loads(done.stdout)) if done.stdout.strip() else {}
-
     def reaches(self, address: str) -> bool:
         """Say whether the machine reaches a master's port."""
         script = f"import socket; socket.create_connection(({address!r}, 4505), 5)"
