@@ -53,9 +53,9 @@ def settings(login: Mapping[str, str]) -> dict[str, str]:
 
     Args:
         login: ``user`` and ``password``, with which the host proves itself, ``target_user`` and ``target_password``,
-            with which the target does; empty without CHAP.
+            with which the target does; empty leaves what a record has.
     """
-    found = {**_SETTINGS, f"{_AUTH}authmethod": "CHAP" if login else "None"}
+    found = {**_SETTINGS, f"{_AUTH}authmethod": "CHAP"} if login else dict(_SETTINGS)
     return found | {f"{_AUTH}{name}": login[key] for key, name in _LOGINS.items() if key in login}
 
 
