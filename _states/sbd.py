@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 _PAUSE = 1.0
 _USE = "sbd create"
+_ANEW = (
+    "It takes this up when it starts: stop the cluster on all nodes (systemctl stop pacemaker corosync), then run the "
+    "highstate on all."
+)
 
 
 def disks(
@@ -130,21 +134,37 @@ def _said(times: Mapping[str, int]) -> str:
     return ", ".join(f"{key} {value}" for key, value in times.items())
 
 
-def working(name: str, devices: list[str]) -> dict[str, Any]:
-    """Make sure that sbd runs on this node, and sees its disks.
+def working(
+    name: str,
+    devices: list[str],
+    watchdog: str = "/dev/watchdog",
+    watchdog_timeout: int = 0,
+    wait_seconds: int = 30,
+) -> dict[str, Any]:
+    """Make sure that sbd runs on this node, and with what is declared.
+
+    What it was started with decides, not its file: a node that is told to go by a disk that its sbd does not watch
+    counts as off, and goes on.
 
     Args:
         name: Any label.
         devices: The disks; none for the watchdog alone.
+        watchdog: The watchdog's device.
+        watchdog_timeout: Seconds after which it resets a host that hangs.
+        wait_seconds: How long sbd may take to watch its disks once it runs.
 
     Returns a state result without changes: sbd starts with corosync and with nothing else.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
         if __utils__["cluster_tools.active"]("sbd.service"):
-            blind = [one for one in devices if not __utils__["cluster_disks.sbd_header"](_utils(), one)]
+            missing = _unwatched(devices, 0 if __opts__["test"] else wait_seconds)
+            blind = [one for one in missing if not __utils__["cluster_disks.sbd_header"](_utils(), one)]
             if blind:
                 return ret | {"result": False, "comment": f"sbd runs, but cannot read: {', '.join(blind)}."}
+            why = _other(devices, missing) or ("" if devices else _slower(watchdog, watchdog_timeout))
+            if why:
+                return ret | {"result": False, "comment": f"{why} {_ANEW}"}
             return ret | {"comment": "sbd runs."}
         if __opts__["test"] and not __utils__["cluster_tools.active"]("corosync.service"):
             return ret | {"comment": "sbd starts with corosync."}
@@ -155,3 +175,25 @@ def working(name: str, devices: list[str]) -> dict[str, Any]:
         "corosync), then run the highstate; why it does not run shows: journalctl -u sbd."
     )
     return ret | {"result": False, "comment": comment}
+
+
+def _unwatched(devices: list[str], wait_seconds: int) -> list[str]:
+    """Return the disks that sbd does not watch, once it has had its time."""
+    return _until(lambda: [one for one in devices if one not in __utils__["cluster_disks.watched"]()], wait_seconds)
+
+
+def _other(devices: list[str], missing: list[str]) -> str:
+    """Return how the disks that sbd watches differ from those that are declared; empty if they do not."""
+    more = [one for one in __utils__["cluster_disks.watched"]() if one not in devices]
+    words = [f"it does not watch {', '.join(missing)}"] if missing else []
+    words += [f"it watches {', '.join(more)}"] if more else []
+    return f"cluster:sbd:devices: sbd runs, but {' and '.join(words)}." if words else ""
+
+
+def _slower(watchdog: str, watchdog_timeout: int) -> str:
+    """Return why the others would take this node for off before its watchdog resets it; empty if they would not."""
+    seconds = __utils__["cluster_disks.watchdog_seconds"](watchdog)
+    # The others wait for twice what is declared (cluster_derived).
+    if seconds <= 2 * watchdog_timeout:
+        return ""
+    return f"cluster:sbd:watchdog_timeout: sbd runs with {seconds} s, not {watchdog_timeout} s."

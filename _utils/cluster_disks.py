@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ HEAD = 1 << 20  # bytes; nothing that anybody keeps on a disk leaves them empty
 CONSENT = "cluster:storage:allow_format"
 # What sbd says of its timeouts, by the name that pillar gives them.
 _TIMEOUTS = {"Timeout (watchdog)": "watchdog_timeout", "Timeout (msgwait)": "msgwait"}
+# What a process of sbd calls itself that watches a disk.
+_WATCHER = re.compile(r"sbd: watcher: (/\S+) - slot: \d+")
 _LVM = 120  # seconds; LVM waits for locks, which wait for other nodes
 # Where a system has this list, LVM sees no other disks.
 _DISKS_OF_LVM = "/etc/lvm/devices/system.devices"
@@ -145,6 +148,32 @@ def make_header(utils: Utils, device: str, watchdog_timeout: int, msgwait: int) 
     # The four are: watchdog, allocation (unused since long), loop, and message wait.
     times = ["-1", str(watchdog_timeout), "-4", str(msgwait)]
     utils["cluster_tools.run"](["sbd", "-d", device, *times, "create"], timeout=120)
+
+
+def watched(processes: Path = Path("/proc")) -> list[str]:
+    """Returns the disks that the running sbd watches, which are those that it was started with."""
+    found = set()
+    for process in processes.glob("[0-9]*"):
+        try:
+            # Any user can give a process such a title.
+            own = process.stat().st_uid == os.geteuid()
+            title = (process / "cmdline").read_bytes().decode("utf-8", "replace") if own else ""
+        except OSError:
+            # It has ended meanwhile.
+            continue
+        match = _WATCHER.match(title)
+        if match:
+            found.add(match[1])
+    return sorted(found)
+
+
+def watchdog_seconds(watchdog: str, folder: Path = Path("/sys/class/watchdog")) -> int:
+    """Returns after how many seconds a watchdog resets this host; 0 where the kernel does not say."""
+    number = watchdog.removeprefix("/dev/watchdog") or "0"
+    try:
+        return int((folder / f"watchdog{number}" / "timeout").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
 
 
 # ---- LVM ----

@@ -34,6 +34,9 @@ cluster_corosync_service:
 cluster_sbd_working:
   sbd.working:
     - devices: {{ cluster.sbd.devices | json }}
+    - watchdog: {{ cluster.sbd.watchdog | yaml_dquote }}
+    - watchdog_timeout: {{ cluster.sbd.watchdog_timeout }}
+    - wait_seconds: {{ cluster.wait_seconds }}
     - require:
       - service: cluster_corosync_service
 {% endif %}

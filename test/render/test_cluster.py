@@ -123,6 +123,8 @@ def test_corosync_starts_once_sbd_is_set_up_and_pacemaker_once_it_works(compiled
     }  # fmt: skip
     assert "service cluster_sbd_service" in required(states["cluster_corosync_service"])
     assert "sbd cluster_sbd_working" in required(states["cluster_pacemaker_service"])
+    working = [states["cluster_sbd_working"][key] for key in ("devices", "watchdog", "watchdog_timeout")]
+    assert working == [SBD["devices"], "/dev/watchdog", 15]
     assert states["cluster_sbd_blacklist"]["contents"] == ["blacklist iTCO_wdt"]
     assert states["cluster_unit_sbd_remote"]["target"] == "/dev/null"
     # Token 3 s and 650 ms for the third node, consensus 1.2 times as much, msgwait 30 s, delay_max 10 s.

@@ -22,6 +22,7 @@ Timeout (loop)     : 1
 Timeout (msgwait)  : 30
 ==Header on disk /dev/disk/by-id/virtio-sbd is dumped
 """
+SBD = "/dev/disk/by-id/virtio-sbd"
 NO_DUMP = "==Dumping header on disk /dev/vdb\n==Header on disk /dev/vdb NOT dumped\nsbd failed; check the logs.\n"
 INFO = """VG vmdata lock_type=dlm 8kX1Ra-VZsM-4tQ2-4lOP-mlKk-VvQm-Z3cQ7p
 LS dlm lvm_vmdata
@@ -155,6 +156,35 @@ def test_only_a_disk_is_one(tmp_path):
 @pytest.mark.parametrize(("text", "found"), [(DUMP, {"watchdog_timeout": 15, "msgwait": 30}), (NO_DUMP, {}), ("", {})])
 def test_timeouts_of_sbd_are_read(text, found):
     assert cluster_disks.parse_header(text) == found
+
+
+def test_the_disks_that_sbd_watches_are_in_the_titles_of_its_processes(tmp_path):
+    titles = {
+        "1": "/sbin/init\0", "20": "sbd: inquisitor\0", "21": f"sbd: watcher: {SBD} - slot: 0 - uuid: 8b1f6c5e-3d2d\0",
+        "22": "sbd: watcher: /dev/vdc - slot: 12\0", "23": "sbd: watcher: Pacemaker\0", "24": "sbd: watcher: Cluster\0",
+        "25": "vim\0sbd: watcher: /dev/vdx - slot: 1\0", "x26": "sbd: watcher: /dev/vdy - slot: 1\0",
+    }  # fmt: skip
+    for number, title in titles.items():
+        (tmp_path / number).mkdir()
+        (tmp_path / number / "cmdline").write_text(title)
+    (tmp_path / "27").mkdir()
+    assert cluster_disks.watched(tmp_path) == [SBD, "/dev/vdc"]
+
+
+def test_a_title_that_another_user_has_given_counts_for_nothing(tmp_path, monkeypatch):
+    (tmp_path / "21").mkdir()
+    (tmp_path / "21" / "cmdline").write_text(f"sbd: watcher: {SBD} - slot: 0")
+    assert cluster_disks.watched(tmp_path) == [SBD]
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    assert cluster_disks.watched(tmp_path) == []
+
+
+def test_the_kernel_says_how_long_a_watchdog_waits(tmp_path):
+    (tmp_path / "watchdog0").mkdir()
+    (tmp_path / "watchdog0" / "timeout").write_text("15\n")
+    for watchdog, seconds in (("/dev/watchdog", 15), ("/dev/watchdog0", 15), ("/dev/watchdog1", 0)):
+        assert cluster_disks.watchdog_seconds(watchdog, tmp_path) == seconds
 
 
 def report(*rows):

@@ -23,6 +23,9 @@ class Node:
         self.content, self.used = "", False
         self.there, self.installed = True, True
         self.active: set[str] = set()
+        self.watched: list[str] = []
+        self.watches_at = 0.0
+        self.seconds = 15
         self.made: list[str] = []
         self.clock = 0.0
         self.comes_at = float("inf")
@@ -30,6 +33,8 @@ class Node:
             "cluster_disks.kept": cluster_disks.kept,
             "cluster_disks.make_header": self.make,
             "cluster_disks.missing": lambda devices: [] if self.there else list(devices),
+            "cluster_disks.watchdog_seconds": lambda watchdog: self.seconds,
+            "cluster_disks.watched": lambda: self.watched if self.clock >= self.watches_at else [],
             "cluster_disks.sbd_header": lambda _, device: TIMES if self.clock >= self.comes_at else self.header,
             "cluster_tools.active": lambda unit: unit in self.active,
             "cluster_tools.installed": lambda program: self.installed,
@@ -159,10 +164,51 @@ def test_sbd_that_does_not_run_is_a_failure_with_what_to_do(node):
     ret = sbd.working("x", [DISK])
     assert ret["result"] is False
     assert "systemctl stop pacemaker corosync" in ret["comment"]
-    node.active, node.header = {"sbd.service"}, TIMES
-    assert sbd.working("x", [DISK])["result"] is True
-    node.header = {}
+
+
+@pytest.mark.parametrize("test", [True, False])
+@pytest.mark.parametrize(
+    ("watched", "told"),
+    [
+        ([DISK], ""),
+        ([], f"sbd runs, but it does not watch {DISK}."),
+        (["/dev/disk/by-id/old"], f"sbd runs, but it does not watch {DISK} and it watches /dev/disk/by-id/old."),
+        ([DISK, "/dev/disk/by-id/old"], "sbd runs, but it watches /dev/disk/by-id/old."),
+    ],
+)
+def test_what_sbd_was_started_with_decides_and_not_its_file(node, test, watched, told):
+    node.opts["test"], node.active, node.watched = test, {"sbd.service"}, watched
+    node.header = TIMES
+    ret = sbd.working("x", [DISK])
+    assert (ret["result"], ret["changes"]) == (not told, {})
+    told = told and f"cluster:sbd:devices: {told} It takes this up when it starts: stop the cluster on all nodes"
+    assert ret["comment"].startswith(told or "sbd runs.")
+
+
+def test_a_disk_that_is_gone_is_no_reason_to_stop_the_cluster(node):
+    node.active = {"sbd.service"}
     assert sbd.working("x", [DISK])["comment"] == f"sbd runs, but cannot read: {DISK}."
+    # While its process watches, it reads.
+    node.watched = [DISK]
+    assert sbd.working("x", [DISK])["result"] is True
+
+
+def test_sbd_has_a_moment_to_look_at_its_disks(node):
+    node.active, node.watched, node.watches_at = {"sbd.service"}, [DISK], 5.0
+    assert sbd.working("x", [DISK])["result"] is True
+    node.clock, node.watches_at, node.header = 0.0, 100.0, TIMES
+    assert sbd.working("x", [DISK])["result"] is False
+    assert node.clock <= 30
+
+
+@pytest.mark.parametrize(
+    ("seconds", "devices", "good"), [(15, [], True), (0, [], True), (20, [], True), (21, [], False), (60, [DISK], True)]
+)
+def test_a_watchdog_that_is_slower_than_the_others_wait_is_a_failure(node, seconds, devices, good):
+    node.active, node.watched, node.seconds = {"sbd.service"}, devices, seconds
+    ret = sbd.working("x", devices, watchdog_timeout=10)
+    assert ret["result"] is good
+    assert good or ret["comment"].startswith("cluster:sbd:watchdog_timeout: sbd runs with 21 s, not 10 s. It takes")
 
 
 def test_a_dry_run_of_a_cluster_that_does_not_run_yet_is_no_failure(node):
