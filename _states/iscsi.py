@@ -4,7 +4,6 @@ Each record of open-iscsi is a file of ``key = value`` lines (iscsiadm(8), mode 
 iscsiadm takes a password as an argument only, where everybody on the host could read it.
 """
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 _FOLDERS = (Path("/etc/iscsi/nodes"), Path("/var/lib/iscsi/nodes"))
 _NAME_FILE = Path("/etc/iscsi/initiatorname.iscsi")
 _BY_PATH = Path("/dev/disk/by-path")
-_PROC = Path("/proc")
 _PORT = 3260  # RFC 7143, section 9.1
 _NONE = 21  # ISCSI_ERR_NO_OBJS_FOUND of iscsiadm(8)
 _TIMEOUT = 30  # seconds for a question
@@ -294,28 +292,5 @@ def _in_use(target: str) -> list[str]:
     """Returns which disks of a target are used, and by what."""
     shown = _iscsiadm("--mode", "session", "--print", "3")
     own = next((part for part in shown.split("Target: ") if part.startswith(f"{target} ")), "")
-    users = {disk: user_of(f"/dev/{disk}") for disk in _DISK.findall(own)}
+    users = {disk: __utils__["disk_use.user_of"](f"/dev/{disk}") for disk in _DISK.findall(own)}
     return [f"{disk} is used by {user}" for disk, user in users.items() if user]
-
-
-def user_of(device: str) -> str:
-    """Returns what uses a disk or a part of it; empty if nothing does.
-
-    Whoever mounts a disk, or stacks a volume on it, has it for itself, so that nobody else can open it so (open(2),
-    O_EXCL). A guest only has it open.
-    """
-    try:
-        os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK))
-    except FileNotFoundError:
-        return ""
-    except OSError:
-        return "a file system, a volume group or multipath"
-    for link in _PROC.glob("[0-9]*/fd/*"):
-        try:
-            opened = str(link.readlink())
-        except OSError:
-            continue
-        if opened == device or re.fullmatch(re.escape(device) + r"p?\d+", opened):
-            program = (link.parents[1] / "comm").read_text(encoding="utf-8", errors="replace").strip()
-            return f"process {link.parts[-3]} ({program})"
-    return ""

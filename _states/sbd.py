@@ -57,7 +57,8 @@ def disks(
 
 def _utils() -> dict[str, Any]:
     """Return what the modules of _utils need of each other."""
-    return {name: __utils__[name] for name in ("cluster_tools.run", "cluster_tools.installed")}
+    names = ("cluster_tools.run", "cluster_tools.installed", "disk_use.user_of")
+    return {name: __utils__[name] for name in names}
 
 
 def _not_installed(ret: dict[str, Any], devices: list[str], bootstrap: str) -> dict[str, Any]:

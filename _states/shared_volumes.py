@@ -75,7 +75,8 @@ def _failed(ret: Result, comment: str) -> Result:
 
 def _utils() -> dict[str, Any]:
     """Return what the modules of _utils need of each other."""
-    return {name: __utils__[name] for name in ("cluster_tools.run", "cluster_tools.installed")}
+    names = ("cluster_tools.run", "cluster_tools.installed", "disk_use.user_of")
+    return {name: __utils__[name] for name in names}
 
 
 def _predicted(ret: Result, devices: list[str], bootstrap: str) -> Result:

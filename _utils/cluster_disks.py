@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -72,23 +71,8 @@ def found_on(utils: Utils, device: str) -> str:
         return "data without a signature that is known" if disk.read(HEAD).strip(b"\0") else ""
 
 
-def in_use(device: str) -> bool:
-    """Says whether this host itself uses a disk: as a mounted file system, swap, or part of another device.
-
-    The kernel gives a disk that is in use, or that has a partition in use, to nobody else exclusively.
-    """
-    try:
-        descriptor = os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            return True
-        raise
-    os.close(descriptor)
-    return False
-
-
 def kept(utils: Utils, device: str, use: str, allow_format: bool) -> str:
-    """Returns why a disk is not written over; empty for one that is empty, or that may be lost and is not in use.
+    """Returns why a disk is not written over; empty for one that is empty, or that may be lost and nobody uses here.
 
     Args:
         utils: the siblings' functions.
@@ -99,10 +83,11 @@ def kept(utils: Utils, device: str, use: str, allow_format: bool) -> str:
     content = found_on(utils, device)
     if content and not allow_format:
         return refusal(device, content, use)
-    if content and in_use(device):
+    user = utils["disk_use.user_of"](device) if content else ""
+    if user:
         return (
-            f"Nothing has changed: this host uses {device}, which has {content}: mounted, as swap, or as a part of "
-            f"another device. {CONSENT} does not allow {use} over that; take it out of use, or name another disk"
+            f"Nothing has changed: {device} has {content}, and {user} uses it on this host. {CONSENT} does not allow "
+            f"{use} over that; take it out of use, or name another disk"
         )
     return ""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 
@@ -86,30 +85,12 @@ def test_a_host_without_sbd_looks_at_disks_all_the_same(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"rows"])
 @pytest.mark.parametrize("used", [True, False])
 def test_a_disk_is_written_over_if_it_is_empty_or_may_be_lost_and_is_not_in_use(
-    tmp_path, monkeypatch, allow_format, content, used
+    tmp_path, allow_format, content, used
 ):
-    monkeypatch.setattr(cluster_disks, "in_use", lambda device: used)
-    why = cluster_disks.kept(utils(), disk(tmp_path, content), "vgcreate", allow_format)
+    asked = utils() | {"disk_use.user_of": lambda device: "process 7 (qemu)" if used else ""}
+    why = cluster_disks.kept(asked, disk(tmp_path, content), "vgcreate", allow_format)
     assert bool(why) is bool(content and (used or not allow_format))
-    assert ("this host uses" in why) is bool(content and used and allow_format)
-
-
-def test_a_disk_that_the_kernel_gives_to_nobody_else_is_in_use(tmp_path, monkeypatch):
-    path = disk(tmp_path)
-    assert cluster_disks.in_use(path) is False
-    asked = []
-
-    def busy(device, flags):
-        asked.append(flags & (os.O_EXCL | os.O_CREAT))
-        raise OSError(errno.EBUSY, "Device or resource busy")
-
-    monkeypatch.setattr(os, "open", busy)
-    assert cluster_disks.in_use(path) is True
-    # Exclusively, and without making a file where there is no disk.
-    assert asked == [os.O_EXCL]
-    monkeypatch.undo()
-    with pytest.raises(FileNotFoundError):
-        cluster_disks.in_use(str(tmp_path / "none"))
+    assert ("process 7 (qemu) uses it on this host" in why) is bool(content and used and allow_format)
 
 
 def test_a_group_is_found_on_disks_that_are_not_on_lvms_list(tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -204,13 +203,14 @@ def test_without_the_packages_the_role_is_named_and_a_dry_run_predicts(host, mon
 
 def test_a_target_goes_when_nothing_uses_its_disks(host, monkeypatch):
     both(host, portals=[ONE])
-    monkeypatch.setattr(iscsi, "user_of", lambda device: "a guest" if device == "/dev/sdx" else "")
+    utils = {"disk_use.user_of": lambda device: "a guest" if device == "/dev/sdx" else ""}
+    monkeypatch.setattr(iscsi, "__utils__", {**iscsi.__utils__, **utils})
     for test in (True, False):
         host.opts["test"] = test
         refused = iscsi.disconnected(TARGET)
         assert (refused["result"], refused["changes"]) == (False, {})
         assert refused["comment"] == f"{TARGET} stays connected: sdx is used by a guest."
-    monkeypatch.setattr(iscsi, "user_of", lambda device: "")
+    monkeypatch.setitem(iscsi.__utils__, "disk_use.user_of", lambda device: "")
     host.opts["test"] = True
     predicted = iscsi.disconnected(TARGET)
     assert predicted["result"] is None
@@ -221,15 +221,6 @@ def test_a_target_goes_when_nothing_uses_its_disks(host, monkeypatch):
     assert done["changes"] == predicted["changes"]
     assert set(done["changes"][ONE]) == {"record", "session"}
     assert (host.sessions, iscsi.disconnected(TARGET)["changes"]) == ([], {})
-
-
-def test_a_device_that_somebody_has_open_is_in_use(tmp_path):
-    device = tmp_path / "sdx"
-    assert iscsi.user_of(str(device)) == ""
-    device.write_text("x")
-    assert iscsi.user_of(str(device)) == ""
-    with device.open():
-        assert iscsi.user_of(str(device)).startswith(f"process {os.getpid()} (")
 
 
 def test_the_hosts_name_is_set_while_nothing_is_connected(host):

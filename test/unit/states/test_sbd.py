@@ -38,10 +38,10 @@ class Node:
             "cluster_disks.sbd_header": lambda _, device: TIMES if self.clock >= self.comes_at else self.header,
             "cluster_tools.active": lambda unit: unit in self.active,
             "cluster_tools.installed": lambda program: self.installed,
+            "disk_use.user_of": lambda device: "a guest" if self.used else "",
             "cluster_tools.run": None,
         }
         monkeypatch.setattr(cluster_disks, "found_on", lambda _, device: self.content)
-        monkeypatch.setattr(cluster_disks, "in_use", lambda device: self.used)
         monkeypatch.setattr(sbd, "__opts__", self.opts, raising=False)
         monkeypatch.setattr(sbd, "__utils__", utils, raising=False)
         monkeypatch.setattr("time.sleep", self.sleep)
@@ -97,7 +97,7 @@ def test_no_consent_covers_a_disk_that_this_host_uses(node, test):
     node.content, node.used = "the signature ext4", True
     ret = node.disks(allow_format=True, test=test)
     assert (ret["result"], ret["changes"], node.made) == (False, {}, [])
-    assert f"cluster:sbd:devices: Nothing has changed: this host uses {DISK}, which has the signature" in ret["comment"]
+    assert f"devices: Nothing has changed: {DISK} has the signature ext4, and a guest uses it" in ret["comment"]
     assert "cluster:storage:allow_format does not allow sbd create over that" in ret["comment"]
 
 

@@ -41,10 +41,10 @@ class Node:
             "cluster_disks.seen_by_lvm": lambda _, devices: self.seen.extend(devices),
             "cluster_disks.volumes": lambda _, group: self.volumes,
             "cluster_tools.installed": lambda program: self.installed,
+            "disk_use.user_of": lambda device: "a guest" if self.used else "",
             "cluster_tools.run": self.run,
         }
         monkeypatch.setattr(cluster_disks, "found_on", self.content_of)
-        monkeypatch.setattr(cluster_disks, "in_use", lambda device: self.used)
         monkeypatch.setattr(shared_volumes, "__opts__", self.opts, raising=False)
         monkeypatch.setattr(shared_volumes, "__utils__", utils, raising=False)
         monkeypatch.setattr("time.sleep", self.sleep)
@@ -122,7 +122,8 @@ def test_no_consent_covers_a_disk_that_this_host_uses(node, test):
     node.content, node.used = "the signature LVM2_member", True
     ret = node.group(allow_format=True, test=test)
     assert (ret["result"], ret["changes"], node.calls, node.emptied) == (False, {}, [], [])
-    assert f"volume_groups:vmdata:devices: Nothing has changed: this host uses {DISK}" in ret["comment"]
+    told = f"devices: Nothing has changed: {DISK} has the signature LVM2_member, and a guest uses it"
+    assert told in ret["comment"]
     assert "cluster:storage:allow_format does not allow vgcreate over that" in ret["comment"]
 
 
