@@ -51,8 +51,8 @@ class Act:
         return name
 
     def begins(self, **about: Any) -> None:
-        """Notes that it begins, once its arguments are good: ``guest``, ``host`` and ``test``."""
-        who = {"function": self.function, "user": self.user}
+        """Notes that it begins, once its arguments are good: ``guest``, ``host`` and ``test``; and whose hosts it has."""
+        who = {"function": self.function, "user": self.user, "scope": self.hosts}
         self._diary = self.utils["fleet_diary.begin"](self.cache, self.jid, **who, **about)
 
     def note(self, step: str, **what: Any) -> None:

@@ -51,7 +51,7 @@ def begin(base: str, jid: str, **what: Any) -> Diary:
     Args:
         base: the master's folder of caches.
         jid: Salt's id of the job; without one nothing is kept.
-        what: ``function``, ``user`` and what the act is about.
+        what: ``function``, ``user``, the hosts that the act may name (``scope``), and what it is about.
     """
     descriptor = -1
     if _JOB.fullmatch(jid):

@@ -304,6 +304,7 @@ def test_an_act_writes_down_its_steps_and_its_end(hosts, tmp_path, monkeypatch):
     ]  # fmt: skip
     assert rows[0] | {"at": ""} == {
         "at": "", "step": "begin", "function": "fleet.evacuate", "user": "root", "host": "hv1", "test": False,
+        "scope": ["hv1", "hv2", "hv3"],
     }  # fmt: skip
     assert rows[5]["against"]["hv2"] == ["device: it has a card"]
     assert (rows[-1]["ok"], rows[-1]["text"]) == (False, "hv1 is not evacuated whole: 1 of 2 guests moved")

@@ -65,9 +65,9 @@ def test_progress_and_the_end_are_told_as_they_come(runner):
     runner.asked(host="hv1")
     assert runner.job() | {"started": ""} == {
         "jid": JOB, "user": "olga", "function": "fleet.evacuate", "guest": None, "kwarg": {"host": "hv1"},
-        "hosts": ["hv1"], "started": "", "outcomes": {}, "progress": [], "outcome": None,
+        "hosts": ["hv1"], "scope": [], "started": "", "outcomes": {}, "progress": [], "outcome": None,
     }  # fmt: skip
-    diary = runner.begin(host="hv1", test=False)
+    diary = runner.begin(host="hv1", test=False, scope=["hv3", "hv1", "hv2", "../x", 5])
     diary.note("waiting", guest="web", **{"from": "hv1"})
     diary.note("waiting", guest="db", **{"from": "hv1"})
     diary.note("moving", guest="web", to="hv2", **{"from": "hv1"})
@@ -81,6 +81,7 @@ def test_progress_and_the_end_are_told_as_they_come(runner):
     diary.close()
     found = runner.job()
     assert steps(found) == {"web": "moved", "db": "stays"}
+    assert (found["hosts"], found["scope"]) == (["hv1", "hv2"], ["hv1", "hv2", "hv3"])
     assert found["progress"][1]["against"] == {"hv2": ["device: a card"]}
     assert found["outcome"] == {"success": False, "comment": "1 of 2 guests moved"}
     assert runner.jobs.look() == {}
@@ -185,18 +186,20 @@ def test_hosts_that_are_evacuated(runner):
 
 RECORD = {
     "jid": JOB, "user": "olga", "function": "fleet.evacuate", "guest": None, "kwarg": {"host": "hv1", "parallel": 2},
-    "hosts": ["hv1", "hv2", "hv3"], "outcomes": {}, "outcome": {"success": False, "comment": "hv3 is full"},
+    "hosts": ["hv1", "hv2"], "scope": ["hv1", "hv2", "hv3"], "outcomes": {},
+    "outcome": {"success": False, "comment": "hv3 is full"},
     "progress": [
         {"guest": "web", "step": "moved", "from": "hv1", "to": "hv2", "text": "to hv2 in 1 s"},
         {"guest": "db", "step": "stays", "from": "hv1", "text": "x", "against": {"hv2": ["a"], "hv3": ["b"]}},
     ],
 }  # fmt: skip
+WHOLE = {key: value for key, value in RECORD.items() if key != "scope"}
 
 
 def test_who_started_it_sees_all_of_it_and_others_what_is_about_their_hosts():
-    assert access.seen("jobs", "", RECORD, frozenset({"hv1"}), "olga") == RECORD
-    assert access.seen("jobs", "", RECORD, frozenset(), "olga") == RECORD
-    assert access.seen("jobs", "", RECORD, frozenset({"hv1", "hv2", "hv3"}), "ines") == RECORD
+    assert access.seen("jobs", "", RECORD, frozenset({"hv1"}), "olga") == WHOLE
+    assert access.seen("jobs", "", RECORD, frozenset(), "olga") == WHOLE
+    assert access.seen("jobs", "", RECORD, frozenset({"hv1", "hv2", "hv3"}), "ines") == WHOLE
     assert access.seen("jobs", "", RECORD, frozenset({"hv9"}), "ines") is None
     assert access.seen("jobs", "", {**RECORD, "user": ""}, frozenset({"hv9"}), "") is None
     found = access.seen("jobs", "", RECORD, frozenset({"hv2"}), "vera")
@@ -206,4 +209,13 @@ def test_who_started_it_sees_all_of_it_and_others_what_is_about_their_hosts():
     found = access.seen("jobs", "", RECORD, frozenset({"hv1", "hv2"}), "vera")
     assert found is not None
     assert found["progress"][1]["against"] == {"hv2": ["a"]}
+    # Not even whoever sees all hosts that something was done with: a reason names another.
     assert "hv3" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("scope", [[], None])
+def test_an_act_of_which_nobody_knows_whom_it_could_name_is_told_in_parts(scope):
+    record = {**RECORD, "scope": scope} if scope is not None else WHOLE
+    found = access.seen("jobs", "", record, frozenset({"hv1", "hv2"}), "ines")
+    assert found is not None
+    assert (found["outcome"], "hv3" in json.dumps(found)) == ({"success": False}, False)

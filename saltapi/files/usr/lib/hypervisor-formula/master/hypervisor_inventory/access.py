@@ -59,7 +59,7 @@ def seen(
         return dict(record) if host in visible else None
     if "progress" in record:
         # Who started an act sees all of it: it used none but the hosts of that user.
-        return dict(record) if user and record["user"] == user else _act(record, visible)
+        return _whole(record) if user and record["user"] == user else _act(record, visible)
     hosts = [one for one in record["hosts"] if one in visible]
     if not hosts:
         return None
@@ -67,14 +67,20 @@ def seen(
     return {**record, "hosts": hosts, "outcomes": outcomes}
 
 
+def _whole(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a job of the runner as it is served; which hosts it could name is of no use to anybody."""
+    return {key: value for key, value in record.items() if key != "scope"}
+
+
 def _act(record: Mapping[str, Any], visible: frozenset[str]) -> dict[str, Any] | None:
     """Returns what others may see of a job of the runner: what is about their hosts."""
     hosts = [one for one in record["hosts"] if one in visible]
     if not hosts:
         return None
-    found = {**record, "hosts": hosts}
-    if len(hosts) == len(record["hosts"]):
-        return found
+    scope = record.get("scope")
+    if scope and visible.issuperset([*scope, *record["hosts"]]):
+        return _whole(record)
+    found = {**_whole(record), "hosts": hosts}
     # Sentences and arguments may name hosts that are not theirs.
     found["kwarg"] = {key: value for key, value in record["kwarg"].items() if key not in _NAMES or value in visible}
     found["outcome"] = record["outcome"] and {"success": record["outcome"]["success"]}

@@ -49,6 +49,7 @@ class Act:
         self._read = time.monotonic()
         self._guests: dict[str, dict[str, Any]] = {}
         self._hosts: set[str] = set()
+        self._scope: list[str] = []
         self.begun: dict[str, Any] = {}
         self.outcome: dict[str, Any] | None = None
 
@@ -90,6 +91,8 @@ class Act:
         step = text(line["step"], 32)
         self._hosts.update(host for key in ("host", "from", "to") if (host := _host(line.get(key))))
         if step == "begin":
+            given = line.get("scope")
+            self._scope = sorted({name for one in given if (name := _host(one))}) if isinstance(given, list) else []
             self.begun = {
                 "user": text(line["user"], 256),
                 "function": text(line["function"], 64),
@@ -120,9 +123,14 @@ class Act:
         self._guests[name] = row
 
     def record(self) -> dict[str, Any]:
-        """Returns what the inventory's record of the job has of it."""
-        hosts = sorted(self._hosts)
-        return {"hosts": hosts, "progress": list(self._guests.values()), "outcome": self.outcome}
+        """Returns what the inventory's record of the job has of it.
+
+        Returns:
+            ``hosts`` with which something was done, ``scope``, those that a sentence in it may name, ``progress`` and
+            ``outcome``.
+        """
+        found = {"hosts": sorted(self._hosts), "scope": self._scope}
+        return found | {"progress": list(self._guests.values()), "outcome": self.outcome}
 
 
 class Acts:

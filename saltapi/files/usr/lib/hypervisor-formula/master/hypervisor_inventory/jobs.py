@@ -142,18 +142,19 @@ class Jobs:
         """Gives a job of the runner what is known of it besides: of its hosts those at least that were named."""
         named = self._jobs[job]["kwarg"]
         hosts = sorted({str(named[key]) for key in ("host", "target") if named.get(key)})
-        self._jobs[job] |= {"hosts": hosts, "progress": [], "outcome": None}
+        self._jobs[job] |= {"hosts": hosts, "scope": [], "progress": [], "outcome": None}
         if job in self._told:
             self._of_runner(job, self._told.pop(job))
 
     def _of_runner(self, job: str, act: acts.Act) -> None:
         """Takes into account what an act has told of itself."""
         if job not in self._jobs:
-            self._jobs[job] = {"jid": job, **act.begun, "hosts": [], "outcomes": {}, "progress": [], "outcome": None}
+            self._jobs[job] = {"jid": job, **act.begun, "hosts": [], "outcomes": {}, "outcome": None}
             self._told[job] = act
         known, found = self._jobs[job], act.record()
         known |= {
             "hosts": sorted({*known["hosts"], *found["hosts"]}),
+            "scope": found["scope"],
             "progress": found["progress"],
             "outcome": found["outcome"] or known["outcome"],
         }
