@@ -51,7 +51,7 @@ class Act:
         return name
 
     def begins(self, **about: Any) -> None:
-        """Notes that it begins, once its arguments are good: ``guest``, ``host`` and ``test``; and whose hosts it has."""
+        """Notes that it begins, once its arguments are good: ``guest``, ``host`` and ``test``, and its hosts."""
         who = {"function": self.function, "user": self.user, "scope": self.hosts}
         self._diary = self.utils["fleet_diary.begin"](self.cache, self.jid, **who, **about)
 
