@@ -27,6 +27,7 @@ _SIBLINGS = (
     "cluster_tools.active",
     "cluster_tools.monitor",
     "cluster_tools.quorum",
+    "cluster_tools.watchdog",
     "guest_declared.disks",
     "guest_declared.seed_disk",
     "guest_storage.chain",

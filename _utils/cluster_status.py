@@ -41,7 +41,10 @@ def facts(utils: Mapping[str, Any], root: Path = Path("/")) -> dict[str, Any] | 
         )
     if not utils["cluster_tools.active"]("pacemaker.service"):
         return found | {"problems": [*found["problems"], "Pacemaker does not run; see: systemctl status pacemaker"]}
-    seen = read(utils["cluster_tools.monitor"]())
+    text = utils["cluster_tools.monitor"]()
+    seen = read(text)
+    if seen.get("resources") and not seen["fencing"]["devices"]:
+        seen = read(text, watchdog=utils["cluster_tools.watchdog"]())
     return found | seen | {"problems": [*found["problems"], *seen["problems"]]}
 
 
@@ -54,8 +57,13 @@ def name_of(text: str) -> str:
     return ""
 
 
-def read(text: str) -> dict[str, Any]:
-    """Returns ``nodes``, ``fencing``, ``resources``, ``failures`` and ``problems`` from crm_mon's XML."""
+def read(text: str, *, watchdog: bool = False) -> dict[str, Any]:
+    """Returns ``nodes``, ``fencing``, ``resources``, ``failures`` and ``problems`` from crm_mon's XML.
+
+    Args:
+        text: the XML.
+        watchdog: whether a watchdog of each node takes the place of a fence device.
+    """
     try:
         root = ElementTree.fromstring(text)  # noqa: S314 - from Pacemaker on this host
     except ElementTree.ParseError:
@@ -67,7 +75,7 @@ def read(text: str) -> dict[str, Any]:
     devices = [row for row in everything if row["agent"].startswith("stonith:")]
     resources = [row for row in everything if not row["agent"].startswith("stonith:")]
     failures = [_failure(one) for one in root.findall("failures/failure")]
-    problems = [*_of_nodes(nodes), *_of_fencing(enabled, devices, resources), *_of_events(root)]
+    problems = [*_of_nodes(nodes), *_of_fencing(enabled, devices, resources, watchdog), *_of_events(root)]
     problems += [f"{row['name']} is not managed: Pacemaker leaves it alone" for row in resources if not row["managed"]]
     problems += [
         f"{row['name']} is blocked on {', '.join(row['nodes']) or 'no node'}: its failure needs a person; "
@@ -134,11 +142,13 @@ def _of_nodes(nodes: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _of_fencing(enabled: bool, devices: list[dict[str, Any]], resources: list[dict[str, Any]]) -> list[str]:
+def _of_fencing(
+    enabled: bool, devices: list[dict[str, Any]], resources: list[dict[str, Any]], watchdog: bool
+) -> list[str]:
     """Returns what is wrong with fencing."""
     if not enabled:
         return ["fencing is off (stonith-enabled): a lost node's resources may run twice"]
-    if not devices and resources:
+    if not devices and resources and not watchdog:
         return ["there is no fence device, so resources that need one do not start; declare one below cluster:stonith"]
     return [f"the fence device {row['name']} is {row['role'].lower()}" for row in devices if row["role"] != "Started"]
 

@@ -152,6 +152,12 @@ def monitor() -> str:
     return run(["crm_mon", "--one-shot", "--inactive", "--output-as=xml"], ok=range(256))
 
 
+def watchdog() -> bool:
+    """Says whether Pacemaker counts on a watchdog of each node, so that fencing needs no device."""
+    argv = ["crm_attribute", "--type", "crm_config", "--name", "stonith-watchdog-timeout", "--query", "--quiet"]
+    return re.match(r"(PT)?-?0*[1-9]", run(argv, ok=range(256)).strip()) is not None
+
+
 def online(text: str) -> set[str]:
     """Returns the names of nodes that Pacemaker counts as online, from what :func:`monitor` returned."""
     return {name for name, state in _nodes(text) if state}

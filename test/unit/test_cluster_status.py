@@ -31,12 +31,14 @@ class Node:
         self.active = {"corosync.service", "pacemaker.service"}
         self.votes = Quorum(True, 2, 1, ())
         self.text = HEALTHY
+        self.watchdog = False
 
     def facts(self):
         utils = {
             "cluster_tools.active": lambda unit: unit in self.active,
             "cluster_tools.monitor": lambda: self.text,
             "cluster_tools.quorum": lambda: self.votes,
+            "cluster_tools.watchdog": lambda: self.watchdog,
         }
         return status.facts(utils, self.root)
 
@@ -109,6 +111,12 @@ def test_no_fence_device_matters_where_there_are_resources(node):
     node.text = node.text.replace(device, "")
     (problem,) = node.facts()["problems"]
     assert problem.startswith("there is no fence device, so resources that need one do not start")
+    # sbd without disks: each node resets itself.
+    node.watchdog = True
+    assert node.facts()["problems"] == []
+    node.text = node.text.replace('stonith-enabled="true"', 'stonith-enabled="false"')
+    (problem,) = node.facts()["problems"]
+    assert problem.startswith("fencing is off")
 
 
 def test_a_failed_action_has_its_remedy(node):

@@ -46,6 +46,24 @@ def test_nodes_of_pacemaker():
     assert tools.online("crm_mon: Error: cluster is not available on this node") == set()
 
 
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [("30s\n", True), ("-1\n", True), ("PT30S", True), ("10", True), ("0\n", False), ("0s", False), ("", False),
+     ("(null)", False)],
+)  # fmt: skip
+def test_whether_pacemaker_counts_on_a_watchdog(monkeypatch, said, counts):
+    calls = []
+
+    def run(argv, ok=(0,)):
+        calls.append((argv[0], 105 in ok))
+        return said
+
+    monkeypatch.setattr(tools, "run", run)
+    assert tools.watchdog() is counts
+    # It ends with 105 where nothing is set.
+    assert calls == [("crm_attribute", True)]
+
+
 def test_attributes():
     assert tools.attributes('name="a" host="hv1" value="x"\nname="a" host="hv2" value=""\nnothing\n') == {
         "hv1": "x",
