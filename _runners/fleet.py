@@ -330,13 +330,16 @@ def _returning(
     """
     courses, ended, rows = [], [], []
     for uuid, guest in guests.items():
-        verdict, place = act.utils["fleet_plan.back"](found, target, uuid)
+        verdict, place = act.utils["fleet_plan.back"](found, target, uuid, act.whole)
         if verdict == "moves":
             act.note("waiting", guest=guest["name"], **{"from": place[0]})
             courses.append(act.course(found, place, target, options, "spread", _forgetting(act, target, uuid)))
             continue
         if verdict == "waits":
-            text = f"is on none of the hosts that answer; it went to {guest['to']}"
+            # Of other hosts neither whether they have it nor their names are the caller's.
+            asked = "that answer" if act.whole else "for fleet.restore here"
+            went = f"; it went to {guest['to']}" if guest["to"] in act.hosts else ""
+            text = f"is on none of the hosts {asked}{went}"
             rows.append({"name": guest["name"], "uuid": uuid, "outcome": "unknown", "text": text})
             continue
         ended.append(uuid)

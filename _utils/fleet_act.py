@@ -31,6 +31,8 @@ class Act:
         self.function, self.user, self.jid = who["function"], who["user"], who["jid"]
         self.cache = str(opts["cachedir"])
         self.hosts = known
+        # Whether these are all that there are.
+        self.whole = True
         # Locks of guests that are taken before their course begins.
         self.held: dict[str, Any] = {}
         self._diary: Any = None
@@ -41,6 +43,7 @@ class Act:
             if not given:
                 raise SaltInvocationError(f"no role of {self.user} allows {self.function}")
             self.hosts = [name for name in known if name in given]
+            self.whole = self.hosts == known
 
     def host(self, value: Any, argument: str) -> str:
         """Returns a host that the caller may use, or refuses it."""

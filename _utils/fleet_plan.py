@@ -268,16 +268,24 @@ def leaving(there: Host, shut_off: bool) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-(row["memory_mib"] or 0), row["name"]))
 
 
-def back(hosts: Mapping[str, Host], target: str, uuid: str) -> tuple[str, tuple[str, dict[str, Any]] | None]:
+def back(
+    hosts: Mapping[str, Host], target: str, uuid: str, whole: bool
+) -> tuple[str, tuple[str, dict[str, Any]] | None]:
     """Says what is to be done with a guest that an evacuated host had.
+
+    Args:
+        hosts: what hosts have.
+        target: the host that had it.
+        uuid: the guest's.
+        whole: whether these are all hosts that there are, and not those of somebody's roles alone.
 
     Returns:
         "moves" with its host and itself, "back" if it is there, "gone" if no host has it, or "waits" if a host that
-        does not answer may have it.
+        does not answer, or was not asked, may have it.
     """
     places = [(name, row) for name, there in hosts.items() for row in there["guests"] if row["uuid"] == uuid]
     if any(name == target for name, _ in places):
         return "back", None
     if places:
         return "moves", places[0]
-    return ("waits" if unknown(hosts) else "gone"), None
+    return ("waits" if unknown(hosts) or not whole else "gone"), None

@@ -246,6 +246,22 @@ def test_a_guest_on_a_host_of_others_does_not_exist(hosts, otto):
     assert refused(fleet.migrate("secret", "hv1")) == "there is no guest secret (asked: hv1, hv2)"
 
 
+def test_a_guest_that_went_to_a_host_of_others_is_not_taken_for_gone(hosts, otto, monkeypatch):
+    monkeypatch.setattr(fleet, "__user__", "root")
+    fleet.evacuate("hv1")
+    before = hosts.where()
+    assert set(before.values()) == {"hv2", "hv3"}
+    monkeypatch.setattr(fleet, "__user__", "otto")
+    back = fleet.restore("hv1")
+    assert (back["ok"], {row["outcome"] for row in back["guests"]}) == (False, {"unknown"})
+    assert all(row["text"] == "is on none of the hosts for fleet.restore here" for row in back["guests"])
+    assert hosts.where() == before
+    # Nothing was forgotten: whoever may use all hosts brings them back.
+    monkeypatch.setattr(fleet, "__user__", "root")
+    assert fleet.restore("hv1")["ok"] is True
+    assert {hosts.where()[name] for name in ("web", "db")} == {"hv1"}
+
+
 def test_a_host_of_others_is_not_emptied_and_nothing_leaves_to_it(hosts, otto):
     assert refused(fleet.evacuate("hv2")).startswith("host: hv2 is none of the hosts for fleet.evacuate here: hv1")
     found = fleet.evacuate("hv1")

@@ -146,13 +146,14 @@ def test_the_largest_leave_first_and_who_does_not_run_only_if_asked():
 
 def test_what_comes_back():
     hosts: dict[str, Any] = {"hv1": host("hv1"), "hv2": host("hv2", row("a"))}
-    verdict, place = fleet_plan.back(hosts, "hv1", UUID)
+    verdict, place = fleet_plan.back(hosts, "hv1", UUID, True)
     assert place is not None
     assert (verdict, place[0], place[1]["name"]) == ("moves", "hv2", "a")
-    assert fleet_plan.back(hosts, "hv2", UUID) == ("back", None)
-    assert fleet_plan.back(hosts, "hv1", "other") == ("gone", None)
+    assert fleet_plan.back(hosts, "hv2", UUID, True) == ("back", None)
+    assert fleet_plan.back(hosts, "hv1", "other", True) == ("gone", None)
+    assert fleet_plan.back(hosts, "hv1", "other", False) == ("waits", None)
     hosts["hv3"] = fleet_plan.host("hv3", None, None)
-    assert fleet_plan.back(hosts, "hv1", "other") == ("waits", None)
+    assert fleet_plan.back(hosts, "hv1", "other", True) == ("waits", None)
 
 
 # ---- tables ----
