@@ -20,18 +20,15 @@ def user_of(device: str, processes: Path = Path("/proc"), blocks: Path = Path("/
         device: path of the disk, which may be a link.
         processes: where processes are.
         blocks: where the kernel tells of disks, by their numbers.
-
-    Raises:
-        OSError: the disk cannot be opened at all.
     """
     try:
         os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
     except FileNotFoundError:
         return ""
     except OSError as error:
+        # Anything else is said by a disk that is dead, after the kernel has seen that nobody has it for himself.
         if error.errno == errno.EBUSY:
             return _STACKED
-        raise
     path, numbers = os.path.realpath(device), _numbers(device, blocks)
     for link in processes.glob("[0-9]*/fd/*"):
         try:

@@ -35,13 +35,20 @@ def test_one_that_the_kernel_gives_to_nobody_else_is_in_use(tmp_path, monkeypatc
     assert asked == [os.O_EXCL | os.O_RDONLY]
 
 
-def test_one_that_cannot_be_opened_at_all_is_an_error(tmp_path, monkeypatch):
-    def broken(device, flags):
+def test_a_dead_one_may_be_taken_away_unless_somebody_has_it_open(tmp_path, monkeypatch):
+    device = tmp_path / "sdx"
+    device.touch()
+    fds = tmp_path / "proc" / "7" / "fd"
+    fds.mkdir(parents=True)
+    (fds.parent / "comm").write_text("qemu\n")
+
+    def broken(path, flags):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "open", broken)
-    with pytest.raises(OSError, match="Input/output error"):
-        disk_use.user_of(str(tmp_path))
+    assert disk_use.user_of(str(device), tmp_path / "proc") == ""
+    (fds / "5").symlink_to(device)
+    assert disk_use.user_of(str(device), tmp_path / "proc") == "process 7 (qemu)"
 
 
 GUEST = "process 7 (qemu)"
