@@ -163,3 +163,22 @@ def test_a_host_is_chosen_with_its_reason_and_errors_stand_at_their_fields(look,
     page.get_by_role("button", name="Create", exact=True).click()
     expect(page.get_by_text("new1 was made on hv2: it is the emptiest")).to_be_visible()
     assert "test" not in site.changing()[-1]["kwarg"]
+
+
+def test_an_answer_that_comes_late_is_none_to_what_was_typed_meanwhile(look, site):
+    site.reads["hypervisor.host_info"] = {"bridges": []}
+    page = look(at="/create")
+    page.get_by_label("Name", exact=True).fill("new1")
+    page.get_by_label("Image", exact=True).fill("salt://images/debian.qcow2")
+    page.get_by_role("button", name="Which host would it be?").click()
+    expect(page.get_by_role("button", name="Asking the hosts…")).to_be_disabled()
+    page.get_by_label("Name", exact=True).fill("new2")
+    ((jid, job),) = site.tables["jobs"].items()
+    site.change("jobs", jid, {**job, "outcome": {"success": True, "comment": "new1 would be made on hv2: it is free"}})
+    # The button is there again once the answer has come.
+    ask = page.get_by_role("button", name="Which host would it be?")
+    expect(ask).to_be_enabled()
+    expect(page.get_by_text("new1 would be made on hv2")).to_have_count(0)
+    site.answers["fleet.create"] = {"outcome": {"success": True, "comment": "new2 would be made on hv1: it is free"}}
+    ask.click()
+    expect(page.get_by_text("new2 would be made on hv1")).to_be_visible()

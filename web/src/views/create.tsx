@@ -1,6 +1,6 @@
 // A form over hypervisor.create: what the chosen host has is offered, and each error stands at its field.
 import type { ComponentChildren } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import * as api from "../data/api";
 import { act, actFleet, ended, outcome } from "../data/activity";
 import { BLANK, check, declaration, placed, type Errors, type Field as Name, type Form } from "../data/declaration";
@@ -256,10 +256,14 @@ function Chosen({ form }: { form: Form }) {
   const [busy, setBusy] = useState(false);
   const ready = Object.keys(check(form, true)).length === 0;
   const about = JSON.stringify(declaration(form));
+  // An answer is one to what was asked, and not to what was typed meanwhile.
+  const latest = useRef(about);
+  latest.current = about;
   useEffect(() => setAnswer(""), [about]);
   const ask = async () => {
     setBusy(true);
-    setAnswer(await askedFor(form));
+    const found = await askedFor(form);
+    if (latest.current === about) setAnswer(found);
     setBusy(false);
   };
   const step = typeof answer === "string" ? undefined : answer.progress[0];
