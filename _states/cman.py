@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     __utils__: dict[str, Any] = {}
 
 _MODES = {"cluster_conf": 0o640, "corosync_conf": 0o644, "lvm_conf": 0o644}
+# Of lvm.conf all but one line stays, whatever a site has written into its comments.
+_ENCODINGS = {"lvm_conf": "latin-1"}
 
 
 def configured(name: str, kind: str, cluster: dict[str, Any], nodes: dict[str, Any]) -> dict[str, Any]:
@@ -24,7 +26,8 @@ def configured(name: str, kind: str, cluster: dict[str, Any], nodes: dict[str, A
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
-        old = (__utils__["own_files.read"](name) or b"").decode("utf-8", "replace")
+        encoding = _ENCODINGS.get(kind, "utf-8")
+        old = (__utils__["own_files.read"](name) or b"").decode(encoding, "replace")
         text = _text(kind, cluster, nodes, old)
         if kind == "lvm_conf" and not old:
             return ret | {"result": False, "comment": f"{name} is not there: clustered LVM needs lvm2."}
@@ -35,7 +38,7 @@ def configured(name: str, kind: str, cluster: dict[str, Any], nodes: dict[str, A
         if not changes or __opts__["test"]:
             told = f"{name} would change." if changes else f"{name} is as declared."
             return ret | {"result": None if changes else True, "comment": told}
-        __utils__["own_files.write"](Path(name), text.encode("utf-8"), _MODES[kind])
+        __utils__["own_files.write"](Path(name), text.encode(encoding), _MODES[kind])
     except (OSError, ValueError) as error:
         return ret | {"result": False, "changes": {}, "comment": f"{name}: {error}."}
     return ret | {"comment": f"{name} is as declared now."}

@@ -137,3 +137,12 @@ def test_a_file_that_is_no_lvm_conf_is_left_alone(state, tmp_path):
     result = cman.configured(str(path), "lvm_conf", configuration(), NODES)
     assert (result["result"], result["changes"], path.read_text()) == (False, {}, "[lvm]\n")
     assert "not lvm.conf" in result["comment"]
+
+
+def test_what_a_site_has_written_in_another_encoding_stays(state, tmp_path):
+    path = tmp_path / "lvm.conf"
+    comment = b"# von J\xfcrgen: \xe2\x80\x9eso\xe2\x80\x9c\n"
+    path.write_bytes(comment + LVM.encode())
+    result = cman.configured(str(path), "lvm_conf", configuration(), NODES)
+    assert result["result"] is True
+    assert path.read_bytes() == comment + cman_conf.lvm_conf(LVM).encode()
