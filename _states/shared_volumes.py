@@ -119,7 +119,7 @@ def _differs(found: Any, devices: list[str], cluster: str, lock_manager: str) ->
 def _kept(devices: list[str], allow_format: bool) -> str:
     """Return why a disk is not written over; empty where all of them are empty, or may be lost."""
     for device in devices:
-        why = __utils__["cluster_disks.kept"](_utils(), device, _USE, allow_format)
+        why = __utils__["cluster_disks.kept"](_utils(), device, _USE, allow_format, free=True)
         if why:
             return str(why)
     return ""

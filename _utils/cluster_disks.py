@@ -71,7 +71,7 @@ def found_on(utils: Utils, device: str) -> str:
         return "data without a signature that is known" if disk.read(HEAD).strip(b"\0") else ""
 
 
-def kept(utils: Utils, device: str, use: str, allow_format: bool) -> str:
+def kept(utils: Utils, device: str, use: str, allow_format: bool, *, free: bool = False) -> str:
     """Returns why a disk is not written over; empty for one that is empty, or that may be lost and nobody uses here.
 
     Args:
@@ -79,15 +79,16 @@ def kept(utils: Utils, device: str, use: str, allow_format: bool) -> str:
         device: the disk.
         use: what would write over it.
         allow_format: the consent of pillar.
+        free: whether nobody may use an empty one either, such as a guest that has not written to it yet.
     """
     content = found_on(utils, device)
     if content and not allow_format:
         return refusal(device, content, use)
-    user = utils["disk_use.user_of"](device) if content else ""
+    user = utils["disk_use.user_of"](device) if content or free else ""
     if user:
         return (
-            f"Nothing has changed: {device} has {content}, and {user} uses it on this host. {CONSENT} does not allow "
-            f"{use} over that; take it out of use, or name another disk"
+            f"Nothing has changed: {device} {f'has {content}' if content else 'is empty'}, and {user} uses it on this "
+            f"host. {CONSENT} does not allow {use} over that; take it out of use, or name another disk"
         )
     return ""
 

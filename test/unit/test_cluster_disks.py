@@ -91,6 +91,8 @@ def test_a_disk_is_written_over_if_it_is_empty_or_may_be_lost_and_is_not_in_use(
     why = cluster_disks.kept(asked, disk(tmp_path, content), "vgcreate", allow_format)
     assert bool(why) is bool(content and (used or not allow_format))
     assert ("process 7 (qemu) uses it on this host" in why) is bool(content and used and allow_format)
+    free = cluster_disks.kept(asked, disk(tmp_path, content), "vgcreate", allow_format, free=True)
+    assert bool(free) is bool(used or (content and not allow_format))
 
 
 def test_a_group_is_found_on_disks_that_are_not_on_lvms_list(tmp_path, monkeypatch):

@@ -127,6 +127,14 @@ def test_no_consent_covers_a_disk_that_this_host_uses(node, test):
     assert "cluster:storage:allow_format does not allow vgcreate over that" in ret["comment"]
 
 
+def test_an_empty_disk_that_a_guest_has_open_is_left_alone(node):
+    node.used = True
+    for test in (True, False):
+        ret = node.group(test=test)
+        assert (ret["result"], ret["changes"], node.calls) == (False, {}, [])
+        assert f"{DISK} is empty, and a guest uses it on this host" in ret["comment"]
+
+
 def test_a_disk_that_somebody_fills_while_locks_are_waited_for_is_left_alone(node):
     node.late, node.locks_at = "the signature xfs", 5.0
     ret = node.group(wait_seconds=30)
