@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+# These look at every disk for a moment.
+_PASSING = frozenset({"systemd-udevd", "(udev-worker)"})
 _STACKED = "a file system, swap, a volume group or multipath"
 
 
@@ -36,7 +38,8 @@ def user_of(device: str, processes: Path = Path("/proc"), blocks: Path = Path("/
             # A guest's own /dev may call it otherwise. Nothing else is asked: its server may be dead.
             if opened == path or (opened.startswith("/dev/") and _number(link.stat()) in numbers):
                 program = (link.parents[1] / "comm").read_text(encoding="utf-8", errors="replace").strip()
-                return f"process {link.parts[-3]} ({program})"
+                if program not in _PASSING:
+                    return f"process {link.parts[-3]} ({program})"
         except OSError:
             # It has ended meanwhile.
             continue

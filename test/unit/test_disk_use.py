@@ -49,6 +49,9 @@ def test_a_dead_one_may_be_taken_away_unless_somebody_has_it_open(tmp_path, monk
     assert disk_use.user_of(str(device), tmp_path / "proc") == ""
     (fds / "5").symlink_to(device)
     assert disk_use.user_of(str(device), tmp_path / "proc") == "process 7 (qemu)"
+    # Whoever looks at every disk for a moment uses none.
+    (fds.parent / "comm").write_text("(udev-worker)\n")
+    assert disk_use.user_of(str(device), tmp_path / "proc") == ""
 
 
 GUEST = "process 7 (qemu)"
