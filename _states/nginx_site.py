@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     # Salt's loader fills these in.
@@ -81,6 +81,28 @@ def _written(path: str) -> float:
         return 0.0
 
 
+class _Site(NamedTuple):
+    """What a state of the site is given; see :func:`served`."""
+
+    settings: dict[str, Any]
+    certificate: str
+    key: str
+    pki: str = "/etc/pki/web"
+    web: str = "/usr/share/hypervisor-formula/web"
+    service: str = "nginx"
+    sandbox: str = ""
+
+    def text(self) -> str:
+        """Return the site's file."""
+        given = (self.settings, self.certificate, self.key, self.pki, self.web)
+        return str(__utils__["nginx_config.site"](*given))
+
+    def reads(self) -> list[str]:
+        """Return the files of keys and certificates that nginx reads."""
+        console = ("console-cert.pem", "console-key.pem", "console-ca-cert.pem") if self.settings["consoles"] else ()
+        return [self.certificate, self.key, *(f"{self.pki}/{file}" for file in console)]
+
+
 def served(  # noqa: PLR0913, PLR0917 - the arguments of a state are its interface
     name: str,
     settings: dict[str, Any],
@@ -105,38 +127,24 @@ def served(  # noqa: PLR0913, PLR0917 - the arguments of a state are its interfa
 
     Returns a state result; nothing has changed where nginx would not take the file.
     """
-    given = (settings, certificate, key, pki, web)
-    return _serve(name, given, service, sandbox, watched=False)
+    return _serve(name, _Site(settings, certificate, key, pki, web, service, sandbox), watched=False)
 
 
-def mod_watch(  # noqa: PLR0913, PLR0917 - the arguments of a state are its interface
-    name: str,
-    settings: dict[str, Any],
-    certificate: str,
-    key: str,
-    pki: str = "/etc/pki/web",
-    web: str = "/usr/share/hypervisor-formula/web",
-    service: str = "nginx",
-    sandbox: str = "",
-    **_: Any,
-) -> dict[str, Any]:
-    """Do the same when a certificate has changed, or would."""
-    given = (settings, certificate, key, pki, web)
-    return _serve(name, given, service, sandbox, watched=bool(__opts__["test"]))
+def mod_watch(name: str, **given: Any) -> dict[str, Any]:
+    """Do the same as ``served`` when a certificate has changed, or would."""
+    site = _Site(**{field: given[field] for field in _Site._fields if field in given})
+    return _serve(name, site, watched=bool(__opts__["test"]))
 
 
-Given = tuple[dict[str, Any], str, str, str, str]
-
-
-def _serve(name: str, given: Given, service: str, sandbox: str, *, watched: bool) -> dict[str, Any]:
+def _serve(name: str, site: _Site, *, watched: bool) -> dict[str, Any]:
     """Find out what there is to do, and do it or say it."""
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
-    path, text = Path(name), str(__utils__["nginx_config.site"](*given))
-    reads = _reads(given)
+    path, text, service = Path(name), site.text(), site.service
+    reads = site.reads()
     changes = _compared(path, text)
     if _run("systemctl", "is-enabled", service)["stdout"].strip() != "enabled":
         changes["enabled"] = service
-    verb = _verb(service, [name, *reads], sandbox, changed=watched or bool({"file", "access"} & changes.keys()))
+    verb = _verb(service, [name, *reads], site.sandbox, changed=watched or bool({"file", "access"} & changes.keys()))
     if verb:
         changes[verb] = service
     if not changes:
@@ -156,13 +164,6 @@ def _serve(name: str, given: Given, service: str, sandbox: str, *, watched: bool
     except OSError as error:
         return ret | {"result": False, "comment": f"{error}."}
     return _in_force(ret, changes, service, verb)
-
-
-def _reads(given: Given) -> list[str]:
-    """Return the files of keys and certificates that nginx reads."""
-    settings, certificate, key, pki, _ = given
-    console = ("console-cert.pem", "console-key.pem", "console-ca-cert.pem") if settings["consoles"] else ()
-    return [certificate, key, *(f"{pki}/{file}" for file in console)]
 
 
 def _compared(path: Path, text: str) -> dict[str, Any]:

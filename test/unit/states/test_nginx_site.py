@@ -98,10 +98,13 @@ class Host:
         return {"retcode": code, "stdout": out, "stderr": err}
 
     def served(self, function: Any = None, **more: Any) -> dict[str, Any]:
-        paths = (str(self.pki / "cert"), str(self.pki / "key"), str(self.pki), str(self.web))
-        return dict(
-            (function or nginx_site.served)(str(self.file), SETTINGS | more, *paths, sandbox=str(self.sandbox))
-        )
+        given: dict[str, Any] = {
+            "settings": SETTINGS | more, "certificate": str(self.pki / "cert"), "key": str(self.pki / "key"),
+            "pki": str(self.pki), "web": str(self.web), "sandbox": str(self.sandbox),
+        }  # fmt: skip
+        # As Salt does it, with words of its own where a function takes any.
+        own: dict[str, Any] = {"__id__": "nginx_site", "sfun": "served"} if function else {}
+        return dict((function or nginx_site.served)(str(self.file), **given, **own))
 
 
 @pytest.fixture(name="host")
