@@ -105,11 +105,11 @@ def test_the_inventorys_rows_say_what_was_read_and_kept():
     answer = {
         "bare": [1000.0, 800.0, 1000.0], "kept": [900.0, 800.0, 500.0], "delays": [0.1] * 98 + [0.3, 0.5],
         "requests": {"times": [0.002] * 2000 + [0.004] * 2000, "size": 400_000, "seconds": 10.0}, "asks": [0.3],
-        "screen": [1.0, 2.0, 3.0], "looked": {"screen-0": 1.1, "screen-2": 3.2},
+        "keys": [10.0, 20.0], "screen": [1.0, 2.0, 3.0], "looked": {"screen-0": 1.1, "screen-2": 3.2},
         "memory": [{"engine": 102_400, "service": 51_200}, {"engine": 112_640, "service": 51_200}],
     }  # fmt: skip
     found = {one.name: one for one in inventory.told(answer)}
-    assert [round(one.value or 0, 3) for one in found.values()] == [400.0, 4.0, 100.0, 0.9, 302.0, 1180.0, 10.0]
+    assert [round(one.value or 0, 3) for one in found.values()] == [400.0, 4.0, 100.0, 0.9, 302.0, 1180.0, 19.5, 10.0]
     assert [one.name for one in found.values() if not one.met] == ["message to screen, 99th percentile"]
     assert "engine 100 to 110 MiB, service 50 to 50 MiB" in found["memory growth over 20000 messages"].how
 
