@@ -372,7 +372,7 @@ class Course:
 
 
 def start(interval: float = 60.0, reread: float = _REREAD, python: str = PYTHON, program: str = PROGRAM) -> None:
-    """Tells the master what changes here.
+    """Tells the master what changes here, until the minion ends.
 
     Args:
         interval: seconds between two signs of life; figures that move are told sooner.
@@ -380,6 +380,9 @@ def start(interval: float = 60.0, reread: float = _REREAD, python: str = PYTHON,
         python: the distribution's Python, which has libvirt's binding.
         program: what it runs.
     """
+    lock = Path(__opts__["cachedir"], "hypervisor-events.lock")
+    if not __utils__["engine_work.begin"](str(lock), "hypervisor-formula: guest_events"):
+        return
     private = __utils__["inventory_words.key"](str(Path(__opts__["pki_dir"], "minion.pem")))
     epoch = __utils__["inventory_words.epoch"](Path(__opts__["cachedir"], "hypervisor-epoch"), time.time_ns())
     voice = __utils__["inventory_words.voice"](__opts__["id"], private, epoch, interval)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import salt.client
 import salt.utils.event
 
 __opts__: dict[str, Any]
+__utils__: dict[str, Any]
 
 CODE = "/usr/lib/hypervisor-formula/master"
 
@@ -42,6 +44,9 @@ def start(
         reconcile: seconds after which every host is asked for everything.
         code: the folder with the code for it.
     """
+    lock = Path(__opts__["cachedir"], "hypervisor-inventory.lock")
+    if not __utils__["engine_work.begin"](str(lock), "hypervisor-formula: inventory"):
+        return
     # Salt's loader knows this file and none beside it.
     sys.path.insert(0, code)
     keeper = importlib.import_module("hypervisor_inventory.keeper")

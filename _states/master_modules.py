@@ -27,14 +27,14 @@ def runners(name: str) -> dict[str, Any]:
 
 
 def engines(name: str) -> dict[str, Any]:
-    """Do the same for engines; the master uses them when it has started anew.
+    """Do the same for engines; the master uses them, and their utilities, when it has started anew.
 
     Args:
         name: Any label.
 
     Returns a state result that names each file which is new or differs.
     """
-    return _synced(name, "engines")
+    return _synced(name, "engines", "utils")
 
 
 def _synced(name: str, kind: str, *further: str) -> dict[str, Any]:

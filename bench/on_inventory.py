@@ -188,7 +188,7 @@ def kept(fleet: Fleet, messages: list[tuple[str, dict[str, Any]]], label: str) -
 
 def resident() -> dict[str, int]:
     """Return the resident memory of the engine and of the service, in KiB."""
-    found = {}
+    found: dict[str, int] = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -198,10 +198,12 @@ def resident() -> dict[str, int]:
         except OSError:
             continue
         rows = dict(line.split(":", 1) for line in lines if ":" in line)
-        kind = "engine" if "Engine" in words and "inventory" in words else ""
+        # Salt's engine, and beside it the process that does its work.
+        own = ("Engine" in words and "inventory" in words) or words.startswith("hypervisor-formula: inventory")
+        kind = "engine" if own else ""
         kind = "service" if "hypervisor_inventory" in words and "python" in words else kind
         if kind and "VmRSS" in rows:
-            found[kind] = int(rows["VmRSS"].split()[0])
+            found[kind] = found.get(kind, 0) + int(rows["VmRSS"].split()[0])
     return found
 
 

@@ -11,7 +11,7 @@ from salt.exceptions import SaltException
 
 from _states import master_modules
 
-KINDS = ("runners", "utils")
+KINDS = ("runners", "utils", "engines")
 
 
 def digest(path: Path) -> str:
@@ -77,7 +77,13 @@ def test_what_is_missing_is_brought_once(master):
     assert master.syncs == ["saltutil.sync_runners", "saltutil.sync_utils"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_an_engine_comes_with_its_utilities(master):
+    assert master_modules.engines("x")["changes"] == {"engines": ["fleet.py"], "utils": ["fleet.py"]}
+    assert master.syncs == ["saltutil.sync_engines", "saltutil.sync_utils"]
+    assert master_modules.engines("x")["changes"] == {}
+
+
+@pytest.mark.parametrize("kind", ["runners", "utils"])
 def test_what_differs_is_replaced(master, kind):
     for one in KINDS:
         (master.extensions / one / "fleet.py").write_text(f"new {one}" if one != kind else "old")
