@@ -36,16 +36,19 @@ class Login(NamedTuple):
         user: the name.
         words: name and functions, as a snapshot has them.
         visible: the hosts where a role is good.
+        digest: of the words, which are long where there are many hosts.
     """
 
     user: str
     words: str
     visible: frozenset[str]
+    digest: str
 
     @classmethod
     def of(cls, user: str, functions: Mapping[str, list[str]]) -> Login:
         """Makes one of a name and the functions of each host."""
-        return cls(user, dumped({"name": user, "functions": functions}), frozenset(functions))
+        words = dumped({"name": user, "functions": functions})
+        return cls(user, words, frozenset(functions), hashlib.sha256(words.encode()).hexdigest())
 
 
 def dumped(value: Any) -> str:
@@ -158,7 +161,7 @@ class Snapshots:
             login: who looks.
             beating: whether the engine on the master works.
         """
-        tag = hashlib.sha256(f"{revision} {beating} {login.words}".encode()).hexdigest()[:24]
+        tag = hashlib.sha256(f"{revision} {beating} {login.digest}".encode()).hexdigest()[:24]
         found, now = self._kept.get(tag), self._clock()
         if found and now - found.made < _FRESH:
             return found
