@@ -25,6 +25,8 @@ _SIBLINGS = (
     "fleet_callers.hosts",
     "fleet_callers.trusted",
     "fleet_diary.begin",
+    "fleet_drift.course",
+    "fleet_drift.report",
     "fleet_jobs.jobs",
     "fleet_jobs.run",
     "fleet_moves.ask",
@@ -132,6 +134,34 @@ def guests() -> Any:
         As :func:`hosts`; its ``guests`` are those of ``hypervisor.guests``.
     """
     return _told("fleet.guests", lambda act: dict(act.look()), __utils__["fleet_tables.guests"])
+
+
+def drift(host: Any = None, parallel: Any = 4, **others: Any) -> Any:
+    """Says what hosts differ from their declaration: asks each for a highstate that changes nothing.
+
+    CLI example: ``salt-run fleet.drift``, ``salt-run fleet.drift hv1 --out=json``
+
+    Args:
+        host: minion id; without it all of the caller's hosts.
+        parallel: how many hosts are asked at a time, at most 16.
+        others: refused.
+
+    Returns:
+        ``ok`` (whether every host has answered), ``same``, ``text`` and ``hosts``, a list with ``host``, ``outcome``
+        ("same", "differs", "fails" or "unknown"), ``text``, ``total`` and ``states``, those that would change or fail.
+    """
+    return _told("fleet.drift", lambda act: _drift(act, host, parallel, others), __utils__["fleet_tables.drift"])
+
+
+def _drift(act: Any, host: Any, parallel: Any, others: Mapping[str, Any]) -> dict[str, Any]:
+    """Compares hosts with their declaration."""
+    __utils__["hypervisor_checks.nothing_else"]((), others)
+    at_once = act.utils["hypervisor_checks.whole"](parallel, "parallel", 1, _MOST_PARALLEL)
+    named = None if host is None else act.host(host, "host")
+    act.begins(host=named, test=True)
+    courses = [act.utils["fleet_drift.course"](name) for name in ([named] if named else act.hosts)]
+    report: dict[str, Any] = act.utils["fleet_drift.report"](act.run(courses, at_once))
+    return report
 
 
 # ---- acts ----
@@ -306,7 +336,7 @@ def _restore(act: Any, host: Any, parallel: Any, options: dict[str, Any]) -> dic
         if known is None:
             return {"ok": True, "text": f"{target} was not evacuated", "host": target, "guests": []}
         found = act.look()
-        courses, rows = _returning(act, found, target, known["guests"], options)
+        courses, rows = act.returning(found, target, known["guests"], options)
         rows = act.run(courses, at_once) + rows
         report: dict[str, Any] = act.report(target, "restored", rows, options["test"])
         if report["ok"] and not options["test"]:
@@ -314,54 +344,6 @@ def _restore(act: Any, host: Any, parallel: Any, options: dict[str, Any]) -> dic
         return report
 
     return dict(act.alone(target, work))
-
-
-def _returning(
-    act: Any, found: dict[str, Any], target: str, guests: Mapping[str, Any], options: dict[str, Any]
-) -> tuple[list[Any], list[dict[str, Any]]]:
-    """Returns the courses of guests that go back, and what is to be said of those that do not.
-
-    Args:
-        act: the act.
-        found: what hosts have.
-        target: the host that had them.
-        guests: which, by UUID.
-        options: of the migrations.
-    """
-    courses, ended, rows = [], [], []
-    for uuid, guest in guests.items():
-        verdict, place = act.utils["fleet_plan.back"](found, target, uuid, act.whole)
-        if verdict == "moves":
-            act.note("waiting", guest=guest["name"], **{"from": place[0]})
-            courses.append(act.course(found, place, target, options, "spread", _forgetting(act, target, uuid)))
-            continue
-        if verdict == "waits":
-            # Of other hosts neither whether they have it nor their names are the caller's.
-            asked = "that answer" if act.whole else "for fleet.restore here"
-            went = f"; it went to {guest['to']}" if guest["to"] in act.hosts else ""
-            text = f"is on none of the hosts {asked}{went}"
-            rows.append({"name": guest["name"], "uuid": uuid, "outcome": "unknown", "text": text})
-            continue
-        ended.append(uuid)
-        if verdict == "gone":
-            text = f"is on no host any more; it went to {guest['to']}"
-            rows.append({"name": guest["name"], "uuid": uuid, "outcome": "forgotten", "text": text})
-    for row in rows:
-        act.note(row["outcome"], guest=row["name"], text=row["text"])
-    for uuid in ended if not options["test"] else ():
-        act.utils["fleet_store.forget"](act.cache, target, uuid)
-    return courses, rows
-
-
-def _forgetting(act: Any, host: str, uuid: str) -> Callable[[str, str], None]:
-    """Returns what notes that a guest is back."""
-
-    def note(step: str, to: str) -> None:
-        del to
-        if step == "moved":
-            act.utils["fleet_store.forget"](act.cache, host, uuid)
-
-    return note
 
 
 def create(name: Any = None, host: Any = None, policy: Any = "spread", test: Any = False, **declaration: Any) -> Any:

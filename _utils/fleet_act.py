@@ -163,6 +163,51 @@ class Act:
         course = self.utils["fleet_moves.course"](guest, source, options, self.tell)
         return self.utils["fleet_moves.follow"](course, choose, lambda: self.lock("guests", guest["name"]), noted)
 
+    def returning(
+        self, found: dict[str, Any], target: str, guests: Mapping[str, Any], options: dict[str, Any]
+    ) -> tuple[list[Any], list[dict[str, Any]]]:
+        """Returns the courses of guests that go back to a host, and what is to be said of those that do not.
+
+        Args:
+            found: what hosts have.
+            target: the host that had them.
+            guests: which, by UUID.
+            options: of the migrations.
+        """
+        courses, ended, rows = [], [], []
+        for uuid, guest in guests.items():
+            verdict, place = self.utils["fleet_plan.back"](found, target, uuid, self.whole)
+            if verdict == "moves":
+                self.note("waiting", guest=guest["name"], **{"from": place[0]})
+                courses.append(self.course(found, place, target, options, "spread", self._forgetting(target, uuid)))
+                continue
+            if verdict == "waits":
+                # Of other hosts neither whether they have it nor their names are the caller's.
+                asked = "that answer" if self.whole else "for fleet.restore here"
+                went = f"; it went to {guest['to']}" if guest["to"] in self.hosts else ""
+                text = f"is on none of the hosts {asked}{went}"
+                rows.append({"name": guest["name"], "uuid": uuid, "outcome": "unknown", "text": text})
+                continue
+            ended.append(uuid)
+            if verdict == "gone":
+                text = f"is on no host any more; it went to {guest['to']}"
+                rows.append({"name": guest["name"], "uuid": uuid, "outcome": "forgotten", "text": text})
+        for row in rows:
+            self.note(row["outcome"], guest=row["name"], text=row["text"])
+        for uuid in ended if not options["test"] else ():
+            self.utils["fleet_store.forget"](self.cache, target, uuid)
+        return courses, rows
+
+    def _forgetting(self, host: str, uuid: str) -> Callable[[str, str], None]:
+        """Returns what notes that a guest is back."""
+
+        def note(step: str, to: str) -> None:
+            del to
+            if step == "moved":
+                self.utils["fleet_store.forget"](self.cache, host, uuid)
+
+        return note
+
     def alone(self, host: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Does something to a host to which nothing else is done meanwhile."""
         lock, held = self.lock("hosts", host)

@@ -121,6 +121,21 @@ def created(found: Mapping[str, Any]) -> str:
     return "\n".join([shown_long(found["text"]), *_against(found)])
 
 
+def drift(found: Mapping[str, Any]) -> str:
+    """Returns what hosts differ from their declaration, a line for each state."""
+    lines = [shown_long(found["text"])]
+    cells = []
+    for row in found["hosts"]:
+        if row["outcome"] == "unknown":
+            lines.append(f"! {row['host']}: {shown_long(row['text'])}")
+        cells += [
+            (row["host"], state["what"].upper() if state["what"] == "fails" else state["what"], state["state"],
+             state["id"], state["text"])
+            for state in row["states"]
+        ]  # fmt: skip
+    return "\n".join([*lines, *([grid(("HOST", "WHAT", "STATE", "ID", "IT SAYS"), cells)] if cells else [])])
+
+
 def _against(found: Mapping[str, Any]) -> list[str]:
     """Returns what speaks against hosts, a line each."""
     return [f"  {host}: {shown_long(text)}" for host, texts in found.get("against", {}).items() for text in texts]

@@ -13,11 +13,11 @@ import salt.utils.event
 
 from _runners import fleet
 
-MODULES = ("fleet_act", "fleet_callers", "fleet_clusters", "fleet_diary", "fleet_jobs", "fleet_moves", "fleet_plan",
-           "fleet_store", "fleet_tables", "hypervisor_checks")  # fmt: skip
+MODULES = ("fleet_act", "fleet_callers", "fleet_clusters", "fleet_diary", "fleet_drift", "fleet_jobs", "fleet_moves",
+           "fleet_plan", "fleet_store", "fleet_tables", "hypervisor_checks")  # fmt: skip
 INFO = {"cpu": {"cpus": 4, "architecture": "x86_64"}, "memory": {"total_mib": 8192, "available_mib": 8000},
         "problems": [], "load": [0.1], "domain_types": ["qemu"]}  # fmt: skip
-OTTO = {"fleet.migrate": ["hv1", "hv2"], "fleet.evacuate": ["hv1"], "fleet.restore": ["hv1"]}
+OTTO = {"fleet.drift": ["hv2"], "fleet.migrate": ["hv1", "hv2"], "fleet.evacuate": ["hv1"], "fleet.restore": ["hv1"]}
 TABLE = {"users": {"otto": OTTO}, "groups": {"staff": {"fleet.create": ["hv3"]}}}
 
 
@@ -60,6 +60,9 @@ class Fleet:
         return {"jid": jid}
 
     def _value(self, host, function, kwarg):
+        if function == "state.highstate":
+            assert kwarg == {"test": True}
+            return {"a_|-b_|-c_|-d": {"result": None if host == "hv2" else True, "changes": {}, "__id__": "b"}}
         if function == "hypervisor.create":
             return {"name": kwarg["name"], "guest": {"state": "running"}}
         if kwarg["name"] in self.refusing:
@@ -228,7 +231,22 @@ def test_a_new_guest_and_where_it_is_made(hosts):
     assert "no host takes vast" in refused(fleet.create("vast", mem=9000))
 
 
+def test_hosts_are_compared_with_their_declaration(hosts):
+    found = fleet.drift()
+    assert found["text"] == "2 of 3 hosts are as declared; different: hv2"
+    assert (found["ok"], found["same"], [row["host"] for row in found["hosts"]]) == (True, False, ["hv1", "hv2", "hv3"])
+    assert fleet.drift("hv1")["same"] is True
+    assert refused(fleet.drift(test=False)).startswith("there is no argument 'test'")
+    assert {function for _, function, _ in hosts.asked} == {"state.highstate"}
+
+
 # ---- callers who are not root ----
+
+
+def test_drift_is_told_of_the_callers_hosts_alone(hosts, otto):
+    assert [row["host"] for row in fleet.drift()["hosts"]] == ["hv2"]
+    assert refused(fleet.drift("hv1")).startswith("host: hv1 is none of the hosts for fleet.drift here: hv2")
+    assert {host for host, *_ in hosts.asked} == {"hv2"}
 
 
 def test_hosts_of_others_are_neither_asked_nor_used(hosts, otto):

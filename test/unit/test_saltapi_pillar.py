@@ -196,8 +196,8 @@ def test_the_runner_is_closed_where_no_role_names_it():
 def test_hosts_of_several_roles_are_put_together_for_each_function_of_the_runner():
     given = {"operator": ["hv2"], "admin": ["hv1"]}
     assert saltapi_plan.fleet(given, ROLES) == {
-        "fleet.create": ["hv1"], "fleet.evacuate": ["hv1", "hv2"], "fleet.migrate": ["hv1", "hv2"],
-        "fleet.restore": ["hv1", "hv2"],
+        "fleet.create": ["hv1"], "fleet.drift": ["hv1"], "fleet.evacuate": ["hv1", "hv2"],
+        "fleet.migrate": ["hv1", "hv2"], "fleet.restore": ["hv1", "hv2"],
     }  # fmt: skip
 
 

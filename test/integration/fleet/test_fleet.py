@@ -16,6 +16,7 @@ NAMES = ("anchor", "barge", "canoe")
 STUCK = "moored"
 BRIDGE = "brfleet"
 HEARING = "/run/fleet-hearing"
+SHUTDOWN = "/etc/default/libvirt-guests"
 # Prints what it hears on the master's bus until a guest has moved.
 EVENTS = f"""
 import json, pathlib
@@ -96,6 +97,32 @@ def test_a_glance_at_hosts_and_guests(lab):
     assert [line.split()[:6] for line in lines[1:]] == [[name, "hv1", "running", "1", "128", "MiB"] for name in NAMES]
     found = fleet(lab, "guests")
     assert [row["name"] for row in found["hv1"]["guests"]] == list(NAMES)
+
+
+def differing(found):
+    return {row["host"]: {state["id"] for state in row["states"]} for row in found["hosts"]}
+
+
+def test_a_host_that_differs_from_its_declaration_is_found_and_left_as_it_is(lab):
+    before = differing(fleet(lab, "drift"))
+    assert set(before) == {"hv1", "hv2"}
+    assert "libvirt_host_shutdown" not in before["hv1"] | before["hv2"]
+    lab.run("hv1", ["chmod", "0600", SHUTDOWN])
+    try:
+        found = fleet(lab, "drift")
+        assert found["same"] is False
+        assert differing(found) == before | {"hv1": before["hv1"] | {"libvirt_host_shutdown"}}
+        (row,) = [row for row in found["hosts"] if row["host"] == "hv1"]
+        assert (row["outcome"], row["total"] > 20) == ("differs", True)
+        lines = table(lab, "fleet.drift", "hv1")
+        assert lines[0] == "0 of 1 hosts are as declared; different: hv1"
+        (line,) = [line for line in lines if "libvirt_host_shutdown" in line]
+        assert line.split()[:4] == ["hv1", "changes", "file.managed", "libvirt_host_shutdown"]
+        assert f"The file {SHUTDOWN} is set to be changed" in line
+        assert lab.run("hv1", ["stat", "--format=%a", SHUTDOWN]).stdout.strip() == "600"
+    finally:
+        lab.run("hv1", ["chmod", "0644", SHUTDOWN])
+    assert differing(fleet(lab, "drift")) == before
 
 
 def test_a_new_guest_goes_to_the_emptier_or_the_fuller_host_and_why(lab):

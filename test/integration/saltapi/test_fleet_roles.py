@@ -49,6 +49,21 @@ def who_sees_it(api, lab, job):
     assert job not in inventory.snapshot("noone")["jobs"]
 
 
+def test_who_may_compare_which_hosts_with_their_declaration(api, lab):
+    """On hv1 anna is an admin; otto and olga are operators."""
+    for user, more in (("otto", {}), ("olga", {"host": "hv2"}), ("anna", {"host": "hv2"})):
+        assert fleet(api, user, "drift", **more).status == 403
+    answer = fleet(api, "anna", "drift")
+    assert answer.status == 200, answer
+    argv = ["salt-run", "--out=json", "--log-level=quiet", "jobs.lookup_jid", answer.value["jid"]]
+    deadline = time.monotonic() + 120
+    while '"same"' not in (printed := lab.run(lab.hosts.controller, argv).stdout):
+        assert time.monotonic() < deadline, printed
+        time.sleep(1)
+    assert '"host": "hv1"' in printed
+    assert "hv2" not in printed
+
+
 def test_who_may_move_what_where(api, lab):
     """On hv1 otto is an operator, olga on both hypervisors; vera looks, and noone has no role."""
     start_guest(lab, "hv1", NAME)
