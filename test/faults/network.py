@@ -72,7 +72,7 @@ def order(seed: int, count: int, backends: Sequence[str] = ()) -> list[tuple[int
     return [(number, *pair) for number, pair in enumerate(found[:count], start=1)]
 
 
-def _begin(stacks: StackHosts) -> None:
+def begin(stacks: StackHosts) -> None:
     """Make what the machines share: keys, the disk image, and what answers beyond the controller."""
     for one in stacks.wanted:
         identity.make_keys(stacks.lab.paths, one.name)
@@ -84,7 +84,7 @@ def _begin(stacks: StackHosts) -> None:
     stacks.hosts.run(controller, install, timeout=300)
 
 
-def _start(stacks: StackHosts, name: str) -> Machine:
+def start(stacks: StackHosts, name: str) -> Machine:
     """Start a machine and wait until it answers; it is no minion, which would only take its time."""
     machine = stacks.machines[name]
     machine.create(identity.files(stacks.lab.paths, name, stacks.hosts.addresses))
@@ -120,7 +120,7 @@ class Course:
     def _machine(self, stack: str, rows: Sequence[tuple[int, str, str]]) -> None:
         """Make the runs of one machine."""
         with self.progress.step(f"start {stack}"):
-            machine = _start(self.stacks, stack)
+            machine = start(self.stacks, stack)
         try:
             for number, _, fault in rows:
                 self._one(number, stack, fault)
@@ -172,7 +172,7 @@ def campaign(options: argparse.Namespace, progress: Progress) -> int:
         lab.up(platform=options.platform, only=[next(iter(lab.kitchen.hosts))], highstate=False, demo=False)
         stacks = StackHosts(lab, all_stacks())
         try:
-            _begin(stacks)
+            begin(stacks)
             Course(stacks, options, record, progress).run(missing)
         finally:
             stacks.down()

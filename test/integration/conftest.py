@@ -23,7 +23,7 @@ NAME = os.environ.get("LAB_NAME", "test")
 KEEP = os.environ.get("LAB_KEEP") == "1"
 # Suites with hosts of their own. All others share a lab, in which one test goes on from what the last one left.
 OWN_HOSTS = {
-    **dict.fromkeys(("vm", "network", "tunnels"), "machines"),
+    **dict.fromkeys(("vm", "uplink", "network", "tunnels"), "machines"),
     "cluster": "cluster",
     "cluster_storage": "disks",
 }

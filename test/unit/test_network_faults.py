@@ -89,7 +89,7 @@ def test_the_course_writes_down_every_run_and_ends_every_machine(monkeypatch, tm
         def install(self):
             pass
 
-    monkeypatch.setattr(network, "_start", start)
+    monkeypatch.setattr(network, "start", start)
     monkeypatch.setattr(network, "Subject", Subject)
     monkeypatch.setattr(
         interfaces, "attempt", lambda subject, fault: Run(subject.stack, fault, ("old",), end="old")
