@@ -11,6 +11,7 @@ The functions are thin: reading is in ``_utils/hypervisor_guests.py`` and ``hype
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import salt.loader
@@ -23,10 +24,15 @@ __context__: dict[Any, Any]
 
 # What the utilities need of one another: the loader gives them no __utils__ of their own.
 _SIBLINGS = (
+    "cluster_guests.definition",
+    "cluster_guests.is_defined",
     "cluster_status.facts",
+    "cluster_status.read",
     "cluster_tools.active",
+    "cluster_tools.listed",
     "cluster_tools.monitor",
     "cluster_tools.quorum",
+    "cluster_tools.run",
     "cluster_tools.watchdog",
     "guest_declared.disks",
     "guest_declared.seed_disk",
@@ -36,6 +42,10 @@ _SIBLINGS = (
     "hypervisor_actions.state",
     "hypervisor_actions.used_by_others",
     "hypervisor_checks.shown",
+    "hypervisor_cluster.against",
+    "hypervisor_cluster.member",
+    "hypervisor_cluster.move",
+    "hypervisor_cluster.whereabouts",
     "hypervisor_guests.names",
     "hypervisor_guests.resolve",
     "hypervisor_host.certificates",
@@ -96,8 +106,22 @@ def _act(verb: str, name: Any, args: Any, kwargs: Any, timeout: Any = 0) -> dict
     _check("nothing_else", args, kwargs)
     checked = _check("name", name)
     patience = _check("whole", timeout, "timeout", 0, _LONGEST)
+    if __utils__["hypervisor_cluster.member"](_utils(), checked):
+        # A node of Corosync is called as its host calls itself.
+        here = os.uname().nodename
+        done: dict[str, Any] | None = __utils__["hypervisor_cluster.act"](_utils(), checked, verb, patience, here)
+        if done is not None:
+            return done
     with __utils__["hypervisor_virsh.session"]() as virsh:
         found: dict[str, Any] = __utils__["hypervisor_actions.act"](virsh, _utils(), checked, verb, patience)
+    return found
+
+
+def _nodes() -> dict[str, str]:
+    """Returns the names of this cluster's nodes by minion id, as pillar has them, and all that Pacemaker knows."""
+    nodes = __salt__["formula.config"]("cluster")["nodes"]
+    names = {minion: spec.get("name", minion) for minion, spec in nodes.items() if spec.get("ensure") != "absent"}
+    found: dict[str, str] = __utils__["hypervisor_cluster.nodes"](_utils(), names)
     return found
 
 
@@ -284,6 +308,7 @@ def resize(name: Any = None, cpu: Any = None, mem: Any = None, *args: Any, **kwa
     mib = None if mem is None else _check("whole", mem, "mem", 1, _MOST_MIB)
     if cpus is None and mib is None:
         raise SaltInvocationError("say what changes: cpu, a number of processors, or mem, memory in MiB")
+    __utils__["hypervisor_cluster.refuse"](_utils(), checked, "resize")
     with __utils__["hypervisor_virsh.session"]() as virsh:
         found: dict[str, Any] = __utils__["hypervisor_actions.resize"](virsh, _utils(), checked, cpus, mib)
     return found
@@ -318,9 +343,12 @@ def create(name: Any = None, *args: Any, **declaration: Any) -> dict[str, Any]:
     checked = _check("name", name)
     ensure = _check("choice", wanted.pop("ensure", "running"), "ensure", ("running", "stopped", "defined"))
     __utils__["hypervisor_create.bounded"](wanted)
+    if wanted.get("ha"):
+        raise SaltInvocationError("ha: the cluster's guests are declared in pillar libvirt:guests, for all nodes")
     errors = __salt__["formula.judge"]("libvirt", "guest", wanted, checked)
     if errors:
         raise SaltInvocationError("nothing was made:\n" + "\n".join(errors))
+    __utils__["hypervisor_cluster.refuse"](_utils(), checked, "create")
     images = __salt__["formula.config"]("kvm")["images"]["path"]
     with __utils__["hypervisor_virsh.session"]() as virsh:
         __utils__["hypervisor_create.check"](virsh, _utils(), checked, wanted, images)
@@ -352,6 +380,7 @@ def delete(name: Any = None, disks: Any = None, *args: Any, **kwargs: Any) -> di
     checked = _check("name", name)
     fate = None if disks is None else _check("choice", disks, "disks", ("keep", "delete"))
     images = __salt__["formula.config"]("kvm")["images"]["path"]
+    __utils__["hypervisor_cluster.refuse"](_utils(), checked, "delete")
     with __utils__["hypervisor_virsh.session"]() as virsh:
         found: dict[str, Any] = __utils__["hypervisor_actions.delete"](virsh, _utils(), checked, fate, images)
     return found
@@ -398,6 +427,7 @@ def migrate(
         "test": _check("flag", test, "test"),
     }
     allowed = __salt__["formula.config"]("libvirt")["tls"]["allowed_hosts"]
+    options["nodes"] = _nodes() if __utils__["hypervisor_cluster.member"](_utils(), checked) else None
     options["port"] = __salt__["formula.config"]("kvm")["qemu_conf"].get("migration_port_min", _FIRST_PORT)
     found: dict[str, Any] = __utils__["hypervisor_migrate.run"](
         _utils(), checked, __opts__["id"], host, allowed, options
@@ -422,6 +452,7 @@ def cancel(name: Any = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """
     _check("nothing_else", args, kwargs)
     checked = _check("name", name)
+    __utils__["hypervisor_cluster.refuse"](_utils(), checked, "cancel")
     with __utils__["hypervisor_virsh.session"]() as virsh:
         found: dict[str, Any] = __utils__["hypervisor_actions.cancel"](virsh, _utils(), checked)
     return found

@@ -18,6 +18,12 @@ __func_alias__ = {"list_": "list"}
 
 # What the utility needs of others: the loader gives it no __utils__ of its own.
 _SIBLINGS = (
+    "cluster_guests.is_defined",
+    "cluster_status.read",
+    "cluster_tools.active",
+    "cluster_tools.monitor",
+    "hypervisor_cluster.member",
+    "hypervisor_cluster.whereabouts",
     "hypervisor_guests.names",
     "hypervisor_guests.resolve",
     "hypervisor_records.read",

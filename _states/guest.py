@@ -167,6 +167,9 @@ def _problems(name: str, declaration: Mapping[str, Any]) -> list[str]:
     """List what is wrong with the arguments."""
     if not __utils__["libvirt_tools.is_name"](name):
         return [f"name: {name!r} is not the name of a guest; allowed: letters, digits and _ . + : @ -"]
+    if __utils__["cluster_guests.is_defined"](name) or declaration.get("ha"):
+        told = "first declare it with ha and ensure: absent, and run the highstate on all nodes; its disks stay"
+        return [f"{name}:ha: the cluster alone starts {name}. To have it on this host alone, {told}"]
     problems: list[str] = __salt__["formula.judge"]("libvirt", "guest", dict(declaration), name)
     return problems or list(__utils__["guest_declared.contradictions"](name, declaration))
 

@@ -7,6 +7,7 @@ nothing that needs fencing is there before fencing works, and no volume before i
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,12 @@ DLM, LVMLOCKD, LOCKING = "dlm", "lvmlockd", "locking"
 # What is in the CIB when each stage has been done.
 STAGES = ("fencing", "locking", "all")
 _LONG = "300s"  # a busy host that is late must not be taken for one that hangs
+# A volume or guest that has come to a node stays there when another one comes back.
+_STAYS = 100
+# Where each node has the definitions of guests, see cluster_guests.
+_DEFINITIONS = "/etc/libvirt/cluster"
+# How much it is worth that guests are together or apart, where it is no must: more than to stay.
+_WISH = 1000
 
 
 def stonith_timeout(sbd: Mapping[str, Any]) -> int:
@@ -55,13 +62,16 @@ def declared(cluster: Mapping[str, Any], stage: str = "all") -> dict[str, Any]:
         found["constraints"] = {
             key: {**copy.deepcopy(specs)} for key, specs in (cluster.get("constraints") or {}).items()
         }
-        _volumes(found, storage)
+        guests = cluster.get("guests") or {}
+        _volumes(found, storage, _users(storage, guests))
+        _guests(found, storage, guests, list(cluster.get("nodes") or ()))
     return found
 
 
 def before(cluster: Mapping[str, Any], stage: str) -> dict[str, Any] | None:
     """Returns what earlier stages have brought in; None for the first one that there is."""
-    if not (cluster.get("storage") or {}).get("lock_manager") or stage == STAGES[0]:
+    staged = (cluster.get("storage") or {}).get("lock_manager") or cluster.get("guests")
+    if not staged or stage == STAGES[0]:
         return None
     return declared(cluster, STAGES[STAGES.index(stage) - 1])
 
@@ -119,21 +129,116 @@ def volumes(storage: Mapping[str, Any]) -> Iterator[tuple[str, str, str, Mapping
             yield f"{group}-{volume}", group, volume, words
 
 
-def _volumes(found: dict[str, Any], storage: Mapping[str, Any]) -> None:
+def _users(storage: Mapping[str, Any], guests: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Returns the shared volumes of each guest that is to be there, by their resources' names and in order."""
+    devices = {f"/dev/{group}/{volume}": name for name, group, volume, _ in volumes(storage)}
+    found = {}
+    for guest, spec in guests.items():
+        paths = [one.get("source_file") for one in spec.get("disks") or ()]
+        if spec.get("ensure") != "absent":
+            found[guest] = [devices[path] for path in paths if path in devices]
+    return found
+
+
+def _volumes(found: dict[str, Any], storage: Mapping[str, Any], users: Mapping[str, list[str]]) -> None:
     """Adds each volume, active on one node or on all, and never without its locks."""
+    used = {name for names in users.values() for name in names}
     for name, group, volume, words in volumes(storage):
         shared = words.get("active") == "everywhere"
-        parameters = {"vgname": group, "lvname": volume, "vg_access_mode": "lvmlockd"}
-        parameters |= {"activation_mode": "shared" if shared else "exclusive"}
-        spec: dict[str, Any] = {"agent": "ocf:heartbeat:LVM-activate", "parameters": parameters}
-        # Once it has come to a node, it stays there when another one comes back.
-        spec |= {"operations": _operations("60s"), "meta": {"resource-stickiness": 100}}
+        parameters = {"vgname": group, "lvname": volume}
+        spec: dict[str, Any] = {"operations": _operations("60s"), "meta": {"resource-stickiness": _STAYS}}
+        if name in used and not shared:
+            # It goes with its guest without a stop: exclusive at rest, on two nodes while the guest moves.
+            spec |= {"agent": "ocf:hypervisor:SharedVolume", "parameters": parameters, "operations": _moving("30s")}
+            spec["meta"]["allow-migrate"] = True
+        else:
+            parameters |= {"vg_access_mode": "lvmlockd", "activation_mode": "shared" if shared else "exclusive"}
+            spec |= {"agent": "ocf:heartbeat:LVM-activate", "parameters": parameters}
         if shared:
             spec["clone"] = {"interleave": True}
         found["resources"][name] = spec
         then = f"{name}-clone" if shared else name
-        locks = f"{LOCKING}-clone"
+        _tie(found, then, f"{LOCKING}-clone", f"{name}-after-{LOCKING}", f"{name}-with-{LOCKING}")
+
+
+def _tie(found: dict[str, Any], then: str, first: str, order: str, beside: str) -> None:
+    """Has a resource start after another one, where that runs."""
+    found["constraints"].setdefault("orders", {})[order] = {"first": first, "then": then}
+    found["constraints"].setdefault("colocations", {})[beside] = {"resource": then, "with": first, "score": "INFINITY"}
+
+
+# ---- guests ----
+
+
+def _moving(monitor: str) -> list[dict[str, str]]:
+    """Returns the operations of a resource that moves live."""
+    moves = [{"name": name, "interval": "0s", "timeout": _LONG} for name in ("migrate_to", "migrate_from")]
+    return [*_operations(monitor), *moves]
+
+
+def _guests(
+    found: dict[str, Any], storage: Mapping[str, Any], guests: Mapping[str, Any], nodes: list[str]
+) -> None:
+    """Adds each guest that the cluster runs, after its volumes and where they are; takes out those that go."""
+    everywhere = {name for name, _, _, words in volumes(storage) if words.get("active") == "everywhere"}
+    users = _users(storage, guests)
+    for guest, spec in guests.items():
+        if guest not in users:
+            found["resources"][guest] = {"ensure": "absent"}
+            continue
+        options = spec["ha"] if isinstance(spec["ha"], Mapping) else {}
+        found["resources"][guest] = {
+            "agent": "ocf:heartbeat:VirtualDomain",
+            "parameters": _domain(guest),
+            "operations": _moving("30s"),
+            "meta": {"allow-migrate": True, "resource-stickiness": _STAYS, "priority": options.get("priority", 0)},
+        }
+        alone = []
+        for name in users[guest]:
+            first = f"{name}-clone" if name in everywhere else name
+            _tie(found, guest, first, f"{guest}-after-{name}", f"{guest}-with-{name}")
+            if name not in everywhere:
+                alone.append(name)
+        for one, next_one in itertools.pairwise(alone):
+            row = {"resource": next_one, "with": one, "score": "INFINITY"}
+            found["constraints"]["colocations"][f"{next_one}-with-{one}"] = row
+        _wishes(found, guest, options, [one for one in users if one != guest], nodes)
+
+
+def _domain(guest: str) -> dict[str, Any]:
+    """Returns the parameters of a guest: defined by its file alone, moved by libvirt's TLS to the target's own name."""
+    off = {f"autoset_utilization_{what}": False for what in ("cpu", "host_memory", "hv_memory")}
+    return {
+        "config": f"{_DEFINITIONS}/{guest}.xml",
+        "hypervisor": "qemu:///system",
+        "remoteuri": "qemu+tls://%n/system",
+        "migrateuri": "tcp://%n",
+        "migrate_options": "--p2p --tls",
+        # What the agent would write there differs from what pillar declares.
+        **off,
+    }
+
+
+def _wishes(
+    found: dict[str, Any], guest: str, options: Mapping[str, Any], others: list[str], nodes: list[str]
+) -> None:
+    """Adds where a guest runs best, and takes back what pillar does not say any more."""
+    places = found["constraints"].setdefault("locations", {})
+    prefer = list(options.get("prefer", ()))
+    for minion in nodes:
+        row: dict[str, Any] = {"ensure": "absent"}
+        if minion in prefer:
+            # Less than to stay: a guest does not go back by itself.
+            row = {"resource": guest, "node": minion, "score": 2 * (len(prefer) - prefer.index(minion))}
+        places[f"{guest}-prefers-{minion}"] = row
+    score: Any = "INFINITY" if options.get("strict") else _WISH
+    scores = {"affinity": ("beside", score), "anti_affinity": ("apart-from", f"-{score}")}
+    for other in others:
+        for key, (word, value) in scores.items():
+            wanted = other in options.get(key, ())
+            row = {"resource": guest, "with": other, "score": value} if wanted else {"ensure": "absent"}
+            found["constraints"].setdefault("colocations", {})[f"{guest}-{word}-{other}"] = row
+        row = {"first": other, "then": guest, "kind": "Optional"}
+        wanted = other in options.get("after", ())
         orders = found["constraints"].setdefault("orders", {})
-        orders[f"{name}-after-{LOCKING}"] = {"first": locks, "then": then}
-        beside = found["constraints"].setdefault("colocations", {})
-        beside[f"{name}-with-{LOCKING}"] = {"resource": then, "with": locks, "score": "INFINITY"}
+        orders[f"{guest}-after-{other}"] = row if wanted else {"ensure": "absent"}

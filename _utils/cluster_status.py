@@ -113,7 +113,8 @@ def _resource(element: Element) -> dict[str, Any]:
 
 def _failure(element: Element) -> dict[str, Any]:
     """Returns one failed action, with what a person can do."""
-    resource = element.get("op_key", "").rsplit("_", 2)[0]
+    # Such as web_migrate_to_0: both names may have underscores.
+    resource = element.get("op_key", "").rpartition(f"_{element.get('task', '')}_")[0]
     node = element.get("node", "")
     reason = element.get("exitreason") or element.get("exitstatus", "")
     return {

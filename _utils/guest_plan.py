@@ -59,6 +59,11 @@ class Plan(NamedTuple):
     attach: list[tuple[str, str, int]]
 
 
+def nothing() -> Plan:
+    """Returns a plan of nothing."""
+    return Plan({}, [], [], [])
+
+
 def wanted(
     name: str,
     facts: Mapping[str, Any],
@@ -116,7 +121,7 @@ def existing(utils: Utils, want: Wanted, domain: Any, live: Any) -> Plan:
     Raises:
         ValueError: what is declared cannot be had without harm to the guest's data.
     """
-    plan = Plan({}, [], [], [])
+    plan = nothing()
     for key, change in utils["guest_domain.differences"](domain, want.facts).items():
         if key in utils["guest_domain.foundation"]():
             raise ValueError(

@@ -39,6 +39,8 @@ def resolve(virsh: Any, utils: Utils, name: str) -> str:
     record = utils["hypervisor_records.read"](name)
     if record:
         raise CommandExecutionError(f"guest {name} is not on this host: it was migrated to {record['to']}")
+    if utils["hypervisor_cluster.member"](utils, name):
+        raise CommandExecutionError(utils["hypervisor_cluster.whereabouts"](utils, name))
     raise CommandExecutionError(f"there is no guest {name} on this host")
 
 
@@ -59,6 +61,7 @@ def describe(virsh: Any, utils: Utils, uuid: str, figures: dict[str, str], sets:
     found["state"] = utils["hypervisor_xml.state"](figures)
     for key, members in sets.items():
         found[key] = uuid in members
+    found["cluster"] = utils["cluster_guests.is_defined"](found["name"]) and "/" not in found["name"]
     blocks = by_name(figures, "block")
     for disk in found["disks"]:
         block = blocks.get(disk["target"], {})

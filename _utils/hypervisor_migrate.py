@@ -42,6 +42,7 @@ class Move:
         uuid: of the guest.
         guest: the guest as ``hypervisor_xml.guest`` describes it, with its ``state``, ``persistent``, ``autostart``.
         copies: the disks to copy, see ``hypervisor_storage.judge``.
+        clustered: whether the cluster runs it, whose nodes share its disks.
     """
 
     def __init__(self, utils: Utils, name: str, here: str, target: str) -> None:
@@ -53,6 +54,7 @@ class Move:
         self.copies: list[dict[str, Any]] = []
         self.storage: Any = None
         self.cpu = ("", "")
+        self.clustered = False
 
     def look(self, virsh: Any) -> list[Reason]:
         """Reads the guest; returns what keeps it here that this host knows by itself.
@@ -99,6 +101,8 @@ class Move:
         known = self.utils["hypervisor_guests.names"](there, self.utils)
         found: list[Reason] = self.utils["hypervisor_obstacles.identity"](self.guest, known, uuids, self.target)
         found += self._memory(there) + self._processor(virsh, there) + self._networks(there)
+        if self.clustered:
+            return found + self._port(port)
         self.storage = self.utils["hypervisor_storage.target"](there, self.utils, self.target)
         reasons, self.copies = self.utils["hypervisor_storage.judge"](
             virsh, self.utils, self.guest, self.storage, copy_disks
@@ -198,7 +202,8 @@ def run(
         here: minion id of this host.
         target: minion id of the other host.
         allowed: minion ids of the hosts that pillar allows.
-        options: ``copy_disks``, ``timeout`` (seconds), ``port`` (the first one of migrations), ``test``.
+        options: ``copy_disks``, ``timeout`` (seconds), ``port`` (the first one of migrations), ``test``; ``nodes``, the
+            names of nodes by minion id of the cluster that runs the guest, None for a guest of this host alone.
 
     Returns:
         With ``test``: ``name``, ``uuid``, ``from``, ``to``, ``possible`` and ``reasons``. Else what
@@ -209,6 +214,8 @@ def run(
     """
     began = time.monotonic()
     move = Move(utils, name, here, target)
+    nodes = options.get("nodes")
+    move.clustered = nodes is not None
     reasons = utils["hypervisor_obstacles.target"](target, here, allowed)
     with contextlib.ExitStack() as stack:
         virsh = stack.enter_context(utils["hypervisor_virsh.session"]())
@@ -219,6 +226,8 @@ def run(
             there.begin("capabilities")
         mover.begin("version")
         reasons += move.look(virsh)
+        if nodes is not None:
+            reasons += utils["hypervisor_cluster.against"](utils, name, target, nodes)
         if there is not None:
             try:
                 reasons += move.judge(virsh, there, options["copy_disks"], options["port"])
@@ -235,7 +244,10 @@ def run(
             )
         mover.answer(_CONNECT_SECONDS)
         checked = time.monotonic()
-        _migrate(move, virsh, there, mover, options["timeout"])
+        if nodes is not None:
+            utils["hypervisor_cluster.move"](utils, name, nodes[target], options["timeout"])
+        else:
+            _migrate(move, virsh, there, mover, options["timeout"])
         moved = time.monotonic()
         result = _head(move) | _figures(move, there) | _settle(move, there)
         times = {"seconds": time.monotonic() - began, "check_seconds": checked - began}

@@ -11,6 +11,13 @@
 {% for key in ['properties', 'resource_defaults', 'operation_defaults', 'groups', 'constraints', 'sbd', 'storage'] %}
 {% do declared.update({key: cluster[key]}) %}
 {% endfor %}
+{# Of a guest no more than what the cluster has to know: it may have secrets. #}
+{% set guests = {} %}
+{% for name, guest in salt['formula.config']('libvirt').guests.items() if guest.get('ha') %}
+{% do guests.update({name: {'ha': guest.ha, 'ensure': guest.get('ensure', 'running'), 'disks': guest.get('disks', [])} }) %}
+{% endfor %}
+{% do declared.update({'guests': guests}) %}
+{% set present = guests.items() | rejectattr('1.ensure', 'equalto', 'absent') | map('first') | list %}
 {% for kind in ['stonith', 'resources'] %}
 {% for name, spec in cluster[kind].items() %}
 {% set names = spec.pop('secrets', {}).keys() | list %}
@@ -32,6 +39,9 @@ include:
 {% if cluster.storage.lock_manager %}
   - cluster.storage
 {% endif %}
+{% if present %}
+  - libvirt.guests
+{% endif %}
 
 {% for name, one in secret.items() %}
 cluster_secrets_{{ name }}:
@@ -44,10 +54,12 @@ cluster_secrets_{{ name }}:
 {% endfor %}
 
 {% if opts.id == cluster.bootstrap_node %}
-{# Fencing has to work before there are locks, and locks before there are volumes. #}
+{# Fencing has to work before there are locks or guests, and locks before there are volumes. #}
 {% set stages = {'all': 'cluster_cib'} %}
 {% if cluster.storage.lock_manager %}
 {% set stages = {'fencing': 'cluster_cib_fencing', 'locking': 'cluster_cib_locking', 'all': 'cluster_cib'} %}
+{% elif guests %}
+{% set stages = {'fencing': 'cluster_cib_fencing', 'all': 'cluster_cib'} %}
 {% endif %}
 {% for stage, id in stages.items() %}
 {{ id }}:
@@ -64,7 +76,10 @@ cluster_secrets_{{ name }}:
 {% if stage == 'locking' %}
       - cib: cluster_cib_fencing
 {% elif stages | length > 1 and loop.last %}
-      - cib: cluster_cib_locking
+      - cib: {{ 'cluster_cib_locking' if 'locking' in stages else 'cluster_cib_fencing' }}
+{% for guest in present %}
+      - cluster_guest: libvirt_guest_{{ guest }}
+{% endfor %}
 {% for group, spec in cluster.storage.volume_groups.items() %}
       - shared_volumes: cluster_volume_group_{{ group }}
 {% for volume in spec.get('volumes', {}) %}

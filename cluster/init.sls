@@ -25,7 +25,8 @@ include:
   # fencing over a shared disk, or by a watchdog alone
   - cluster.sbd
 {% endif %}
-{% if cluster.sbd.enabled or cluster.storage.lock_manager or cluster.properties or cluster.resource_defaults
+{% set guests = salt['formula.config']('libvirt').guests.values() | selectattr('ha', 'defined') | selectattr('ha') | list %}
+{% if guests or cluster.sbd.enabled or cluster.storage.lock_manager or cluster.properties or cluster.resource_defaults
       or cluster.operation_defaults or cluster.stonith or cluster.resources or cluster.groups
       or cluster.constraints.locations or cluster.constraints.orders or cluster.constraints.colocations %}
   # fencing, resources and constraints

@@ -26,7 +26,8 @@ DRIVERS = (
 # A new random line a boot, so that a reader of the console can tell a continued guest from a restarted one. The
 # kernel argument fill=MIB has it fill so much memory with what cannot be compressed, work=MIB rewrite so much all
 # the time: what a migration then has to send. write=WORD has it write a line with that word to its first disk;
-# ping=ADDRESS ask for a lease on its first card and look for that address with as large packets as pass.
+# ping=ADDRESS ask for a lease on its first card and look for that address with as large packets as pass; count=WORD
+# count on its first disk, on from what it finds: "count WORD BOOT NUMBER" in the first sector, each number in its own.
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /dev
@@ -41,13 +42,14 @@ for word in $(cat /proc/cmdline); do
     work=*) work=${word#*=} ;;
     write=*) write=${word#*=} ;;
     ping=*) ping=${word#*=} ;;
+    count=*) count=${word#*=} ;;
   esac
 done
 mkdir /memory
 mount -t tmpfs -o size=95% memory /memory
 [ -z "$fill" ] || dd if=/dev/urandom of=/memory/fill bs=1M count="$fill" 2>/dev/null
 [ -z "$work" ] || while true; do dd if=/dev/urandom of=/memory/work bs=1M count="$work" conv=notrunc 2>/dev/null; done &
-if [ -n "$write$ping" ]; then
+if [ -n "$write$ping$count" ]; then
   for driver in @DRIVERS@; do [ ! -e "/drivers/$driver.ko" ] || insmod "/drivers/$driver.ko"; done
 fi
 if [ -n "$write" ]; then
@@ -59,6 +61,21 @@ if [ -n "$ping" ]; then
   udhcpc -i eth0 -f -q -t 60 -T 1 -O mtu -s /lease
   while true; do
     ping -c 1 -W 1 -s "$(($(cat /sys/class/net/eth0/mtu) - 28))" "$ping" >/dev/null && echo "guest reaches $ping"
+    sleep 1
+  done &
+fi
+if [ -n "$count" ]; then
+  boot=$(cat /proc/sys/kernel/random/boot_id)
+  number=0
+  set -- $(dd if=/dev/vda bs=512 count=1 2>/dev/null | tr -d '\\000')
+  [ "$1 $2" != "count $count" ] || number=$4
+  echo "guest goes on from $number"
+  while true; do
+    number=$((number + 1))
+    for sector in $number 0; do
+      printf 'count %s %s %s\\n' "$count" "$boot" "$number" |
+        dd of=/dev/vda bs=512 seek="$sector" conv=sync,fsync 2>/dev/null || echo "guest cannot write"
+    done
     sleep 1
   done &
 fi

@@ -1,7 +1,13 @@
 # Guarantees the virtual machines of the pillar: made, kept as declared, updated in place, or absent.
 #
-# No guest that runs is restarted, and no disk is deleted, without the keys that allow it.
+# No guest that runs is restarted, and no disk is deleted, without the keys that allow it. Of a guest with "ha" every node
+# has the definition, and the cluster alone starts and stops it.
 {% set libvirt = salt['formula.config']('libvirt') %}
+{% set clustered = libvirt.guests.values() | selectattr('ha', 'defined') | selectattr('ha') | list %}
+{% set cluster = salt['formula.config']('cluster') if clustered else {} %}
+{# The node that changes the CIB takes a guest out of it before its definition goes. #}
+{% set first = cluster.get('bootstrap_node') == opts.id and cluster.get('nodes') %}
+{% set leaving = clustered | selectattr('ensure', 'defined') | selectattr('ensure', 'equalto', 'absent') | list %}
 
 include:
   - kvm.packages
@@ -13,11 +19,25 @@ include:
 {% if libvirt.networks %}
   - libvirt.networks
 {% endif %}
+{% if first and leaving %}
+  - cluster.cib
+{% endif %}
 
 {% for name, guest in libvirt.guests.items() %}
 {% set ensure = guest.pop('ensure', 'running') %}
+{% if guest.get('ha') and ensure == 'absent' %}
 libvirt_guest_{{ name }}:
-  guest.{{ ensure }}:
+  cluster_guest.absent:
+    - name: {{ name | yaml_dquote }}
+    - wait_seconds: {{ cluster.wait_seconds }}
+    - require:
+      - libvirt_daemon: libvirt_daemon
+{% if first %}
+      - cib: cluster_cib
+{% endif %}
+{% else %}
+libvirt_guest_{{ name }}:
+  {{ 'cluster_guest.defined' if guest.get('ha') else 'guest.' ~ ensure }}:
     - name: {{ name | yaml_dquote }}
 {% for key, value in guest.items() %}
     - {{ key }}: {{ value | json }}
@@ -33,5 +53,6 @@ libvirt_guest_{{ name }}:
 {% for nic in guest.get('interfaces', libvirt.nic_profiles.get(guest.get('nic_profile'), [])) if nic.get('source') in libvirt.networks %}
       - virtual_network: libvirt_network_{{ nic.source }}
 {% endfor %}
+{% endif %}
 {% endif %}
 {% endfor %}

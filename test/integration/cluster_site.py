@@ -55,6 +55,7 @@ class Site:
     def __init__(self, lab: Lab, nodes: Iterable[str] = NODES, patience: float = 600) -> None:
         self.lab, self.nodes, self.patience = lab, tuple(nodes), patience
         self.cluster: dict[str, Any] = {}
+        self.others: dict[str, Any] = {}
         self.only: dict[str, dict[str, Any]] = {}
 
     def declare(self, *nodes: str, **more: Any) -> None:
@@ -67,9 +68,9 @@ class Site:
         self.write()
 
     def write(self) -> None:
-        """Write the pillar on the master: nothing but the role of a node, and the cluster."""
+        """Write the pillar on the master: the role of a node, the cluster, and what the others say besides."""
         files: dict[str, Any] = {"top.sls": {"base": {"*": ["common"], **{node: [node] for node in self.nodes}}}}
-        files["common.sls"] = {"cluster": self.cluster}
+        files["common.sls"] = {"cluster": self.cluster, **self.others}
         controller = self.lab.hosts.controller
         files["top.sls"]["base"][controller] = [controller]
         files[f"{controller}.sls"] = {"roles": ["controller"]}

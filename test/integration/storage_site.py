@@ -52,10 +52,10 @@ class StorageSite(Site):  # type: ignore[misc]  # mypy looks at files of this fo
         """Whether a node's machine is switched on."""
         return self.machine(node).is_running()
 
-    def active_on(self) -> list[str]:
-        """Return the nodes on which the kernel has the volume, whatever Pacemaker says."""
+    def active_on(self, volume: str = VOLUME) -> list[str]:
+        """Return the nodes on which the kernel has a volume, whatever Pacemaker says."""
         alive = [node for node in NODES if self.running(node)]
-        return [node for node in alive if self.lab.run(node, ["test", "-e", VOLUME], check=False).returncode == 0]
+        return [node for node in alive if self.lab.run(node, ["test", "-e", volume], check=False).returncode == 0]
 
     def holders(self) -> list[str]:
         """Return the nodes that have an exclusive lock of a volume."""

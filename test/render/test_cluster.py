@@ -168,3 +168,66 @@ def test_storage_without_fencing_is_refused_by_name(make_host):
     pillar = {"cluster": {**BASE, "storage": {"lock_manager": "dlm", "volume_groups": GROUPS}}}
     _, errors = make_host(GRAINS, pillar).compile("cluster")
     assert "cluster:storage:lock_manager: dlm needs fencing" in str(errors)
+
+
+# ---- guests that the cluster runs ----
+
+STORED = {
+    "sbd": SBD,
+    "storage": {
+        "lock_manager": "dlm",
+        "volume_groups": {"vm": {"devices": ["/dev/disk/by-id/san"], "volumes": {"one": {"size_mib": 64}}}},
+    },
+}
+CLOUD = {"user_data": {"password": "word"}}
+WEB = {"ha": True, "disks": [{"name": "data", "source_file": "/dev/vm/one"}], "cloud_init": CLOUD}
+
+
+@pytest.fixture(name="both")
+def two_formulas(make_host):
+    def compile_(guest, **over):
+        pillar = {"cluster": {**BASE, **STORED, **over}, "libvirt": {"guests": {"web": guest}}}
+        low, errors = make_host(GRAINS, pillar).compile("kvm", "libvirt", "cluster")
+        assert errors == []
+        return {chunk["__id__"]: chunk for chunk in low}
+
+    return compile_
+
+
+def test_a_guest_of_the_cluster_is_defined_on_every_node_and_never_started_there(both):
+    for bootstrap in ("hv1", "hv2"):
+        states = both(WEB, bootstrap_node=bootstrap)
+        row = states["libvirt_guest_web"]
+        assert (row["state"], row["fun"], row["ha"]) == ("cluster_guest", "defined", True)
+        assert states["cluster_volume_agent"]["mode"] == "0755"
+
+
+def test_the_cluster_gets_it_once_it_is_defined_and_nothing_of_its_secrets(both):
+    states = both(WEB)
+    assert "cluster_guest libvirt_guest_web" in required(states["cluster_cib"])
+    disks = WEB["disks"]
+    for stage in ("cluster_cib_fencing", "cluster_cib"):
+        assert states[stage]["declared"]["guests"] == {"web": {"ha": True, "ensure": "running", "disks": disks}}
+    assert "word" not in str(states["cluster_cib"])
+
+
+def test_without_shared_storage_fencing_still_comes_before_a_guest(both):
+    states = both({"ha": True}, storage={"lock_manager": ""})
+    assert "cluster_cib_locking" not in states
+    assert states["cluster_cib"]["stage"] == "all"
+    assert "cib cluster_cib_fencing" in required(states["cluster_cib"])
+
+
+def test_a_guest_that_goes_leaves_the_cluster_before_its_definition(both):
+    gone = {"ha": True, "ensure": "absent"}
+    states = both(gone)
+    assert states["libvirt_guest_web"]["fun"] == "absent"
+    assert "cib cluster_cib" in required(states["libvirt_guest_web"])
+    assert not any("libvirt_guest_web" in one for one in required(states["cluster_cib"]))
+    assert not any("cib" in one for one in required(both(gone, bootstrap_node="hv2")["libvirt_guest_web"]))
+
+
+def test_a_guest_of_this_host_alone_is_none_of_the_clusters(both):
+    states = both({"ha": False, "mem": 64})
+    assert (states["libvirt_guest_web"]["state"], states["libvirt_guest_web"]["fun"]) == ("guest", "running")
+    assert states["cluster_cib"]["declared"]["guests"] == {}

@@ -42,7 +42,7 @@ def test_a_guest_is_described_whole():
         "serials": [{"type": "pty", "path": "/dev/pts/0", "log": "/var/log/web.log"}],
         "consoles": ["vnc", "serial"],
         "host_devices": [], "filesystems": [], "agent_connected": True,
-        "state": "running", "autostart": True, "persistent": True, "managed_save": False,
+        "state": "running", "autostart": True, "persistent": True, "managed_save": False, "cluster": False,
     }  # fmt: skip
     assert disk == {
         "target": "vda", "bus": "virtio", "device": "disk", "type": "file",

@@ -63,7 +63,7 @@ def loaded(monkeypatch, folder, ran):
     """The module as Salt loads it, with a libvirt that answers from a table."""
     module = importlib.import_module("_modules.wsproxy")
     libvirt = Libvirt({("dumpxml", UUID): DOMAIN.replace("/run/web.vnc", SCREEN)})
-    found = utilities("hypervisor", "libvirt_tools", "console_door") | {
+    found = utilities("hypervisor", "libvirt_tools", "console_door", "cluster_") | {
         "hypervisor_virsh.session": lambda: libvirt,
         "libvirt_tools.run": lambda argv: ran.append(argv) or "",
     }

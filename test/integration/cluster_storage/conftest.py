@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import testinfra
+from guest_site import GuestSite
 from storage_site import SHARED_DISKS, Course, StorageSite
 
 from lab.lab import Lab
@@ -29,7 +30,7 @@ def bare_hosts(loud) -> Iterator[StorageSite]:
                 highstate=False,
                 shared_disks=SHARED_DISKS,
             )
-        yield StorageSite(lab)
+        yield GuestSite(lab)
     finally:
         differences = [] if KEEP else lab.down()
     assert differences == [], "the lab left the machine changed"

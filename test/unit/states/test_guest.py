@@ -12,6 +12,7 @@ from salt.exceptions import CommandExecutionError
 
 from _states import guest
 from _utils import (
+    cluster_guests,
     guest_argv,
     guest_declared,
     guest_domain,
@@ -46,8 +47,8 @@ class Host:
         self.judged: list[str] = []
         self.opts = {"test": False}
         modules = (
-            guest_argv, guest_declared, guest_domain, guest_host, guest_plan, guest_seed, guest_storage, libvirt_pool,
-            libvirt_tools,
+            cluster_guests, guest_argv, guest_declared, guest_domain, guest_host, guest_plan, guest_seed, guest_storage,
+            libvirt_pool, libvirt_tools,
         )  # fmt: skip
         utils = {
             f"{module.__name__.rpartition('.')[2]}.{name}": getattr(module, name)

@@ -1,0 +1,191 @@
+#!/usr/bin/python3
+"""OCF agent ocf:hypervisor:SharedVolume: a shared volume that is active where its guest runs, and moves live with it.
+
+At rest its lock is exclusive. While the guest moves, Pacemaker moves the volume first: the node that the guest leaves
+makes its lock shared (migrate_to), the other one takes it shared and activates the volume (migrate_from), the guest
+moves, and the first node deactivates it (stop). The first monitor after that makes the lock exclusive again; before
+then LVM refuses, since two nodes have it. All else is done by ocf:heartbeat:LVM-activate, which gets the same
+environment. A mark in /run says that the lock may be shared; it is gone after a boot, as the volume is.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# Return codes of the OCF resource agent API 1.0.
+SUCCESS, GENERIC, UNIMPLEMENTED, CONFIGURED = 0, 1, 3, 6
+ROOT = "/usr/lib/ocf"
+MARKS = Path("/run/hypervisor-volumes")
+SECONDS = 280.0  # less than the timeout that the formula gives to every operation
+NAMES = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+-")
+METADATA = """<?xml version="1.0"?>
+<!DOCTYPE resource-agent SYSTEM "ra-api-1.dtd">
+<resource-agent name="SharedVolume" version="1.0">
+<version>1.0</version>
+<longdesc lang="en">A volume of a volume group with locks of lvmlockd, active on one node. While what uses it moves
+live to another node, it is active on both.</longdesc>
+<shortdesc lang="en">A shared LVM volume that moves with a guest</shortdesc>
+<parameters>
+<parameter name="vgname" unique="0" required="1"><longdesc lang="en">The volume group.</longdesc>
+<shortdesc lang="en">Volume group</shortdesc><content type="string"/></parameter>
+<parameter name="lvname" unique="0" required="1"><longdesc lang="en">The volume.</longdesc>
+<shortdesc lang="en">Volume</shortdesc><content type="string"/></parameter>
+</parameters>
+<actions>
+<action name="start" timeout="300s"/>
+<action name="stop" timeout="300s"/>
+<action name="monitor" timeout="300s" interval="30s" depth="0"/>
+<action name="migrate_to" timeout="300s"/>
+<action name="migrate_from" timeout="300s"/>
+<action name="meta-data" timeout="10s"/>
+<action name="validate-all" timeout="20s"/>
+</actions>
+</resource-agent>
+"""
+
+
+class Volume:
+    """What one call of the agent is about.
+
+    Args:
+        environment: what Pacemaker gives: ``OCF_RESKEY_vgname``, ``OCF_RESKEY_lvname`` and more.
+        marks: the folder of the marks.
+    """
+
+    def __init__(self, environment: Mapping[str, str], marks: Path = MARKS) -> None:
+        self.environment = dict(environment)
+        self.group = environment.get("OCF_RESKEY_vgname", "")
+        self.name = environment.get("OCF_RESKEY_lvname", "")
+        self.mark = marks / f"{self.group}-{self.name}.shared"
+
+    def named(self) -> bool:
+        """Says whether group and volume are names of LVM."""
+        return all(part and not part.startswith("-") and set(part) <= NAMES for part in (self.group, self.name))
+
+    def delegate(self, action: str, mode: str = "exclusive") -> int:
+        """Has LVM-activate do an action; returns its return code."""
+        root = self.environment.get("OCF_ROOT", ROOT)
+        own = {"OCF_ROOT": root, "OCF_RESKEY_vg_access_mode": "lvmlockd", "OCF_RESKEY_activation_mode": mode}
+        argv = [f"{root}/resource.d/heartbeat/LVM-activate", action]
+        return run(argv, {**self.environment, **own}, self.environment.get("OCF_RESOURCE_INSTANCE", ""))[0]
+
+    def lock(self, mode: str) -> tuple[bool, str]:
+        """Changes the mode of the lock of a volume that is active: "ey" exclusive, "sy" shared.
+
+        Returns:
+            Whether it has that mode now, and what LVM said.
+        """
+        code, said = run(["lvchange", "--activate", mode, f"{self.group}/{self.name}"], self.environment)
+        return code == 0, said
+
+    def marked(self, shared: bool) -> None:
+        """Notes whether the lock may be shared."""
+        if shared:
+            self.mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.mark.touch(mode=0o600)
+        else:
+            self.mark.unlink(missing_ok=True)
+
+    def exclusive(self) -> tuple[bool, str]:
+        """Makes a lock exclusive that is marked; one that is not is exclusive."""
+        if not self.mark.exists():
+            return True, ""
+        done, said = self.lock("ey")
+        if done:
+            self.marked(shared=False)
+        return done, said
+
+
+def run(argv: Sequence[str], environment: Mapping[str, str], told: str = "") -> tuple[int, str]:
+    """Runs a program; returns its return code and what it said on standard error, which is passed on if ``told``."""
+    try:
+        done = subprocess.run(
+            list(argv), env=dict(environment), capture_output=True, text=True, errors="replace", timeout=SECONDS,
+            check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return GENERIC, str(error)
+    if told:
+        # Pacemaker reads the reason of a failure from it.
+        sys.stdout.write(done.stdout)
+        sys.stderr.write(done.stderr)
+    return done.returncode, " ".join(done.stderr.split())
+
+
+def failed(text: str) -> int:
+    """Tells Pacemaker and its log why; returns the code of a failure."""
+    print(f"ocf-exit-reason:{text}", file=sys.stderr)
+    return GENERIC
+
+
+def start(volume: Volume) -> int:
+    """Activates the volume; its lock is exclusive then."""
+    code = volume.delegate("start")
+    if code != SUCCESS:
+        return code
+    done, said = volume.exclusive()
+    return SUCCESS if done else failed(f"{volume.group}/{volume.name} is shared with another node: {said}")
+
+
+def stop(volume: Volume) -> int:
+    """Deactivates the volume."""
+    code = volume.delegate("stop")
+    if code == SUCCESS:
+        volume.marked(shared=False)
+    return code
+
+
+def monitor(volume: Volume) -> int:
+    """Says whether the volume is active, and makes a lock exclusive that a move has left shared."""
+    code = volume.delegate("monitor")
+    if code == SUCCESS and volume.environment.get("OCF_RESKEY_CRM_meta_interval", "0") != "0":
+        # As long as the guest is on its way, another node has it too, and this is refused.
+        volume.exclusive()
+    return code
+
+
+def migrate_to(volume: Volume) -> int:
+    """Lets another node have the volume too."""
+    volume.marked(shared=True)
+    done, said = volume.lock("sy")
+    return SUCCESS if done else failed(f"the lock of {volume.group}/{volume.name} does not become shared: {said}")
+
+
+def migrate_from(volume: Volume) -> int:
+    """Activates the volume here while another node still has it."""
+    volume.marked(shared=True)
+    return volume.delegate("start", "shared")
+
+
+ACTIONS = {
+    "start": start, "stop": stop, "monitor": monitor, "status": monitor, "migrate_to": migrate_to,
+    "migrate_from": migrate_from,
+}  # fmt: skip
+
+
+def main(argv: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Does one action; returns its code.
+
+    Args:
+        argv: the program and the action.
+        environment: what Pacemaker gives.
+    """
+    action = argv[1] if len(argv) == 2 else ""
+    if action == "meta-data":
+        print(METADATA)
+        return SUCCESS
+    volume = Volume(environment)
+    if action == "validate-all" or action in ACTIONS:
+        if not volume.named():
+            print("ocf-exit-reason:vgname and lvname must be names of LVM", file=sys.stderr)
+            return CONFIGURED
+        return ACTIONS[action](volume) if action in ACTIONS else SUCCESS
+    return UNIMPLEMENTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv, os.environ))

@@ -1,0 +1,157 @@
+"""A guest of the cluster: declared, moved live, stopped, started, and there again when its node dies."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+
+import pytest
+from cluster_site import changes, failures, soon
+from guest_site import DEFINITION, GUEST, GUEST_DISK, GuestSite
+from storage_site import MSGWAIT, NODES, PATIENCE
+
+pytestmark = [
+    pytest.mark.usefixtures("course"),
+    pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host"),
+]
+
+
+class GuestCourse:
+    """From two fenced nodes with shared storage to a guest that one of them runs."""
+
+    def __init__(self, site: GuestSite) -> None:
+        site.nonce = secrets.token_hex(8)
+        for node in NODES:
+            site.run(node, "mkdir", "-p", "/var/lib/libvirt/images")
+        site.lab.push_guest()
+        local = {"name": "data", "source_file": "/var/lib/libvirt/images/alone.raw"}
+        site.guest_declared(disks=[local])
+        self.refused = site.highstate("hv1", test=True)["hv1"]
+        site.guest_declared()
+        self.predicted = site.highstate(*NODES, test=True)
+        self.done = site.highstate(*NODES)
+        self.node = site.started()
+        self.second = site.highstate(*NODES)
+
+
+@pytest.fixture(scope="module")
+def guest(site) -> GuestCourse:
+    """What happened until the guest ran."""
+    return GuestCourse(site)
+
+
+def other_than(node):
+    return next(one for one in NODES if one != node)
+
+
+def test_a_disk_of_one_node_alone_is_refused_by_name(guest):
+    row = guest.refused[f"libvirt_guest_{GUEST}"]
+    assert row["result"] is False
+    assert f"libvirt:guests:{GUEST}:disks:data" in row["comment"]
+    assert "cluster:storage:volume_groups" in row["comment"]
+
+
+def test_what_was_predicted_is_done_and_then_there_is_silence(guest):
+    assert failures(guest.predicted) == failures(guest.done) == failures(guest.second) == {}
+    for node in NODES:
+        rows = [answers[node][f"libvirt_guest_{GUEST}"]["changes"] for answers in (guest.predicted, guest.done)]
+        assert rows[0] == rows[1] == {"definition": {"old": None, "new": "written"}}
+    assert guest.done["hv1"]["cluster_cib"]["changes"] == guest.predicted["hv1"]["cluster_cib"]["changes"]
+    assert changes(guest.second) == {node: set() for node in NODES}
+
+
+def test_it_runs_on_one_node_and_every_node_could(guest, site):
+    site.alone_on(guest.node)
+    texts = {site.run(node, "cat", DEFINITION) for node in NODES}
+    assert len(texts) == 1
+    for node in NODES:
+        assert site.run(node, "stat", "--format=%a %U", DEFINITION, "/etc/libvirt/cluster").split() == [
+            "600", "root", "700", "root"
+        ]  # fmt: skip
+        # Nobody could start a second one.
+        assert GUEST not in site.run(node, "virsh", "list", "--all", "--name", "--persistent").split()
+    count = site.count(guest.node)
+    assert len(count.boots) == 1
+
+
+def test_the_other_node_says_where_it_is(guest, site):
+    other = other_than(guest.node)
+    assert site.call(guest.node, "guest", GUEST)["cluster"] is True
+    assert f"the cluster runs it on {guest.node}" in str(site.call(other, "guest", GUEST, check=False))
+    assert "ask that host for a power_off" in str(site.call(other, "power_off", GUEST, check=False))
+    assert "libvirt:guests" in str(site.call(guest.node, "delete", GUEST, "disks=keep", check=False))
+    printed = site.run(site.lab.hosts.controller, "salt-run", "fleet.cluster")
+    assert any(GUEST in line and f"on {guest.node}" in line for line in printed.splitlines())
+
+
+def test_it_moves_live_and_its_volume_with_it(site):
+    node = site.runs_on()
+    other = other_than(node)
+    before = site.count(node)
+    began = time.monotonic()
+    answer = site.call(node, "migrate", GUEST, other)
+    print(f"moved live in {time.monotonic() - began:.0f} s, without it for {answer['downtime_ms']} ms")
+    assert (answer["to"], answer["state"]) == (other, "running")
+    assert site.runs_on() == other
+    site.alone_on(other)
+    soon(lambda: site.counts(other), PATIENCE, "it counts")
+    after = site.count(other)
+    # No start, no gap.
+    assert after.boots == before.boots
+    assert after.last > before.last
+    assert site.constraints(other) == []
+
+
+def test_the_fleet_moves_it_back(site):
+    node = site.runs_on()
+    other = other_than(node)
+    before = site.count(node)
+    printed = site.run(site.lab.hosts.controller, "salt-run", "fleet.migrate", GUEST, check=False, timeout=PATIENCE)
+    assert f"to {other}" in printed
+    site.alone_on(other)
+    assert site.count(other).boots == before.boots
+
+
+def test_who_is_stopped_stays_stopped_through_a_highstate_and_starts_again(site):
+    node = site.runs_on()
+    before = site.count(node)
+    answer = site.call(node, "power_off", GUEST)
+    assert (answer["changed"], answer["state"]) == (True, "shut_off")
+    answers = site.highstate(*NODES)
+    assert failures(answers) == {}
+    assert changes(answers) == {one: set() for one in NODES}
+    assert site.guests_on() == {}
+    answer = site.call(other_than(node), "start", GUEST)
+    assert (answer["changed"], answer["state"]) == (True, "running")
+    node = site.started()
+    after = site.count(node)
+    assert after.boots[:-1] == before.boots
+    assert len(after.boots) == len(before.boots) + 1
+
+
+def test_when_its_node_dies_it_runs_on_the_other_with_its_data(site):
+    node = site.runs_on()
+    other = other_than(node)
+    before = site.count(node)
+    died = site.killed(node)
+    soon(lambda: site.active_on(GUEST_DISK) == [other], PATIENCE, f"the guest's volume is on {other}")
+    took = time.monotonic() - died
+    assert took > MSGWAIT
+    soon(lambda: site.runs_on() == other, PATIENCE, f"the guest runs on {other}")
+    ran = time.monotonic() - died
+    soon(lambda: site.counts(other), PATIENCE, "it counts")
+    counts = time.monotonic() - died
+    print(f"{node} died; volume after {took:.0f} s, guest after {ran:.0f} s, it counts after {counts:.0f} s")
+    after = site.count(other)
+    # One start more, which went on from what was there.
+    assert after.boots[:-1] == before.boots
+    assert after.last > before.last
+    site.back(node)
+    site.alone_on(other)
+    answers = site.highstate(*NODES)
+    assert failures(answers) == {}
+    assert changes(answers)[other] == set()
+    assert changes(answers)[node] <= {"cluster_volume_group_vmdata"}
+    site.alone_on(other)
+    assert site.count(other).boots == after.boots

@@ -1,0 +1,130 @@
+"""A guest that a cluster of two runs, which counts on its disk, and what is to be said of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import Any, NamedTuple
+
+from cluster_site import soon
+from storage_site import CLUSTER, NODES, PATIENCE, SAN, StorageSite
+
+GUEST, GUEST_VOLUME, GUEST_DISK = "counter", "vmdata-counter", "/dev/vmdata/counter"
+DEFINITION = f"/etc/libvirt/cluster/{GUEST}.xml"
+FOLDER = "/var/lib/libvirt/images"
+MIB = 64
+_LINE = re.compile(r"count (\S+) ([0-9a-f-]{36}) (\d+)$")
+
+
+class Count(NamedTuple):
+    """What a guest has written to its disk.
+
+    Attributes:
+        last: the last number.
+        boots: the starts of the guest that have written, in the order of their numbers.
+    """
+
+    last: int
+    boots: tuple[str, ...]
+
+
+class GuestSite(StorageSite):  # type: ignore[misc]  # mypy looks at files of this folder one by one
+    """The cluster with shared storage, and pillar of a guest that it runs."""
+
+    nonce = "nonce"
+
+    def guest_declared(self, **more: Any) -> None:
+        """Let the pillar have the guest too; keys of it are replaced by ``more``."""
+        argv = f"console=ttyS0 no_timer_check count={self.nonce}"
+        boot = {"kernel": f"{FOLDER}/lab-guest-vmlinuz", "initrd": f"{FOLDER}/lab-guest-initramfs", "cmdline": argv}
+        disk = {"name": "data", "source_file": GUEST_DISK, "cache": "none"}
+        guest = {"ha": True, "cpu": 1, "mem": 96, "boot": boot, "disks": [disk], **more}
+        libvirt = {
+            "pki": {"ca_server": self.lab.hosts.controller},
+            "tls": {"allowed_hosts": list(NODES)},
+            "daemon_conf": {"host_uuid_source": "machine-id"},
+            "guests": {GUEST: guest},
+        }
+        self.others = {"libvirt": libvirt, "kvm": {"kernel": {"manage": False}}}
+        self.only = {node: {"roles": ["hypervisor", "cluster"]} for node in NODES}
+        volumes = {"one": {"size_mib": 64}, GUEST: {"size_mib": MIB}}
+        groups = {"vmdata": {"devices": [SAN], "volumes": volumes}}
+        self.declared(storage={**CLUSTER["storage"], "volume_groups": groups})
+
+    def guests_on(self) -> dict[str, str]:
+        """Return by node the state of the guest, as libvirt itself says it; nodes without it are left out."""
+        found = {}
+        for node in NODES:
+            if self.running(node):
+                said = self.lab.run(node, ["virsh", "domstate", GUEST], check=False, timeout=120)
+                if said.returncode == 0:
+                    found[node] = str(said.stdout).strip()
+        return found
+
+    def runs_on(self) -> str:
+        """Return the node that runs the guest, of which there is never more than one; empty for none."""
+        found = {node: state for node, state in self.guests_on().items() if state == "running"}
+        assert len(found) <= 1, found
+        return next(iter(found), "")
+
+    def started(self) -> str:
+        """Wait until the guest counts; return its node."""
+        soon(self.runs_on, PATIENCE, "the guest runs")
+        node = self.runs_on()
+        soon(lambda: self.counts(node), PATIENCE, f"the guest counts on {node}")
+        return node
+
+    def counts(self, node: str) -> bool:
+        """Whether a guest on a node writes."""
+        before = self.sector(node)
+        time.sleep(3)
+        return self.sector(node) != before
+
+    def sector(self, node: str) -> str:
+        """Return the first sector of the guest's disk, past any cache."""
+        argv = ["dd", f"if={GUEST_DISK}", "bs=512", "count=1", "iflag=direct", "status=none"]
+        return str(self.run(node, *argv, check=False)).rstrip("\0\n")
+
+    def count(self, node: str) -> Count:
+        """Read the guest's disk where it is active: every number is there, once, and each start wrote without a gap.
+
+        Two guests at a time would have written numbers of the other's, or their own among them.
+        """
+        last = int(_LINE.fullmatch(self.sector(node))[3])  # type: ignore[index]
+        argv = ["dd", f"if={GUEST_DISK}", "bs=512", f"count={last + 1}", "iflag=direct", "status=none"]
+        text = self.run(node, *argv)
+        rows = [text[512 * place : 512 * (place + 1)].rstrip("\0\n") for place in range(1, last + 1)]
+        boots: list[str] = []
+        for place, row in enumerate(rows, 1):
+            found = _LINE.fullmatch(row)
+            assert found, (place, row)
+            assert (found[1], int(found[3])) == (self.nonce, place)
+            if not boots or boots[-1] != found[2]:
+                assert found[2] not in boots, f"{found[2]} wrote again at {place}"
+                boots.append(found[2])
+        return Count(last, tuple(boots))
+
+    def call(self, node: str, function: str, *words: str, check: bool = True) -> Any:
+        """Call a function of the module hypervisor on a node, through the master."""
+        argv = ["salt", "--out=json", "--static", "--timeout=600", node, f"hypervisor.{function}", *words]
+        done = self.lab.run(self.lab.hosts.controller, argv, check=False, timeout=PATIENCE)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)[node]
+
+    def alone_on(self, node: str) -> None:
+        """Wait until guest and volume are on one node alone, with an exclusive lock."""
+        soon(lambda: self.active_on(GUEST_DISK) == [node], PATIENCE, f"the guest's volume is on {node} alone")
+        soon(lambda: self.lock_of(node) == "ex", PATIENCE, f"the lock of {node} is exclusive")
+        assert list(self.guests_on()) == [node]
+
+    def lock_of(self, node: str) -> str:
+        """Return the mode of the lock that a node has of the guest's volume: ex, sh, or un for none."""
+        uuid = self.run(node, "lvs", "--readonly", "--noheadings", "-o", "lv_uuid", GUEST_DISK.removeprefix("/dev/"))
+        text = self.run(node, "lvmlockctl", "--info")
+        found = re.search(rf"^LK LV (\S+) {re.escape(uuid.strip())}", text, re.MULTILINE)
+        return found[1] if found else "un"
+
+    def constraints(self, node: str) -> list[str]:
+        """Return the ids of constraints that a move has left."""
+        return re.findall(r'id="(cli-[^"]+)"', self.run(node, "cibadmin", "--query", "--scope", "constraints"))
