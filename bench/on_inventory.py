@@ -44,7 +44,7 @@ def waited(what: str, found: Callable[[], Any]) -> Any:
     while not (value := found()):
         if time.monotonic() > deadline:
             raise SystemExit(f"{what}: not within {PATIENCE:.0f} s")
-        time.sleep(0.1)
+        time.sleep(0.02)
     return value
 
 
