@@ -42,9 +42,14 @@ def begin(lock: str, title: str) -> bool:
         title: what the process is called in the list of processes.
 
     Returns:
-        True where the work is to be done; False, in the engine's own process, when Salt has ended.
+        True where the work is to be done: in the engine's own process on a kernel before 5.3, which cannot wait for a
+        process that is no child. False in the engine's own process when Salt has ended.
     """
-    salt = os.pidfd_open(os.getppid())
+    try:
+        salt = os.pidfd_open(os.getppid())
+    except (AttributeError, OSError) as error:
+        log.info("%s is looked after by Salt alone: %s", title, error)
+        return True
     failures = 0
     while True:
         began = time.monotonic()

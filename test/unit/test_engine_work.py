@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from _utils import engine_work
 
 ROOT = Path(__file__).parents[2]
 # Stands for Salt: starts engines when it is told so, and says which process has begun to work.
@@ -100,6 +103,16 @@ def test_work_outlives_its_engine_until_the_next_one_takes_over(start):
     assert len({work, engine, again, other}) == 4
     assert gone(work)
     os.kill(again, 0)
+
+
+def test_on_an_old_kernel_the_engine_works_itself(monkeypatch, tmp_path):
+    def refused(process):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    own = os.getpid()
+    assert engine_work.begin(str(tmp_path / "lock"), "title") is True
+    assert (os.getpid(), list(tmp_path.iterdir())) == (own, [])
 
 
 def test_neither_outlives_salt(start):
