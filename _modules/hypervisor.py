@@ -150,7 +150,7 @@ def cluster(*args: Any, **kwargs: Any) -> dict[str, Any] | None:
 
     Returns:
         ``name``, ``running``, ``quorate``, ``votes``, ``votes_needed``, ``nodes``, ``fencing``, ``resources``,
-        ``failures`` (with a ``remedy`` each) and ``problems``; None for a host that is in no cluster.
+        ``guests``, ``failures`` (with a ``remedy`` each) and ``problems``; None for a host that is in no cluster.
     """
     _check("nothing_else", args, kwargs)
     found: dict[str, Any] | None = __utils__["cluster_status.facts"](_utils())

@@ -420,7 +420,7 @@ def cluster(tgt: str = "*", tgt_type: str = "glob") -> Any:
 
     Returns:
         By the cluster's name ``quorate``, ``votes``, ``votes_needed``, ``nodes``, ``fencing``, ``resources``,
-        ``failures``, ``problems``, ``asked`` (the minion whose view it is) and ``minions`` (those that are in it).
+        ``guests``, ``failures``, ``problems``, ``asked`` (the minion whose view it is) and ``minions`` (those in it).
     """
     with salt.client.get_local_client(mopts=__opts__) as client:
         answers = client.cmd(tgt, "hypervisor.cluster", tgt_type=tgt_type, timeout=_PATIENCE)

@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 Element = ElementTree.Element
+_GUEST = "ocf:heartbeat:VirtualDomain"
 CONF = "etc/corosync/corosync.conf"
 
 
@@ -23,14 +24,14 @@ def facts(utils: Mapping[str, Any], root: Path = Path("/")) -> dict[str, Any] | 
 
     Returns:
         ``name``, ``running``, ``quorate``, ``votes``, ``votes_needed``, ``nodes``, ``fencing``, ``resources``,
-        ``failures`` and ``problems``, a list of texts.
+        ``guests`` (``name``, ``role``, ``node``), ``failures`` and ``problems``, a list of texts.
     """
     conf = root / CONF
     if not conf.exists():
         return None
     found: dict[str, Any] = {"name": name_of(conf.read_text(encoding="utf-8")), "running": False, "quorate": False}
     found |= {"votes": 0, "votes_needed": 0, "nodes": [], "fencing": {"enabled": None, "devices": []}}
-    found |= {"resources": [], "failures": [], "problems": []}
+    found |= {"resources": [], "guests": [], "failures": [], "problems": []}
     if not utils["cluster_tools.active"]("corosync.service"):
         return found | {"problems": ["corosync does not run; see: systemctl status corosync"]}
     votes = utils["cluster_tools.quorum"]()
@@ -84,7 +85,13 @@ def read(text: str, *, watchdog: bool = False) -> dict[str, Any]:
         if row["blocked"]
     ]
     fencing = {"enabled": enabled, "devices": devices}
-    return {"nodes": nodes, "fencing": fencing, "resources": resources, "failures": failures, "problems": problems}
+    guests = [
+        {"name": row["name"], "role": row["role"], "node": next(iter(row["nodes"]), None)}
+        for row in resources
+        if row["agent"] == _GUEST
+    ]
+    found = {"nodes": nodes, "fencing": fencing, "resources": resources, "guests": guests, "failures": failures}
+    return found | {"problems": problems}
 
 
 def _is(element: Element, key: str) -> bool:

@@ -69,7 +69,10 @@ def _text(name: str, found: Mapping[str, Any]) -> str:
     fencing = found["fencing"]
     rows += [("fencing", "", "on" if fencing["enabled"] else "OFF", "")] if not fencing["devices"] else []
     rows += [("fencing", row["name"], row["role"], _where(row)) for row in fencing["devices"]]
-    rows += [("resources", row["name"], row["role"], _where(row)) for row in found["resources"]]
+    guests = {row["name"] for row in found.get("guests", ())}
+    others = [row for row in found["resources"] if row["name"] not in guests]
+    rows += [("resources", row["name"], row["role"], _where(row)) for row in others]
+    rows += [("guests", row["name"], row["role"], _where(row)) for row in found["resources"] if row["name"] in guests]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     before = ""
     for row in rows:

@@ -142,3 +142,19 @@ def test_a_pacemaker_that_does_not_answer(node):
     found = node.facts()
     assert found["problems"] == ["Pacemaker does not answer; see: journalctl -u pacemaker"]
     assert found["nodes"] == []
+
+
+def test_guests_are_named_among_the_resources_with_where_they_run(node):
+    one = '<resource id="web" resource_agent="ocf::heartbeat:VirtualDomain" role="{role}">{on}</resource>'
+    running = one.format(role="Started", on='<node name="hv2"/>')
+    node.text = HEALTHY.replace("</resources>", f"{running}{one.format(role='Stopped', on='')}</resources>")
+    assert node.facts()["guests"] == [
+        {"name": "web", "role": "Started", "node": "hv2"}, {"name": "web", "role": "Stopped", "node": None}
+    ]  # fmt: skip
+
+
+def test_a_failed_migration_is_the_guests(node):
+    failure = '<failure op_key="my_web_migrate_to_0" task="migrate_to" node="hv1" exitreason="no"/>'
+    node.text = HEALTHY.replace("</pacemaker-result>", f"<failures>{failure}</failures></pacemaker-result>")
+    (found,) = node.facts()["failures"]
+    assert (found["resource"], found["operation"]) == ("my_web", "migrate_to")

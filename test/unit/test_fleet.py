@@ -127,3 +127,10 @@ def test_people_get_a_table_and_programs_get_data(monkeypatch, opts, printed):
     else:
         assert found["c"]["quorate"] is True
     assert asked == [(("hv*", "hypervisor.cluster"), {"tgt_type": "glob", "timeout": 30})]
+
+
+def test_guests_of_a_cluster_have_a_place_of_their_own_in_the_table():
+    guest = {"name": "vip", "role": "Started", "node": "hv1"}
+    lines = fleet_clusters.table(fleet_clusters.merged({"hv1": view(guests=[guest])})).splitlines()
+    assert "  resources  long-name  Stopped  FAILED" in lines
+    assert "  guests     vip        Started  on hv1" in lines

@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!{{ python }} -I
 """OCF agent ocf:hypervisor:SharedVolume: a shared volume that is active where its guest runs, and moves live with it.
 
 At rest its lock is exclusive. While the guest moves, Pacemaker moves the volume first: the node that the guest leaves
