@@ -79,13 +79,12 @@ def test_each_file_is_repaired_alone(old, state):
 
 
 def test_what_the_old_kind_cannot_have_is_refused_and_nothing_changes(old):
-    resource = '{"cluster": {"resources": {"ip": {"type": "ocf:heartbeat:IPaddr2"}}}}'
+    resource = '{"cluster": {"resources": {"ip": {"agent": "ocf:heartbeat:IPaddr2"}}}}'
     before = read(old, FILES["cluster_cman_cluster_conf"])
     answer = old.run(
         old.hosts.controller, ["salt", HOST, "--out=json", "--static", "state.apply", "cluster", f"pillar={resource}"],
         check=False, timeout=300,
     ).stdout  # fmt: skip
-    assert "cluster:resources" in answer
-    assert "cman" in answer
+    assert "cluster:resources: not allowed with stack: cman" in answer, answer
     assert read(old, FILES["cluster_cman_cluster_conf"]) == before
     assert call(old, "state.apply", "cluster", "test=True")
