@@ -2,7 +2,7 @@
 #
 # Who this host is to a target is read from pillar by the state itself, so that no password is in the compiled states.
 {% set kvm = salt['formula.config']('kvm') %}
-{% set connects = kvm.iscsi.targets.values() | rejectattr('ensure', 'equalto', 'absent') | list %}
+{% set ensures = kvm.iscsi.targets.values() | map(attribute='ensure', default='connected') | list %}
 
 include:
   - kvm.packages
@@ -15,7 +15,7 @@ kvm_iscsi_initiator:
       - pkg: kvm_packages
 {% endif %}
 
-{% if connects %}
+{% if 'connected' in ensures %}
 {% for service in kvm.iscsi.services %}
 kvm_iscsi_{{ service }}:
   service.enabled:
