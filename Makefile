@@ -76,12 +76,12 @@ $(OLDEST_STAMP):
 .PHONY: bench
 bench: venv ## measure, and write build/bench.json and a table (root)
 	$(BIN)/lab deps
-	$(BIN)/python -m bench
+	PYTHONPATH=.:test:test/integration $(BIN)/python -m bench
 
 .PHONY: faults
-faults: venv ## cut the power of hosts after a highstate, many times; FAULTS='--count 3' passes options (root)
+faults: venv ## cut the power of hosts after a highstate, break networks and clusters; FAULTS='--count 3' passes options (root)
 	$(BIN)/lab deps
-	PYTHONPATH=.:test $(BIN)/python -m faults $(FAULTS)
+	PYTHONPATH=.:test:test/integration $(BIN)/python -m faults $(FAULTS)
 
 .PHONY: slow
 slow: venv ## tests that reboot virtual machines and take many minutes without KVM (root)

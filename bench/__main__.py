@@ -11,12 +11,13 @@ from lab.proc import LabError
 from lab.state import CHECKOUT
 from lab.ui import Progress
 
-from . import inventory, more_runs, network, salt_runs
+from . import cluster, inventory, more_runs, network, salt_runs
 from .rows import table, write
 
 MORE = {"beside": more_runs.beside_row, "durable": more_runs.durable_row}
-PARTS = (*salt_runs.PARTS, *MORE, "network", "inventory")
+PARTS = (*salt_runs.PARTS, *MORE, "network", "inventory", "cluster")
 OUTAGES = 3  # runs of each change of an uplink, which take a minute
+DEATHS = 3  # of nodes of a cluster, which take five minutes
 BUSY = 0.5  # load per processor above which the figures are said to be noisy
 
 
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"bench: this machine is busy (load {load:.1f} a processor)", file=sys.stderr)
     try:
         rows = []
-        if set(options.only) - {"network", "inventory"}:
+        if set(options.only) - {"network", "inventory", "cluster"}:
             rows += salt_runs.rows(
                 options.name, options.platform, options.repeat, options.fresh, MORE, options.only, Progress()
             )
@@ -54,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
             rows += network.rows(f"{options.name}-net", options.platform, min(options.repeat, OUTAGES), Progress())
         if "inventory" in options.only:
             rows += inventory.rows(f"{options.name}-inv", options.platform, Progress())
+        if "cluster" in options.only:
+            rows += cluster.rows(f"{options.name}-ha", options.platform, min(options.repeat, DEATHS), Progress())
         write(rows, options.out)
     except (LabError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`make faults`: cuts the power of hosts right after a highstate, and breaks changes of their interfaces."""
+"""`make faults`: cuts the power of hosts right after a highstate, breaks changes of their interfaces, and clusters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lab.proc import LabError
 from lab.state import CHECKOUT
 from lab.ui import Progress
 
-from . import durable, network
+from . import cluster, durable, network
 from .frozen import NUMBERS, FrozenHost
 from .record import Record
 
@@ -26,11 +26,13 @@ def parser() -> argparse.ArgumentParser:
         description="durable: cut the power of a virtual machine host one second after a green highstate, boot it, and "
         "compare every file that the highstate wrote; about two minutes for a cut where there is no KVM. network: "
         "change the interfaces of hosts while something fails, and look whether they are as before or as confirmed; "
-        "about a minute for a run. Needs root.",
+        "about a minute for a run. cluster: two machines that share disks run a guest while something fails, and every "
+        "block that it has written is read; about five minutes for a run. Needs root.",
         epilog="What is done is kept in --out: the same command goes on where it was interrupted. "
         "make faults FAULTS='--count 3 --file-system xfs' passes options.",
     )
-    made.add_argument("--campaign", action="append", choices=("durable", "network"), help="default: both")
+    made.add_argument("--campaign", action="append", choices=("durable", "network", "cluster"), help="default: all")
+    made.add_argument("--cluster-count", type=int, default=14, help="faults of a cluster (default: 14, each once)")
     made.add_argument("--network-count", type=int, default=60, help="changes of interfaces (default: 60)")
     made.add_argument("--window", type=int, default=20, help="seconds to confirm each of these (default: 20)")
     made.add_argument(
@@ -51,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--platform", default="debian-12", help="a platform of kitchen.yml (default: debian-12)")
     made.add_argument(
         "--out", type=Path,
-        help="where runs of one campaign are kept (default: build/faults[-without-flush].json, faults-network.json)",
+        help="where runs of one campaign are kept (default: build/faults[-without-flush].json, faults-network.json, "
+        "faults-cluster.json)",
     )  # fmt: skip
     return made
 
@@ -118,18 +121,17 @@ def main(argv: list[str] | None = None) -> int:
     """
     made = parser()
     options = made.parse_args(argv)
-    if min(options.count, options.network_count, options.at_once) < 1:
-        made.error("--count, --network-count and --at-once must be at least 1")
-    campaigns = options.campaign or ["durable", "network"]
+    if min(options.count, options.network_count, options.cluster_count, options.at_once) < 1:
+        made.error("--count, --network-count, --cluster-count and --at-once must be at least 1")
+    campaigns = options.campaign or ["durable", "network", "cluster"]
     if options.out and len(campaigns) > 1:
         made.error("--out is for one --campaign")
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     if load > 1:
         print(f"faults: this machine is busy (load {load:.1f} a processor); it takes longer", file=sys.stderr)
     try:
-        result = max(
-            {"durable": campaign, "network": network.campaign}[name](options, Progress()) for name in campaigns
-        )
+        run = {"durable": campaign, "network": network.campaign, "cluster": cluster.campaign}
+        result = max(run[name](options, Progress()) for name in campaigns)
     except LabError as error:
         print(f"faults: {error}", file=sys.stderr)
         return 2

@@ -2,14 +2,16 @@
 
 import json
 import textwrap
+import time
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 
 from bench import __main__ as bench_main
-from bench import inventory, migration, more_runs, network, on_host, on_migration, on_network, salt_runs
+from bench import cluster, inventory, migration, more_runs, network, on_host, on_migration, on_network, salt_runs
 from bench.rows import Row, median, spread, table, write
 from lab import salt as lab_salt
 from lab import vmstack
@@ -49,6 +51,55 @@ def test_table_names_what_is_missed():
     assert text.count("how it was done") == 3
 
 
+class Dying:
+    """A cluster whose guest runs on the other node two looks after that was fenced."""
+
+    nodes = ("hv1", "hv2")
+
+    def __init__(self, fenced):
+        self.fenced, self.looks = fenced, 0
+
+    def monitor(self, node):
+        self.looks += 1
+        done = self.fenced and self.looks > 3
+        event = f'<fence_event target="hv1" status="{"success" if done else "failed"}"/>'
+        return ElementTree.fromstring(f"<x><fence_history>{event}</fence_history></x>")  # noqa: S314
+
+    def runs_on(self):
+        self.looks += 1
+        return "hv2" if self.looks > 6 else ""
+
+    def killed(self, node):
+        assert node == "hv1"
+        return time.monotonic()
+
+    def started(self):
+        return "hv1"
+
+    def back(self, node):
+        assert node == "hv1"
+
+    def alone_on(self, node):
+        assert node == "hv2"
+
+
+def test_a_node_that_dies_is_measured_to_its_fencing_and_to_its_guest(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    fenced, running = cluster.death(Dying(fenced=True))
+    assert 0 < fenced < running
+    monkeypatch.setattr(cluster, "PATIENCE", 0.01)
+    with pytest.raises(LabError, match="hv1 died, and it was not fenced within"):
+        cluster.death(Dying(fenced=False))
+
+
+def test_deaths_are_judged_against_what_they_take_at_the_least():
+    least = cluster.shortest(10000, 30)
+    assert least == 52
+    good, guest = cluster.judged([(65.0, 105.0), (70.0, 110.0), (60.0, 100.0)], least)
+    assert (good.value, good.met, guest.value, guest.met) == (1.25, True, 105.0, True)
+    assert not cluster.judged([(80.0, 200.0)], least)[0].met
+
+
 def test_an_outage_is_the_longest_time_without_an_answer_after_the_change():
     assert on_network.longest([0.0, 5.0, 5.1, 7.5, 7.6, 7.7], 5.2, 8.0) == pytest.approx(2.4)
     assert on_network.longest([0.0, 5.0], 5.2, 60.0) == 55.0
@@ -74,6 +125,7 @@ def test_all_that_a_change_needs_is_put_on_the_machine():
 def test_a_figure_that_was_not_measured_fails_nothing(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(network, "rows", lambda *_: [row(0.5)])
     monkeypatch.setattr(inventory, "rows", lambda *_: [row(0.5)])
+    monkeypatch.setattr(cluster, "rows", lambda *_: [row(0.5)])
     monkeypatch.setattr(salt_runs, "rows", lambda *_: [row(0.5), row(None)])
     assert bench_main.main(["--out", str(tmp_path / "bench.json")]) == 0
     assert "not measured" in capsys.readouterr().out

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import time
 from pathlib import Path
 
+import guest_site
 import pytest
 from faults import __main__ as command
-from faults import durable, on_host
+from faults import cluster, durable, nodes, on_host
 from faults.record import Record
 
 from _utils import formula_config, formula_schema, formula_vocabulary
@@ -105,3 +107,89 @@ def test_finished_runs_need_no_host(tmp_path, monkeypatch, capsys):
     out.write_text(json.dumps({"terms": terms, "runs": runs}))
     assert command.main(["--campaign", "durable", "--count", "2", "--out", str(out), "--keep"]) == 1
     assert "NOT AS PROMISED" in "".join(capsys.readouterr())
+
+
+# ---- clusters ----
+
+
+def test_a_seed_orders_the_faults_of_clusters_and_each_comes_once_before_any_again():
+    runs = cluster.order(3, 2 * len(nodes.FAULTS))
+    assert runs == cluster.order(3, 2 * len(nodes.FAULTS))
+    assert runs != cluster.order(4, 2 * len(nodes.FAULTS))
+    names = [name for _, name in runs]
+    assert sorted(names[: len(nodes.FAULTS)]) == sorted(names[len(nodes.FAULTS) :]) == sorted(nodes.FAULTS)
+    assert cluster.order(3, 5) == runs[:5]
+
+
+def test_a_broken_run_of_a_cluster_is_told():
+    run = {"fault": "node killed", "node": "hv1", "end": "counter on hv2", "seconds": 80.0, "kept": True, "wrong": []}
+    assert cluster.told(run) == "node killed on hv1: counter on hv2 after 80 s"
+    assert "NOT AS PROMISED: twice" in cluster.told({**run, "kept": False, "wrong": ["twice"]})
+
+
+class Pair:
+    """A cluster of two that is always well, and in which a guest can run twice."""
+
+    def __init__(self, twice=False, kept=5):
+        self.twice, self.kept, self.counted = twice, kept, 0
+        self.lab = type("Lab", (), {"hosts": type("Hosts", (), {"controller": "controller"})})()
+
+    def run(self, *argv, **options):
+        return ""
+
+    def online(self, node):
+        return {"hv1", "hv2"}
+
+    def unclean(self, node):
+        return {"hv1"}
+
+    def guests_on(self):
+        return {"hv1": "running", "hv2": "running"} if self.twice else {"hv1": "running"}
+
+    def active_on(self, volume):
+        return ["hv1"]
+
+    def count(self, node):
+        self.counted += 1
+        return guest_site.Count(5 if self.counted == 1 else self.kept, ("boot",))
+
+    def __getattr__(self, name):
+        return {"runs_on": lambda: "hv1", "lock_of": lambda node: "ex"}.get(name, lambda *words: True)
+
+
+@pytest.fixture(name="attempted")
+def one_attempt(monkeypatch):
+    class Machine:
+        def set_link(self, *, up):
+            pass
+
+    def attempt(pair, fault="idle node killed"):
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(pair, "machine", lambda node: Machine(), raising=False)
+        monkeypatch.setattr(pair, "lab", pair.lab)
+        pair.lab.run = pair.run
+        look = nodes.Watch.run
+
+        def once(watch):
+            times = iter([False])
+            watch.over.wait = lambda seconds: next(times, True)
+            look(watch)
+
+        monkeypatch.setattr(nodes.Watch, "run", once)
+        return nodes.attempt(pair, fault, random.Random(1))  # noqa: S311
+
+    return attempt
+
+
+def test_a_guest_that_goes_on_is_as_promised(attempted):
+    run = attempted(Pair())
+    assert (run["kept"], run["wrong"], run["node"]) == (True, [], "hv1")
+
+
+def test_a_guest_on_two_nodes_and_one_that_has_lost_its_data_are_not(attempted):
+    assert attempted(Pair(twice=True))["wrong"] == ["the guest runs on hv1 and hv2"]
+    assert attempted(Pair(kept=3))["wrong"] == ["the guest had counted to 5 and has 3"]
+
+
+def test_a_guest_that_comes_back_although_nobody_was_fenced_is_not(attempted):
+    assert "could not be fenced" in attempted(Pair(), "fencing impossible")["wrong"][0]
