@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         "make faults FAULTS='--count 3 --file-system xfs' passes options.",
     )
     made.add_argument("--campaign", action="append", choices=("durable", "network", "cluster"), help="default: all")
-    made.add_argument("--cluster-count", type=int, default=14, help="faults of a cluster (default: 14, each once)")
+    made.add_argument("--cluster-count", type=int, default=15, help="faults of a cluster (default: 15, each once)")
     made.add_argument("--network-count", type=int, default=60, help="changes of interfaces (default: 60)")
     made.add_argument("--window", type=int, default=20, help="seconds to confirm each of these (default: 20)")
     made.add_argument(

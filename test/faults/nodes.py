@@ -28,12 +28,14 @@ class Case(NamedTuple):
         node: the one that runs the guest.
         other: the other one.
         chance: chooses moments.
+        boots: the starts of the guest so far.
     """
 
     site: GuestSite
     node: str
     other: str
     chance: random.Random
+    boots: tuple[str, ...]
 
 
 class Fault(NamedTuple):
@@ -51,6 +53,14 @@ def _killed(case: Case) -> None:
 def _idle_killed(case: Case) -> None:
     """The other node loses its power."""
     case.site.killed(case.other)
+
+
+def _shut_down(case: Case) -> None:
+    """The node is shut down in order, so that its guest moves away before."""
+    case.site.run(case.node, "systemctl", "poweroff", check=False)
+    _until(lambda: not case.site.running(case.node), "the node is off")
+    if len(case.site.count(case.other).boots) != len(case.boots):
+        raise LabError("the guest was started anew instead of moved")
 
 
 def _frozen(case: Case) -> None:
@@ -121,6 +131,7 @@ def _highstate(case: Case) -> None:
 
 FAULTS = {
     "node killed": Fault(_killed, MOVES),
+    "node shut down": Fault(_shut_down, MOVES),
     "idle node killed": Fault(_idle_killed, STAYS),
     "node frozen and continued": Fault(_frozen, MOVES),
     "node frozen for a moment": Fault(_blinked, STAYS),
@@ -185,8 +196,8 @@ def attempt(site: GuestSite, name: str, chance: random.Random) -> dict[str, Any]
     """
     _well(site)
     node = site.runs_on()
-    case = Case(site, node, next(one for one in NODES if one != node), chance)
     before = site.count(node)
+    case = Case(site, node, next(one for one in NODES if one != node), chance, before.boots)
     watch, begun, wrong = Watch(site), time.monotonic(), list[str]()
     watch.start()
     end = "nobody knows"
