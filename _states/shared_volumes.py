@@ -58,9 +58,9 @@ def group(
             return _failed(ret, f"{where}:devices: {why}.")
         if __opts__["test"]:
             return _would(ret, found, devices, name, bootstrap)
-        _wait(found, bootstrap, wait_seconds)
+        _wait(found, bootstrap, wait_seconds, lock_manager)
         if not found:
-            _make(name, devices, allow_format)
+            _make(name, devices, allow_format, lock_manager)
             ret["changes"]["group"] = {"old": None, "new": f"shared, on {', '.join(devices)}"}
         ret["changes"] |= _locked(name, devices)
     except (CommandExecutionError, OSError, ValueError, KeyError) as error:
@@ -106,7 +106,8 @@ def _differs(found: Any, devices: list[str], cluster: str, lock_manager: str) ->
         kind = f"its locks are of {found.lock_type}" if found.lock_type else "it is not shared"
         return f"{kind}; convert it by hand where nobody uses it: vgchange --lock-type {lock_manager}, see lvmlockd(8)"
     of_cluster = found.lock_args.rpartition(":")[2]
-    if of_cluster != cluster:
+    # Locks of sanlock are on the disks, whoever uses them.
+    if lock_manager == "dlm" and of_cluster != cluster:
         return f"it belongs to the cluster {of_cluster}, not {cluster}; see lvmlockd(8) on how to change its lock type"
     disks = {str(Path(device).resolve()): device for device in devices}
     more = sorted(found.disks - set(disks))
@@ -132,7 +133,7 @@ def _would(ret: Result, found: Any, devices: list[str], name: str, bootstrap: st
     return ret | {"comment": f"The volume group {name} is there, with its locks."}
 
 
-def _wait(found: Any, bootstrap: str, wait_seconds: int) -> None:
+def _wait(found: Any, bootstrap: str, wait_seconds: int, lock_manager: str) -> None:
     """Wait for the daemon of locks; raise CommandExecutionError where it, or the group on another node, is missing."""
     if not found and __opts__["id"] != bootstrap:
         raise CommandExecutionError(
@@ -141,14 +142,17 @@ def _wait(found: Any, bootstrap: str, wait_seconds: int) -> None:
     deadline = time.monotonic() + wait_seconds
     while __utils__["cluster_disks.lockspaces"](_utils()) is None:
         if time.monotonic() + _PAUSE > deadline:
-            raise CommandExecutionError(
-                f"lvmlockd does not answer on this host within {wait_seconds} s. It is the resource lvmlockd of the "
+            told = (
+                "It is the resource lvmlockd of the "
                 f"cluster, which {bootstrap} brings in once fencing works: run its highstate, or see: crm_mon -1"
             )
+            if lock_manager == "sanlock":
+                told = "See: systemctl status wdmd sanlock lvmlockd"
+            raise CommandExecutionError(f"lvmlockd does not answer on this host within {wait_seconds} s. {told}")
         time.sleep(_PAUSE)
 
 
-def _make(name: str, devices: list[str], allow_format: bool) -> None:
+def _make(name: str, devices: list[str], allow_format: bool, lock_manager: str) -> None:
     """Make the group; what is on its disks is lost."""
     # Locks were waited for: a disk may have come into use meanwhile, and vgcreate would not ask.
     why = _kept(devices, allow_format)
@@ -158,7 +162,9 @@ def _make(name: str, devices: list[str], allow_format: bool) -> None:
         if __utils__["cluster_disks.found_on"](_utils(), device):
             __utils__["cluster_disks.emptied"](_utils(), device)
     __utils__["cluster_disks.seen_by_lvm"](_utils(), devices)
-    __utils__["cluster_tools.run"](["vgcreate", "--yes", "--shared", name, *devices], timeout=_LVM)
+    # As long as a host has run no locks of either kind, LVM could not tell by itself which ones are meant.
+    kind = ["--shared"] if lock_manager == "dlm" else ["--lock-type", lock_manager]
+    __utils__["cluster_tools.run"](["vgcreate", "--yes", *kind, name, *devices], timeout=_LVM)
 
 
 def _locked(name: str, devices: list[str]) -> dict[str, Any]:

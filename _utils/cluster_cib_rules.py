@@ -128,7 +128,7 @@ def _own(configuration: Mapping[str, Any]) -> Iterator[str]:
     """Yields the names of resources that come of sbd and storage."""
     if configuration["sbd"]["enabled"] and configuration["sbd"]["devices"]:
         yield "fence_sbd"
-    if configuration["storage"]["lock_manager"]:
+    if configuration["storage"]["lock_manager"] == "dlm":
         yield from ("dlm", "lvmlockd", "locking")
     for group, spec in configuration["storage"]["volume_groups"].items():
         yield from (f"{group}-{volume}" for volume in spec.get("volumes", ()))

@@ -52,7 +52,7 @@ def declared(cluster: Mapping[str, Any], stage: str = "all") -> dict[str, Any]:
     sbd, storage = cluster.get("sbd") or {}, cluster.get("storage") or {}
     if sbd.get("enabled"):
         _fencing(found, cluster)
-    if storage.get("lock_manager"):
+    if storage.get("lock_manager") == "dlm":
         found["properties"] = {"no-quorum-policy": "freeze", **found["properties"]}
         if rank >= STAGES.index("locking"):
             _locking(found)
@@ -158,7 +158,9 @@ def _volumes(found: dict[str, Any], storage: Mapping[str, Any], users: Mapping[s
             spec["clone"] = {"interleave": True}
         found["resources"][name] = spec
         then = f"{name}-clone" if shared else name
-        _tie(found, then, f"{LOCKING}-clone", f"{name}-after-{LOCKING}", f"{name}-with-{LOCKING}")
+        # The daemons of sanlock are services of each node, and no resources.
+        if storage.get("lock_manager") == "dlm":
+            _tie(found, then, f"{LOCKING}-clone", f"{name}-after-{LOCKING}", f"{name}-with-{LOCKING}")
 
 
 def _tie(found: dict[str, Any], then: str, first: str, order: str, beside: str) -> None:

@@ -14,6 +14,7 @@ Spec = Mapping[str, Any]
 
 _TIMEOUT = 60.0  # seconds; Pacemaker's own stonith-timeout, which counts where pillar takes it out
 _OFF = ("false", "no", "off", "0", "n")
+_SANLOCK_MOST = 2000  # lvmlockd(8): a host's number is its place in the lease area
 _UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "ms": 0.001, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -96,9 +97,12 @@ def _storage(configuration: Spec, nodes: list[str]) -> Iterator[tuple[str, str]]
     """Yields locks that nothing protects, and disks that are two things."""
     storage = configuration["storage"]
     if storage["volume_groups"] and not storage["lock_manager"]:
-        yield "storage:lock_manager", "missing; must be dlm, or two nodes could change one volume group at once"
+        told = "missing; must be dlm or sanlock, or two nodes could change one volume group at once"
+        yield "storage:lock_manager", told
     if storage["lock_manager"]:
         yield from _fencing(configuration, nodes)
+    if storage["lock_manager"] == "sanlock":
+        yield from _sanlock(configuration, nodes)
     owners: dict[str, str] = dict.fromkeys(configuration["sbd"]["devices"], "cluster:sbd:devices")
     for name, spec in storage["volume_groups"].items():
         where = f"storage:volume_groups:{name}:devices"
@@ -106,6 +110,19 @@ def _storage(configuration: Spec, nodes: list[str]) -> Iterator[tuple[str, str]]
             own = f"cluster:{where}"
             if owners.setdefault(device, own) != own:
                 yield where, f"{device} is there twice: it stands below {owners[device]} already"
+
+
+def _sanlock(configuration: Spec, nodes: list[str]) -> Iterator[tuple[str, str]]:
+    """Yields what sanlock cannot have."""
+    if configuration["sbd"]["enabled"]:
+        yield "storage:lock_manager", (
+            "sanlock is not allowed with cluster:sbd:enabled: each would need the watchdog for itself; take dlm, or "
+            "fence devices of another kind below cluster:stonith"
+        )
+    for name in nodes:
+        number = configuration["nodes"][name]["id"]
+        if number > _SANLOCK_MOST:
+            yield f"nodes:{name}:id", f"{number} is too large for sanlock; must be at most {_SANLOCK_MOST}"
 
 
 def _fencing(configuration: Spec, nodes: list[str]) -> Iterator[tuple[str, str]]:
@@ -120,16 +137,17 @@ def _fencing(configuration: Spec, nodes: list[str]) -> Iterator[tuple[str, str]]
         for target in spec.get("targets", ())
     }
     missing = [] if configuration["sbd"]["enabled"] else sorted(set(nodes) - covered)
+    way = "" if configuration["storage"]["lock_manager"] == "sanlock" else ", or set cluster:sbd:enabled: true"
     if missing:
         yield "storage:lock_manager", (
             f"{configuration['storage']['lock_manager']} needs fencing, but no device below cluster:stonith has as "
-            f"target: {', '.join(missing)}; declare one, or set cluster:sbd:enabled: true"
+            f"target: {', '.join(missing)}; declare one{way}"
         )
     if _is_off(properties.get("stonith-enabled", True)):
         told = f"{properties['stonith-enabled']} is not allowed with storage:lock_manager"
         yield "properties:stonith-enabled", f"{told}: a lost node could go on writing"
     policy = properties.get("no-quorum-policy", "freeze")
-    if policy != "freeze":
+    if policy != "freeze" and configuration["storage"]["lock_manager"] == "dlm":
         yield "properties:no-quorum-policy", (
             f"{policy} is not allowed with storage:lock_manager; must be freeze: without quorum nothing can be "
             "stopped, since the locks do not answer"
@@ -141,7 +159,7 @@ def _names(configuration: Spec) -> Iterator[tuple[str, str]]:
     own: dict[str, str] = {}
     if configuration["sbd"]["enabled"] and configuration["sbd"]["devices"]:
         own["fence_sbd"] = "sbd"
-    if configuration["storage"]["lock_manager"]:
+    if configuration["storage"]["lock_manager"] == "dlm":
         own |= dict.fromkeys(("dlm", "lvmlockd", "locking"), "storage:lock_manager")
     for group, spec in configuration["storage"]["volume_groups"].items():
         where = f"storage:volume_groups:{group}:volumes"

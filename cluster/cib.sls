@@ -56,9 +56,9 @@ cluster_secrets_{{ name }}:
 {% if opts.id == cluster.bootstrap_node %}
 {# Fencing has to work before there are locks or guests, and locks before there are volumes. #}
 {% set stages = {'all': 'cluster_cib'} %}
-{% if cluster.storage.lock_manager %}
+{% if cluster.storage.lock_manager == 'dlm' %}
 {% set stages = {'fencing': 'cluster_cib_fencing', 'locking': 'cluster_cib_locking', 'all': 'cluster_cib'} %}
-{% elif guests %}
+{% elif guests or cluster.storage.lock_manager %}
 {% set stages = {'fencing': 'cluster_cib_fencing', 'all': 'cluster_cib'} %}
 {% endif %}
 {% for stage, id in stages.items() %}

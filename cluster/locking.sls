@@ -1,5 +1,5 @@
 # Guarantees that LVM asks for locks where volume groups are shared, and that there is an agent for volumes that move with
-# a guest. The daemons of locks are resources of the cluster.
+# a guest. The daemons of dlm's locks are resources of the cluster; those of sanlock run before it.
 {% set cluster = salt['formula.config']('cluster') %}
 
 include:
@@ -9,6 +9,9 @@ cluster_lvm_config:
   file.managed:
     - name: /etc/lvm/lvmlocal.conf
     - source: salt://cluster/files/etc/lvm/lvmlocal.conf
+    - template: jinja
+    - context:
+        host_id: {{ cluster.nodes[opts.id].id if cluster.storage.lock_manager == 'sanlock' else 0 }}
     - mode: '0644'
     - require:
       - pkg: cluster_packages
@@ -26,3 +29,18 @@ cluster_volume_agent:
     - makedirs: true
     - require:
       - pkg: cluster_packages
+
+{% if cluster.storage.lock_manager == 'sanlock' %}
+# The first resets a host that cannot renew its locks, so that another one can take them.
+{% for unit in ['wdmd', 'sanlock', 'lvmlockd'] %}
+cluster_lock_service_{{ unit }}:
+  service.running:
+    - name: {{ unit }}
+    - enable: true
+    - require:
+      - file: cluster_lvm_config
+{% if not loop.first %}
+      - service: cluster_lock_service_{{ loop.previtem }}
+{% endif %}
+{% endfor %}
+{% endif %}

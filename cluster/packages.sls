@@ -14,7 +14,8 @@
 {% endif %}
 {% if cluster.storage.lock_manager %}
 {% do roles.append(cluster.storage.lock_manager) %}
-{% do masked.extend(['dlm', 'lvmlockd', 'lvmlocks']) %}
+{# Those of sanlock are services, which run before the cluster does. #}
+{% do masked.extend(['dlm', 'lvmlockd', 'lvmlocks'] if cluster.storage.lock_manager == 'dlm' else []) %}
 {% endif %}
 {% for role in roles %}
 {% do wanted.extend(packages.roles[role]) %}

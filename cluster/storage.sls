@@ -22,8 +22,11 @@ cluster_volume_group_{{ name }}:
     - require:
       - file: cluster_lvm_config
       - cluster_member: cluster_quorum
+{% if storage.lock_manager == 'sanlock' %}
+      - service: cluster_lock_service_lvmlockd
+{% endif %}
 {% if opts.id == cluster.bootstrap_node %}
-      - cib: cluster_cib_locking
+      - cib: {{ 'cluster_cib_locking' if storage.lock_manager == 'dlm' else 'cluster_cib_fencing' }}
 
 {% for volume, spec in group.get('volumes', {}).items() %}
 cluster_volume_{{ name }}-{{ volume }}:

@@ -164,6 +164,21 @@ def test_another_node_makes_no_volume_and_changes_no_cib(compiled):
     assert not {"cluster_volume_vm-one", "cluster_cib", "cluster_cib_fencing", "cluster_cib_locking"} & set(states)
 
 
+def test_the_daemons_of_sanlock_are_services_of_each_node(compiled):
+    fence = {"fence": {"agent": "fence_ipmilan", "targets": ["hv1", "hv2", "hv3"]}}
+    states = compiled(stonith=fence, storage={"lock_manager": "sanlock", "volume_groups": GROUPS})
+    assert not {"cluster_unit_dlm", "cluster_unit_lvmlockd", "cluster_cib_locking"} & set(states)
+    assert states["cluster_lvm_config"]["context"]["host_id"] == 1
+    for unit in ("wdmd", "sanlock", "lvmlockd"):
+        assert states[f"cluster_lock_service_{unit}"]["enable"] is True
+    assert "service cluster_lock_service_sanlock" in required(states["cluster_lock_service_lvmlockd"])
+    assert required(states["cluster_volume_group_vm"]) >= {
+        "service cluster_lock_service_lvmlockd", "cib cluster_cib_fencing"
+    }  # fmt: skip
+    assert "cib cluster_cib_fencing" in required(states["cluster_cib"])
+    assert {"sanlock", "lvm2-lockd"} <= set(states["cluster_packages"]["pkgs"])
+
+
 def test_storage_without_fencing_is_refused_by_name(make_host):
     pillar = {"cluster": {**BASE, "storage": {"lock_manager": "dlm", "volume_groups": GROUPS}}}
     _, errors = make_host(GRAINS, pillar).compile("cluster")

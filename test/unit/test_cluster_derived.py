@@ -126,3 +126,11 @@ def test_pillar_is_not_changed():
     declared(whole)
     assert whole["stonith"] == whole["resources"] == whole["properties"] == {}
     assert whole["constraints"]["orders"] == {}
+
+
+def test_locks_of_sanlock_are_no_resources_and_need_no_quorum():
+    found = declared(cluster(storage=storage(lock_manager="sanlock")))
+    assert list(found["resources"]) == ["vm-one"]
+    assert found["groups"] == {}
+    assert found["constraints"] == {"locations": {}, "orders": {}, "colocations": {}}
+    assert "no-quorum-policy" not in found["properties"]

@@ -75,7 +75,7 @@ def test_what_fits_is_accepted(pillar):
          ("46 is too short: must be 0 or 47, the sum of token and consensus (7), the time until a node counts as off "
          "(30), delay_max (10)")),
         ({"storage": {"volume_groups": GROUP}}, "storage:lock_manager",
-         "missing; must be dlm, or two nodes could change one volume group at once"),
+         "missing; must be dlm or sanlock, or two nodes could change one volume group at once"),
         ({"storage": {"lock_manager": "dlm"}}, "storage:lock_manager",
          ("dlm needs fencing, but no device below cluster:stonith has as target: hv1, hv2; declare one, or set "
          "cluster:sbd:enabled: true")),
@@ -95,6 +95,14 @@ def test_what_fits_is_accepted(pillar):
         ({"sbd": DISK, "storage": {"lock_manager": "dlm", "volume_groups": {**GROUP, "two": {"devices": [SAN]}}}},
          "storage:volume_groups:two:devices",
          f"{SAN} is there twice: it stands below cluster:storage:volume_groups:vm:devices already"),
+        ({"sbd": DISK, "storage": {"lock_manager": "sanlock"}}, "storage:lock_manager",
+         ("sanlock is not allowed with cluster:sbd:enabled: each would need the watchdog for itself; take dlm, or "
+         "fence devices of another kind below cluster:stonith")),
+        ({"storage": {"lock_manager": "sanlock"}}, "storage:lock_manager",
+         "sanlock needs fencing, but no device below cluster:stonith has as target: hv1, hv2; declare one"),
+        ({"storage": {"lock_manager": "sanlock"}, "stonith": FENCE,
+          "nodes": {**TWO, "hv2": {**TWO["hv2"], "id": 2001}}},
+         "nodes:hv2:id", "2001 is too large for sanlock; must be at most 2000"),
         ({"sbd": DISK, "stonith": {"fence_sbd": FENCE["fence"]}}, "stonith:fence_sbd",
          "not allowed; this is what comes of cluster:sbd"),
         ({"sbd": DISK, "storage": {"lock_manager": "dlm"}, "resources": {"dlm": {"agent": "ocf:x:y"}}},
@@ -129,7 +137,7 @@ def test_every_resource_that_follows_is_the_formulas_own_and_constraints_may_nam
         ({"sbd": {"devices": ["/dev/disk/by-id/../../sda"]}}, "cluster:sbd:devices:0"),
         ({"sbd": {"watchdog": "watchdog"}}, "cluster:sbd:watchdog"),
         ({"sbd": {"module": "softdog nowayout=0"}}, "cluster:sbd:module"),
-        ({"storage": {"lock_manager": "sanlock"}}, "cluster:storage:lock_manager"),
+        ({"storage": {"lock_manager": "clvmd"}}, "cluster:storage:lock_manager"),
         ({"storage": {"volume_groups": {"vm": {"devices": []}}}}, "cluster:storage:volume_groups:vm:devices"),
         ({"storage": {"volume_groups": {"vm": {"devices": ["/dev/sdb"]}}}},
          "cluster:storage:volume_groups:vm:devices:0"),

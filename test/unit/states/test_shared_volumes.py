@@ -225,3 +225,18 @@ def test_what_lvm_says_is_the_reason(node, monkeypatch):
     ret = node.volume()
     assert (ret["result"], ret["changes"]) == (False, {})
     assert ret["comment"] == "vmdata/one: lvcreate: insufficient free space."
+
+
+def test_locks_of_sanlock_are_on_the_disks_and_belong_to_no_cluster(node):
+    ret = node.group(lock_manager="sanlock")
+    assert ret["result"] is True
+    assert ["vgcreate", "--yes", "--lock-type", "sanlock", "vmdata", DISK] in node.calls
+    node.found = GROUP._replace(lock_type="sanlock", lock_args="1.0.0:lvmlock")
+    assert node.group(lock_manager="sanlock")["result"] is True
+    node.found = GROUP
+    assert "its locks are of dlm" in node.group(lock_manager="sanlock")["comment"]
+
+
+def test_a_missing_daemon_of_sanlock_is_a_service_of_this_host(node):
+    node.locks = None
+    assert "See: systemctl status wdmd sanlock lvmlockd" in node.group(lock_manager="sanlock")["comment"]
