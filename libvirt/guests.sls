@@ -7,6 +7,8 @@
 {% set cluster = salt['formula.config']('cluster') if clustered else {} %}
 {# The node that changes the CIB takes a guest out of it before its definition goes. #}
 {% set first = cluster.get('bootstrap_node') == opts.id and cluster.get('nodes') %}
+{# A node that leaves the cluster stops first, so that its guests move away. #}
+{% set left = cluster.get('nodes', {}).get(opts.id, {}).get('ensure') == 'absent' %}
 {% set leaving = clustered | selectattr('ensure', 'defined') | selectattr('ensure', 'equalto', 'absent') | list %}
 
 include:
@@ -19,20 +21,24 @@ include:
 {% if libvirt.networks %}
   - libvirt.networks
 {% endif %}
-{% if first and leaving %}
+{% if left %}
+  - cluster.absent
+{% elif first and leaving %}
   - cluster.cib
 {% endif %}
 
 {% for name, guest in libvirt.guests.items() %}
 {% set ensure = guest.pop('ensure', 'running') %}
-{% if guest.get('ha') and ensure == 'absent' %}
+{% if guest.get('ha') and (left or ensure == 'absent') %}
 libvirt_guest_{{ name }}:
   cluster_guest.absent:
     - name: {{ name | yaml_dquote }}
     - wait_seconds: {{ cluster.wait_seconds }}
     - require:
       - libvirt_daemon: libvirt_daemon
-{% if first %}
+{% if left %}
+      - cluster_member: cluster_left
+{% elif first %}
       - cib: cluster_cib
 {% endif %}
 {% else %}

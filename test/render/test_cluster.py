@@ -242,6 +242,13 @@ def test_a_guest_that_goes_leaves_the_cluster_before_its_definition(both):
     assert not any("cib" in one for one in required(both(gone, bootstrap_node="hv2")["libvirt_guest_web"]))
 
 
+def test_a_node_that_leaves_stops_before_it_forgets_its_guests(both):
+    nodes = {**BASE["nodes"], "hv1": {**BASE["nodes"]["hv1"], "ensure": "absent"}}
+    states = both(WEB, nodes=nodes, bootstrap_node="hv2")
+    assert states["libvirt_guest_web"]["fun"] == "absent"
+    assert "cluster_member cluster_left" in required(states["libvirt_guest_web"])
+
+
 def test_a_guest_of_this_host_alone_is_none_of_the_clusters(both):
     states = both({"ha": False, "mem": 64})
     assert (states["libvirt_guest_web"]["state"], states["libvirt_guest_web"]["fun"]) == ("guest", "running")
