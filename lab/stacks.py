@@ -152,11 +152,12 @@ class StackHosts:
         machine.start()
         return machine.wait_ssh(300)
 
-    def each(self, do: Callable[[str], Any]) -> dict[str, Any]:
+    def each(self, do: Callable[[str], Any], at_once: int = AT_A_TIME) -> dict[str, Any]:
         """Do something with each machine, with a few of them at a time.
 
         Args:
             do: gets a machine's name.
+            at_once: how many machines at a time.
 
         Returns:
             What it returned for each, by name; an exception is the result where it raised one.
@@ -169,7 +170,7 @@ class StackHosts:
                 return error
 
         names = [one.name for one in self.wanted]
-        with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+        with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
             return dict(zip(names, pool.map(safely, names), strict=True))
 
     def down(self) -> None:

@@ -11,8 +11,9 @@ from upstream import BUNDLE, Server, Site
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Chromium; one runs at a time in a process, which may have the tests on hosts as well."""
     with chromium() as running:
         yield running
 

@@ -104,7 +104,8 @@ def test_a_second_command_on_the_same_lab_is_refused(spare):
 
 @pytest.mark.parametrize(("sent", "after"), [(signal.SIGINT, 1.5), (signal.SIGKILL, 4.0)])
 def test_interrupted_and_run_again(spare, sent, after):
-    argv = command("up", "--name", spare, *SMALL)
+    # Whoever began the tests in the background may have them ignore an interrupt, and all that they start.
+    argv = ["env", "--default-signal=INT", *command("up", "--name", spare, *SMALL)]
     with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT) as process:
         time.sleep(after)
         process.send_signal(sent)

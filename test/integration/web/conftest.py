@@ -60,9 +60,9 @@ def key_of(front) -> str:
     return base64.b64encode(hashlib.sha256(key).digest()).decode()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(front):
-    """Chromium, which believes this one key beside its own authorities."""
+    """Chromium, which believes this one key beside its own authorities; one runs at a time in a process."""
     with chromium(f"--ignore-certificate-errors-spki-list={key_of(front)}") as running:
         yield running
 
