@@ -121,7 +121,9 @@ def _iscsiadm(*argv: str, timeout: float = _TIMEOUT) -> str:
         return ""
     if done["retcode"] != 0:
         said = [line.removeprefix("iscsiadm: ") for line in done["stderr"].splitlines() if line.strip()]
-        raise OSError(said[0] if said else f"iscsiadm ended with {done['retcode']}")
+        # Of the lines about a login that failed this one says why.
+        why = next((line for line in said if "reported error" in line), said[0] if said else "")
+        raise OSError(why.rstrip(".") or f"iscsiadm ended with {done['retcode']}")
     return str(done["stdout"])
 
 

@@ -76,7 +76,8 @@ class Host:
             return {"retcode": code, "stdout": "\n".join(lines), "stderr": "iscsiadm: No active sessions."}
         portal, verb = argv[argv.index("--portal") + 1], argv[-1]
         if verb in self.refused:
-            return {"retcode": 24, "stdout": "", "stderr": f"iscsiadm: {self.refused[verb]}\niscsiadm: more"}
+            said = ["Could not login to [target].", self.refused[verb], "Could not log into all portals"]
+            return {"retcode": 24, "stdout": "", "stderr": "".join(f"iscsiadm: {line}\n" for line in said)}
         if verb == "new":
             self.record(portal)
         elif verb == "--login":
