@@ -243,7 +243,7 @@ def test_a_guest_that_goes_leaves_the_cluster_before_its_definition(both):
 
 
 def test_a_node_that_leaves_stops_before_it_forgets_its_guests(both):
-    nodes = {**BASE["nodes"], "hv1": {**BASE["nodes"]["hv1"], "ensure": "absent"}}
+    nodes = {**NODES, "hv1": {**NODES["hv1"], "ensure": "absent"}}
     states = both(WEB, nodes=nodes, bootstrap_node="hv2")
     assert states["libvirt_guest_web"]["fun"] == "absent"
     assert "cluster_member cluster_left" in required(states["libvirt_guest_web"])
