@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
@@ -74,3 +75,12 @@ def log_in(page: Page, user: str, password: str) -> Page:
 def row(page: Page, name: str) -> Locator:
     """Finds the row of a guest."""
     return page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
+
+
+def asked(page: Page, site: Any, function: str) -> dict[str, Any]:
+    """Waits until a stand-in for the server is asked for a function, and returns that; a button may say so earlier."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not site.asked or site.asked[-1]["fun"] != function:
+        assert time.monotonic() < deadline, f"{function} was not asked for, but {site.asked[-1:]}"
+        page.wait_for_timeout(50)
+    return dict(site.asked[-1])

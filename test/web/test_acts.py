@@ -5,6 +5,7 @@ What hosts do is asserted by the tests on hosts.
 
 from __future__ import annotations
 
+from chromium import asked
 from playwright.sync_api import expect
 from upstream import ADMINISTERS, NOW, OPERATES, host, step
 
@@ -48,8 +49,8 @@ def test_a_host_is_emptied_and_restored_by_keyboard_alone_with_each_guests_progr
     part.get_by_role("button", name="Cancel the migration of web1").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_text("Cancel the migration of web1").last).to_be_visible()
-    assert (site.asked[-1]["fun"], site.asked[-1]["tgt"]) == ("hypervisor.cancel", ["hv1"])
-    assert site.asked[-1]["kwarg"] == {"name": "web1"}
+    sent = asked(page, site, "hypervisor.cancel")
+    assert (sent["tgt"], sent["kwarg"]) == (["hv1"], {"name": "web1"})
     said = "hv1 is not evacuated whole: 1 of 2 guests moved"
     over = {"progress": [step("web1", "moved"), moving[1]], "outcome": {"success": False, "comment": said}}
     site.change("jobs", jid, {**job, **over})
@@ -59,7 +60,7 @@ def test_a_host_is_emptied_and_restored_by_keyboard_alone_with_each_guests_progr
     page.keyboard.press("Enter")
     page.get_by_role("dialog", name="Restore hv1").get_by_role("button", name="Restore").press("Enter")
     expect(page.get_by_role("dialog")).to_have_count(0)
-    assert site.asked[-1]["fun"] == "fleet.restore"
+    assert asked(page, site, "fleet.restore")
     site.change("hosts", "hv1", host("hv1"))
     page.goto(f"{page.url.split('#')[0]}#/jobs")
     expect(

@@ -10,7 +10,7 @@ import hashlib
 import time
 
 import pytest
-from chromium import row
+from chromium import asked, row
 from playwright.sync_api import expect
 from upstream import NOW, OPERATES, READS, guest, host, step
 
@@ -132,8 +132,8 @@ def test_forcing_off_is_confirmed_and_deleting_wants_the_name(look, site):
     assert site.asked == []
     page.get_by_role("dialog").get_by_role("button", name="Force off").click()
     expect(page.get_by_text("done")).to_be_visible()
-    assert site.asked[-1]["fun"] == "hypervisor.power_off"
-    assert (site.asked[-1]["tgt"], site.asked[-1]["kwarg"]) == (["hv1"], {"name": "web1"})
+    sent = asked(page, site, "hypervisor.power_off")
+    assert (sent["tgt"], sent["kwarg"]) == (["hv1"], {"name": "web1"})
 
     page.get_by_role("button", name="Actions for db1").click()
     page.get_by_role("menuitem", name="Delete").click()
@@ -143,7 +143,7 @@ def test_forcing_off_is_confirmed_and_deleting_wants_the_name(look, site):
     page.get_by_label("are deleted too").check()
     button.click()
     expect(page.get_by_text("Delete db1")).to_be_visible()
-    assert site.asked[-1]["kwarg"] == {"name": "db1", "disks": "delete"}
+    assert asked(page, site, "hypervisor.delete")["kwarg"] == {"name": "db1", "disks": "delete"}
 
 
 def test_a_job_that_fails_says_why_until_it_is_dismissed(look, site):
