@@ -72,7 +72,7 @@ def test_roles_that_nothing_enables_stay_out(tmp_path, monkeypatch):
     assert packages.of_platform("debian-12", "vm") == ["a", "c"]
 
 
-def test_container_hosts_have_the_firewalls_at_hand_that_tests_install():
+def test_container_hosts_have_at_hand_what_tests_install():
     at_hand = packages.at_hand("debian-12")
-    assert {"nftables", "iptables", "firewalld"} <= set(at_hand)
+    assert {"nftables", "iptables", "firewalld", "slapd", "python3-ldap"} <= set(at_hand)
     assert set(packages.of_platform("debian-12")) <= set(at_hand)
