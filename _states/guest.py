@@ -26,16 +26,6 @@ if TYPE_CHECKING:
 _PROGRAMS = ("virsh", "virt-install", "virt-xml", "qemu-img")
 _DOWN = frozenset({"shut off", "crashed", "no state"})
 
-# What the modules of _utils need of each other.
-_SHARED = (
-    "guest_argv.edit", "guest_declared.target", "guest_domain.device_differences", "guest_domain.device_steps",
-    "guest_domain.differences", "guest_domain.disk_path", "guest_domain.facts", "guest_domain.foundation",
-    "guest_domain.fragment", "guest_domain.new_device", "guest_domain.pair_disks", "guest_domain.pair_interfaces",
-    "guest_domain.parse", "guest_domain.scsi_controller", "guest_domain.steps", "guest_domain.targets",
-    "guest_domain.value",
-    "libvirt_tools.definition", "libvirt_tools.run", "libvirt_tools.virsh",
-)  # fmt: skip
-
 Changes = dict[str, Any]
 
 
@@ -187,7 +177,7 @@ def _not_installed(ret: dict[str, Any], ensure: str, missing: list[str]) -> dict
 
 def _utils() -> dict[str, Any]:
     """Return what the modules of _utils need of each other, as values: ``__utils__`` is empty inside them."""
-    return {name: __utils__[name] for name in _SHARED}
+    return {name: __utils__[name] for name in __utils__["guest_plan.needs"]()}
 
 
 # ---- what is wanted ----

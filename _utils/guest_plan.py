@@ -10,6 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Utils = Mapping[str, Callable[..., Any]]
+_NEEDS = (
+    "guest_argv.edit", "guest_declared.target", "guest_domain.device_differences", "guest_domain.device_steps",
+    "guest_domain.differences", "guest_domain.disk_path", "guest_domain.facts", "guest_domain.foundation",
+    "guest_domain.fragment", "guest_domain.new_device", "guest_domain.pair_disks", "guest_domain.pair_interfaces",
+    "guest_domain.parse", "guest_domain.scsi_controller", "guest_domain.steps", "guest_domain.targets",
+    "guest_domain.value",
+    "libvirt_tools.definition", "libvirt_tools.run", "libvirt_tools.virsh",
+)  # fmt: skip
 Step = tuple[str, str, str]
 
 # The pillar's words for what a definition says of a device.
@@ -27,6 +35,11 @@ _KEYS = {
     "virtualport/@type": "virtualport",
     "vlan/tag/@id": "vlan",
 }
+
+
+def needs() -> tuple[str, ...]:
+    """Returns the names of the functions that modules of guests need of each other, for ``utils``."""
+    return _NEEDS
 
 
 class Wanted(NamedTuple):

@@ -110,8 +110,7 @@ def campaign(options: argparse.Namespace, progress: Progress) -> int:
         finally:
             if not options.keep:
                 lab.down()
-    counted = [run for run in record.runs if run["number"] <= options.cluster_count]
-    broken = [run for run in counted if not run["kept"]]
+    counted, broken = record.judged(options.cluster_count)
     minutes = (time.monotonic() - begun) / 60
     progress.say(
         f"cluster: {len(counted)} runs ({len(missing)} now, in {minutes:.1f} min), {len(broken)} not as promised; "

@@ -178,8 +178,7 @@ def campaign(options: argparse.Namespace, progress: Progress) -> int:
             stacks.down()
             if not options.keep:
                 lab.down()
-    counted = [run for run in record.runs if run["number"] <= options.network_count]
-    broken = [run for run in counted if not run["kept"]]
+    counted, broken = record.judged(options.network_count)
     outages = sorted(run["outage"] for run in counted if run["fault"] == "good" and run["outage"] is not None)
     progress.say(
         f"network: {len(counted)} runs ({len(missing)} now, in {(time.monotonic() - begun) / 60:.1f} min), "

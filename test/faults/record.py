@@ -44,6 +44,11 @@ class Record:
         """Return the runs with these values."""
         return [run for run in self.runs if all(run.get(key) == value for key, value in which.items())]
 
+    def judged(self, count: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the runs up to a number, and those of them in which a promise was broken."""
+        counted = [run for run in self.runs if run["number"] <= count]
+        return counted, [run for run in counted if not run["kept"]]
+
     def add(self, run: dict[str, Any]) -> None:
         """Write a run down."""
         self.runs.append(run)
