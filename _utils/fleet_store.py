@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_APPEND = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def _now() -> str:
@@ -93,6 +94,9 @@ def _holder(held: bytes) -> str:
 
 
 # ---- evacuated hosts ----
+#
+# A record is a file of JSON lines: the first is all of it when it was begun, and each further one a step, which is
+# appended. So a step costs the same however many guests there are, and what a killed act has noted stays.
 
 
 def record(base: str, host: str) -> dict[str, Any] | None:
@@ -103,10 +107,20 @@ def record(base: str, host: str) -> dict[str, Any] | None:
         ``moving`` and ``at`` (when).
     """
     try:
-        found = json.loads((_folder(base, "evacuated") / f"{host}.json").read_text(encoding="utf-8"))
+        first, *steps = _record(base, host).read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         return None
-    return dict(found)
+    found = dict(json.loads(first))
+    for line in steps:
+        try:
+            step = json.loads(line)
+        except ValueError:
+            # Nothing after the last one, or half a step of a master that lost its power.
+            continue
+        found["guests"].pop(step["uuid"], None)
+        if "guest" in step:
+            found["guests"][step["uuid"]] = step["guest"]
+    return found
 
 
 def evacuated(base: str) -> list[str]:
@@ -115,33 +129,49 @@ def evacuated(base: str) -> list[str]:
 
 
 def begin(base: str, host: str, user: str) -> dict[str, Any]:
-    """Returns the record of a host that is evacuated, a new one if there is none."""
-    found = record(base, host)
-    if found is None:
-        found = {"host": host, "since": _now(), "user": user, "guests": {}}
-        _write(base, host, found)
+    """Returns the record of a host that is evacuated, a new one if there is none; steps of acts before become one."""
+    found = record(base, host) or {"host": host, "since": _now(), "user": user, "guests": {}}
+    _write(base, host, found)
     return found
 
 
 def note(base: str, host: str, guest: dict[str, str], to: str, moving: bool) -> None:
     """Notes where a guest of an evacuated host goes, before it moves and when it has."""
-    found = record(base, host)
-    if found is not None:
-        row: dict[str, Any] = {"name": guest["name"], "to": to, "at": _now()}
-        found["guests"][guest["uuid"]] = row | ({"moving": True} if moving else {})
-        _write(base, host, found)
+    row: dict[str, Any] = {"name": guest["name"], "to": to, "at": _now()}
+    _append(base, host, {"uuid": guest["uuid"], "guest": row | ({"moving": True} if moving else {})})
 
 
 def forget(base: str, host: str, uuid: str) -> None:
     """Forgets a guest that is back, or that did not go."""
-    found = record(base, host)
-    if found is not None and found["guests"].pop(uuid, None) is not None:
-        _write(base, host, found)
+    _append(base, host, {"uuid": uuid})
 
 
 def end(base: str, host: str) -> None:
     """Ends the evacuation of a host."""
-    (_folder(base, "evacuated") / f"{host}.json").unlink(missing_ok=True)
+    _record(base, host).unlink(missing_ok=True)
+
+
+def _record(base: str, host: str) -> Path:
+    """Returns where the record of a host is."""
+    return _folder(base, "evacuated") / f"{host}.json"
+
+
+def _append(base: str, host: str, step: dict[str, Any]) -> None:
+    """Appends a step to a record, where it is on disk when this returns; without a record does nothing."""
+    try:
+        descriptor = os.open(_record(base, host), _APPEND)
+    except FileNotFoundError:
+        return
+    try:
+        size = os.fstat(descriptor).st_size
+        # Half a step before this one does not spoil it.
+        torn = size and os.pread(descriptor, 1, size - 1) != b"\n"
+        line = (b"\n" if torn else b"") + json.dumps(step).encode() + b"\n"
+        if os.write(descriptor, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(_record(base, host)))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write(base: str, host: str, found: dict[str, Any]) -> None:
@@ -152,7 +182,7 @@ def _write(base: str, host: str, found: dict[str, Any]) -> None:
         handle.write(json.dumps(found) + "\n")
         handle.flush()
         os.fsync(handle.fileno())
-    new.replace(folder / f"{host}.json")
+    new.replace(_record(base, host))
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

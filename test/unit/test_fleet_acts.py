@@ -180,6 +180,25 @@ def test_a_host_is_emptied_and_filled_again(hosts):
     assert fleet.restore("hv1")["text"] == "hv1 was not evacuated"
 
 
+def test_an_evacuation_that_was_killed_is_gone_on_with(hosts, monkeypatch):
+    class Killed(BaseException):
+        """What no function of the runner catches."""
+
+    def run_job(names, function, kwarg, **more):
+        if kwarg["name"] == "web" and not kwarg["test"]:
+            raise Killed
+        return Fleet.run_job(hosts, names, function, kwarg, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hosts, "run_job", run_job)
+        with pytest.raises(Killed):
+            fleet.evacuate("hv1", parallel=1)
+    assert {name: host for name, host in hosts.where().items() if host == "hv1"} == {"web": "hv1"}
+    assert fleet.evacuate("hv1")["text"] == "hv1 is evacuated: 1 of 1 guests moved"
+    assert {row["name"]: row["outcome"] for row in fleet.restore("hv1")["guests"]} == {"db": "moved", "web": "moved"}
+    assert hosts.where() == {"web": "hv1", "db": "hv1", "mail": "hv2"}
+
+
 def test_guests_of_an_evacuation_do_not_all_go_to_the_same_host(hosts):
     hosts.guests["hv2"].clear()
     fleet.evacuate("hv1")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypervisor_inventory import access, acts, jobs
 
-from _utils import fleet_diary
+from _utils import fleet_diary, fleet_store
 
 JOB = "20260101000000000001"
 
@@ -182,6 +182,74 @@ def test_hosts_that_are_evacuated(runner):
     assert seen.look() == set()
     (folder / "hv1.json").unlink()
     assert (seen.look(), seen.hosts) == ({"hv1"}, {})
+
+
+def test_steps_of_an_evacuation_are_counted_as_they_come(runner, monkeypatch):
+    base, folder = str(runner.base), runner.base / "hypervisor-fleet" / "evacuated"
+    seen = acts.Evacuated(folder)
+    fleet_store.begin(base, "hv1", "olga")
+    assert seen.look() == {"hv1"}
+    read: list[str] = []
+    loads = json.loads
+
+    def counted(line):
+        read.append(line)
+        return loads(line)
+
+    monkeypatch.setattr(acts.json, "loads", counted)
+    for number in range(5):
+        fleet_store.note(base, "hv1", {"name": "web", "uuid": f"u{number}"}, "hv2", moving=True)
+        assert (seen.look(), seen.hosts["hv1"]["guests"]) == ({"hv1"}, number + 1)
+    # Only what is new is read.
+    assert len(read) == 5
+    fleet_store.note(base, "hv1", {"name": "web", "uuid": "u0"}, "hv2", moving=False)
+    assert seen.look() == set()
+    with (folder / "hv1.json").open("a") as handle:
+        handle.write('{"uuid": "u9", "gu')
+    assert seen.look() == set()
+    fleet_store.forget(base, "hv1", "u0")
+    assert (seen.look(), seen.hosts["hv1"]["guests"]) == ({"hv1"}, 4)
+    # Another act puts them together, and another evacuation begins at nothing.
+    fleet_store.begin(base, "hv1", "olga")
+    fleet_store.note(base, "hv1", {"name": "web", "uuid": "u8"}, "hv2", moving=True)
+    assert (seen.look(), seen.hosts["hv1"]["guests"]) == ({"hv1"}, 5)
+    fleet_store.end(base, "hv1")
+    fleet_store.begin(base, "hv1", "anna")
+    assert seen.look() == {"hv1"}
+    assert (seen.hosts["hv1"]["user"], seen.hosts["hv1"]["guests"]) == ("anna", 0)
+    (folder / "hv1.json").write_text("[]\n")
+    assert (seen.look(), seen.hosts) == ({"hv1"}, {})
+
+
+def test_of_many_guests_not_every_step_is_told_and_the_last_is(runner):
+    diary = runner.begin(host="hv1")
+    for number in range(220):
+        diary.note("waiting", guest=f"web{number}")
+    assert set(runner.seen.look()) == {JOB}
+    told = 0
+    for number in range(220):
+        diary.note("moved", guest=f"web{number}")
+        runner.now += 0.05
+        told += len(runner.seen.look())
+    # 200 rows more than the first twenty, in a second each, for eleven seconds.
+    assert 10 <= told <= 11
+    runner.now += 1.0
+    (act,) = runner.seen.look().values()
+    assert {row["step"] for row in act.record()["progress"]} == {"moved"}
+    assert runner.seen.look() == {}
+    diary.note("stays", guest="web0")
+    diary.note("end", ok=False, text="1 stays")
+    (act,) = runner.seen.look().values()
+    assert act.record()["outcome"] == {"success": False, "comment": "1 stays"}
+    diary.close()
+
+
+def test_of_few_guests_every_step_is_told_at_once(runner):
+    diary = runner.begin(host="hv1")
+    for number in range(20):
+        diary.note("moving", guest=f"web{number}")
+        assert set(runner.seen.look()) == {JOB}
+    diary.close()
 
 
 RECORD = {

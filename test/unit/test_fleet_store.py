@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -103,6 +105,87 @@ def test_the_record_of_a_host(tmp_path):
     assert fleet_store.evacuated(base) == []
     fleet_store.note(base, "hv1", GUEST, "hv2", moving=True)
     assert fleet_store.evacuated(base) == []
+
+
+def kept(base):
+    """The file of the record of hv1."""
+    return Path(base) / "hypervisor-fleet/evacuated/hv1.json"
+
+
+def test_a_step_costs_the_same_however_many_guests_there_are(tmp_path):
+    base = str(tmp_path)
+    fleet_store.begin(base, "hv1", "otto")
+    inode, sizes = kept(base).stat().st_ino, []
+    for number in range(100, 300):
+        fleet_store.note(base, "hv1", {"name": f"web{number}", "uuid": f"u{number}"}, "hv2", moving=number % 2 == 0)
+        sizes.append(kept(base).stat().st_size)
+    grown = [after - before for before, after in itertools.pairwise(sizes)]
+    assert len(set(grown[::2])) == len(set(grown[1::2])) == 1
+    assert kept(base).stat().st_ino == inode
+    assert len(known(base)) == 200
+    # The next act puts them together.
+    fleet_store.begin(base, "hv1", "otto")
+    assert len(kept(base).read_text().splitlines()) == 1
+    assert len(known(base)) == 200
+
+
+def test_what_a_killed_act_has_noted_is_gone_on_with(tmp_path):
+    code = (
+        "import sys; from _utils import fleet_store as s\n"
+        f"base = {str(tmp_path)!r}; s.begin(base, 'hv1', 'otto')\n"
+        "for name in ('web', 'db', 'mail'):\n"
+        "    s.note(base, 'hv1', {'name': name, 'uuid': name}, 'hv2', moving=True)\n"
+        "s.note(base, 'hv1', {'name': 'web', 'uuid': 'web'}, 'hv2', moving=False)\n"
+        "s.forget(base, 'hv1', 'mail')\n"
+        "print('noted', flush=True); sys.stdin.read()"
+    )
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "noted\n"
+        process.kill()
+        process.wait()
+    base = str(tmp_path)
+    assert {uuid: row.get("moving") for uuid, row in known(base).items()} == {"web": None, "db": True}
+    assert {uuid: row.get("moving") for uuid, row in fleet_store.begin(base, "hv1", "anna")["guests"].items()} == {
+        "web": None, "db": True,
+    }  # fmt: skip
+    fleet_store.note(base, "hv1", {"name": "db", "uuid": "db"}, "hv2", moving=False)
+    assert "moving" not in known(base)["db"]
+
+
+def test_half_a_step_spoils_neither_those_before_nor_those_after(tmp_path):
+    base = str(tmp_path)
+    fleet_store.begin(base, "hv1", "otto")
+    fleet_store.note(base, "hv1", GUEST, "hv2", moving=False)
+    with kept(base).open("a") as handle:
+        handle.write('{"uuid": "u2", "guest": {"na')
+    assert known(base).keys() == {"u1"}
+    fleet_store.note(base, "hv1", {"name": "db", "uuid": "u3"}, "hv3", moving=False)
+    assert {uuid: row["to"] for uuid, row in known(base).items()} == {"u1": "hv2", "u3": "hv3"}
+
+
+def test_a_record_without_steps_is_one_too(tmp_path):
+    base = str(tmp_path)
+    fleet_store.begin(base, "hv1", "otto")
+    row = {"host": "hv1", "since": "2026", "user": "olga", "guests": {"u1": {"name": "web", "to": "hv2", "at": "2026"}}}
+    kept(base).write_text(json.dumps(row))
+    assert fleet_store.record(base, "hv1") == row
+    fleet_store.forget(base, "hv1", "u1")
+    assert known(base) == {}
+
+
+def test_a_step_that_has_no_room_is_an_error(tmp_path, monkeypatch):
+    fleet_store.begin(str(tmp_path), "hv1", "otto")
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:5]))
+    with pytest.raises(OSError, match="No space left"):
+        fleet_store.note(str(tmp_path), "hv1", GUEST, "hv2", moving=True)
+    monkeypatch.undo()
+    fleet_store.note(str(tmp_path), "hv1", GUEST, "hv2", moving=True)
+    assert known(str(tmp_path)).keys() == {"u1"}
 
 
 def test_a_holder_that_cannot_be_read_is_one_all_the_same(tmp_path):

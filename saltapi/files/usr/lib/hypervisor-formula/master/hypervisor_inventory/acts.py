@@ -19,7 +19,8 @@ from hypervisor_inventory import messages
 _MOST = 500  # guests of one act that are told
 _LONGEST = 8192  # characters of a text
 _PATIENCE = 2.0  # seconds without news, after which it is seen whether the process is there
-_FRESH = 1.0  # seconds within which a folder may have changed again without another time
+# All guests of an act are told at once, and each makes steps: up to so many at every step, of more so many in a second.
+_FEW, _ROWS = 20, 200
 _CUT = "the runner was ended in the midst of it; see where the guests are, and repeat it"
 
 
@@ -47,6 +48,8 @@ class Act:
         self._offset = 0
         self._rest = b""
         self._read = time.monotonic()
+        self._told: float | None = None
+        self._news = False
         self._guests: dict[str, dict[str, Any]] = {}
         self._hosts: set[str] = set()
         self._scope: list[str] = []
@@ -54,6 +57,15 @@ class Act:
         self.outcome: dict[str, Any] | None = None
 
     def look(self, size: int, now: float) -> bool:
+        """Reads what is new; returns whether there is something to be told, of many guests not at each step."""
+        self._news |= self._news_of(size, now)
+        pause = max(0, len(self._guests) - _FEW) / _ROWS
+        if not self._news or not (self.ended or self._told is None or now >= self._told + pause):
+            return False
+        self._news, self._told = False, now
+        return True
+
+    def _news_of(self, size: int, now: float) -> bool:
         """Reads what is new; returns whether anything is."""
         if size <= self._offset:
             return self._cut_short(now)
@@ -180,33 +192,60 @@ class Evacuated:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._stamp = -1
+        self._records: dict[str, Record] = {}
         self.hosts: dict[str, dict[str, Any]] = {}
 
     def look(self) -> set[str]:
         """Returns the hosts of which something else is known than before."""
-        try:
-            stamp = self._folder.stat().st_mtime_ns
-        except OSError:
-            stamp = 0
-        if stamp == self._stamp:
-            return set()
-        # What changes right after this may have the same time.
-        self._stamp = stamp if time.time() - stamp / 1e9 > _FRESH else -1
-        before, self.hosts = self.hosts, self._read()
+        paths = sorted(self._folder.glob("*.json"))
+        self._records = {path.stem: self._records.get(path.stem) or Record(path) for path in paths}
+        before, self.hosts = self.hosts, {name: told for name, one in self._records.items() if (told := one.look())}
         return {name for name in before.keys() | self.hosts.keys() if before.get(name) != self.hosts.get(name)}
 
-    def _read(self) -> dict[str, dict[str, Any]]:
-        """Reads all records."""
-        found = {}
-        for path in sorted(self._folder.glob("*.json")):
+
+class Record:
+    """What ``_utils/fleet_store.py`` keeps of one evacuated host: a line with all of it, and steps that are appended.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = (0, 0, 0)
+        self._head = self._rest = b""
+        self._offset = 0
+        self._begun: dict[str, str] = {}
+        self._guests: set[str] = set()
+
+    def look(self) -> dict[str, Any]:
+        """Returns what is told of it: ``since``, ``user`` and how many ``guests``; nothing if it cannot be read."""
+        try:
+            status = self._path.stat()
+            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+            if stamp != self._stamp:
+                self._read()
+                self._stamp = stamp
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self._begun = {}
+        return {**self._begun, "guests": len(self._guests)} if self._begun else {}
+
+    def _read(self) -> None:
+        """Reads what is new: the steps since the last look, or all of a record that another act has begun."""
+        with self._path.open("rb") as handle:
+            head, inode = handle.readline(), os.fstat(handle.fileno()).st_ino
+            if head != self._head or inode != self._stamp[0] or not self._begun:
+                row = json.loads(head)
+                self._guests, self._head, self._offset, self._rest = set(row["guests"]), head, len(head), b""
+                self._begun = {"since": text(row["since"], 64), "user": text(row["user"], 256)}
+            handle.seek(self._offset)
+            new = handle.read()
+        self._offset += len(new)
+        *lines, self._rest = (self._rest + new).split(b"\n")
+        for line in lines:
             try:
-                row = json.loads(path.read_text(encoding="utf-8"))
-                found[path.stem] = {
-                    "since": text(row["since"], 64),
-                    "user": text(row["user"], 256),
-                    "guests": len(row["guests"]),
-                }
-            except (OSError, ValueError, KeyError, TypeError):
+                step = json.loads(line)
+                (self._guests.add if "guest" in step else self._guests.discard)(step["uuid"])
+            except (ValueError, KeyError, TypeError):
+                # Half a step, of a master that lost its power.
                 continue
-        return found
