@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _JOB = re.compile(r"[0-9]{20}(_[0-9a-z]{1,32})?")
-_MOST = 200  # files that are kept
+_MOST = 200  # files that are kept, besides those of acts that are at work
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -59,9 +59,30 @@ def begin(base: str, jid: str, **what: Any) -> Diary:
             folder = Path(base) / "hypervisor-fleet" / "jobs"
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for old in sorted(folder.glob("*.jsonl"))[: 1 - _MOST]:
-                old.unlink(missing_ok=True)
-            descriptor = os.open(folder / f"{jid}.jsonl", _FLAGS, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _drop(old)
+            descriptor = _made(folder / f"{jid}.jsonl")
     found = Diary(descriptor)
     found.note("begin", **what)
     return found
+
+
+def _made(path: Path) -> int:
+    """Makes a file and locks it; returns its descriptor."""
+    while True:
+        descriptor = os.open(path, _FLAGS, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        # Another act has dropped it before it was locked.
+        os.close(descriptor)
+
+
+def _drop(path: Path) -> None:
+    """Removes a file, unless its act is at work."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(descriptor)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,6 +143,53 @@ def test_the_files_are_closed_to_others_and_few(runner):
     assert (len(names), names[-1]) == (200, "20260101000000000204.jsonl")
     assert stat.S_IMODE(runner.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((runner.folder / names[0]).stat().st_mode) == 0o600
+
+
+def test_the_file_of_an_act_at_work_is_never_dropped(runner):
+    at_work = runner.begin(jid="20260101000000000000", host="hv1")
+    code = (
+        "import sys; from _utils import fleet_diary as d\n"
+        f"held = d.begin({str(runner.base)!r}, '20260101000000000001', function='fleet.evacuate', user='olga')\n"
+        "print('begun', flush=True); sys.stdin.read()"
+    )
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        for number in range(2, 204):
+            runner.begin(jid=f"20260101000000{number:06d}").close()
+        names = sorted(path.stem[14:] for path in runner.folder.iterdir())
+        assert (len(names), names[:3]) == (202, ["000000", "000001", "000004"])
+        process.kill()
+        process.wait()
+    at_work.note("moved", guest="web")
+    runner.begin(jid="20260101000000000204").close()
+    names = sorted(path.stem[14:] for path in runner.folder.iterdir())
+    # Of the one that was killed nothing is kept any more.
+    assert (len(names), names[:2]) == (201, ["000000", "000005"])
+    assert '"moved"' in (runner.folder / "20260101000000000000.jsonl").read_text()
+    at_work.close()
+    runner.begin(jid="20260101000000000205").close()
+    assert len(list(runner.folder.iterdir())) == 200
+    assert not (runner.folder / "20260101000000000000.jsonl").exists()
+
+
+def test_a_file_that_is_dropped_before_it_is_locked_is_made_again(runner, monkeypatch):
+    lock = fcntl.flock
+    dropped: list[str] = []
+
+    def late(descriptor, how):
+        if not dropped:
+            dropped.append(JOB)
+            (runner.folder / f"{JOB}.jsonl").unlink()
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    diary = runner.begin(host="hv1")
+    assert json.loads((runner.folder / f"{JOB}.jsonl").read_text())["step"] == "begin"
+    diary.close()
 
 
 @pytest.mark.parametrize("jid", ["none", "", "../../20260101000000000001", "20260101000000000001/x", "x" * 20])
