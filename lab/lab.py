@@ -392,13 +392,14 @@ class Lab:
         Raises:
             LabError: it doesn't within ``timeout`` seconds.
         """
-        deadline = time.monotonic() + timeout
+        printed, deadline = "", time.monotonic() + timeout
         while time.monotonic() < deadline:
             printed = self.console(host, name)
             if text in printed:
                 return printed
             time.sleep(0.5)
-        raise LabError(f"the guest '{name}' on {host} has not printed '{text}' within {timeout:.0f} s")
+        last = printed[-500:].strip() or "nothing"
+        raise LabError(f"the guest '{name}' on {host} has not printed '{text}' within {timeout:.0f} s, but:\n{last}")
 
     # --- status and down --------------------------------------------------------------------------------
 

@@ -4,13 +4,11 @@
 {% if network.ovs.bridges or network.mesh %}
 {% do names.extend(network.packages.ovs + network.packages.guard + network.packages.ipsec) %}
 {% endif %}
-{% set leased = [] %}
 {% for bridge in network.ovs.bridges.values() %}
-{% do leased.extend(bridge.get('ports', {}).values() | selectattr('dhcp4', 'defined') | selectattr('dhcp4') | list) %}
-{% endfor %}
-{% if leased %}
+{% for port in bridge.get('ports', {}).values() if port.get('dhcp4') %}
 {% do names.extend(network.packages.dhcp) %}
-{% endif %}
+{% endfor %}
+{% endfor %}
 {% if network.dnsmasq %}
 {% do names.extend(network.packages.dnsmasq) %}
 {% endif %}

@@ -7,11 +7,6 @@
 {% if 'openvswitch' in switches %}
 {% do names.extend(network.packages.ovs) %}
 {% endif %}
-{% set keys = ['backend', 'allow_uplink_change', 'confirm', 'ethernets', 'bonds', 'vlans', 'bridges'] %}
-{% set profile = {} %}
-{% for key in keys %}
-{% do profile.update({key: network[key]}) %}
-{% endfor %}
 
 network_interface_lock:
   package_lock.free:
@@ -101,7 +96,10 @@ network_profile_switch:
 
 network_profile:
   network_profile.applied:
-    - profile: {{ profile | json }}
+    - profile:
+{% for key in ['backend', 'allow_uplink_change', 'confirm', 'ethernets', 'bonds', 'vlans', 'bridges'] %}
+        {{ key }}: {{ network[key] | json }}
+{% endfor %}
     - python: {{ network.python | yaml_dquote }}
     - order: 10
     - require:

@@ -53,6 +53,8 @@ def people(api, lab):
         salt.merge_pillar(lab.hosts, {name: suite})
         salt.check_green(salt.highstate(lab.hosts, [controller]))
         settled(lab, controller)
+        # A token is a session of salt-api, which ends with it.
+        api.tokens.clear()
         directory.ended(lab, controller)
 
 

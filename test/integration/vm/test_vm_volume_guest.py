@@ -76,7 +76,7 @@ def test_a_guest_lives_on_a_volume_and_in_huge_pages(site):
     made = {"kvm_hugepages_file", "kvm_hugepages_2M", "libvirt_pool_vv-fast", f"libvirt_guest_{NAME}"}
     assert set(changes) == made
     assert set(changes[f"libvirt_guest_{NAME}"]) == {"disk system", "guest", "state"}
-    printed = lab.wait_console(HOST, NAME, "guest second 1", timeout=300)
+    printed = lab.wait_console(HOST, NAME, "guest second 1", timeout=600)
     assert f"guest disk of {SIZE_MIB * 2048} sectors" in printed
 
     # The volume is raw: it begins with what the guest wrote, and goes on as the image does.
