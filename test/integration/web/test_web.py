@@ -150,6 +150,37 @@ def test_a_guest_is_made_by_the_form_and_deleted_with_its_disk(look, lab, shot):
         lab.run("hv1", ["rm", "-f", image])
 
 
+def test_a_new_guest_is_made_on_the_host_that_was_said_and_why(look, lab, counting, shot):
+    """It is the one on which nothing runs."""
+    name, image = "chosen", f"{lab_guest.FOLDER}/page-base.qcow2"
+    full, empty = place_of(lab, counting)
+    for host in (full, empty):
+        lab.run(host, ["qemu-img", "create", "-q", "-f", "qcow2", image, "16M"])
+    disks = []
+    try:
+        page = look(at="/create")
+        expect(page.get_by_label("Host", exact=True)).to_have_value("")
+        page.get_by_label("Name", exact=True).fill(name)
+        page.get_by_label("Image", exact=True).fill(image)
+        page.get_by_label("Memory in MiB").fill("64")
+        page.get_by_label("Disk in GiB").fill("1")
+        page.get_by_label("Then", exact=True).select_option("defined")
+        page.get_by_role("button", name="Which host would it be?").click()
+        why = f"{empty}: {empty} is the emptiest host that it fits on"
+        expect(page.get_by_text(f"{name} would be made on {why}")).to_be_visible(timeout=LONG)
+        assert [state_of(lab, host, name) for host in (full, empty)] == ["", ""]
+        shot(page, "create-chosen")
+        page.get_by_role("button", name="Create", exact=True).click()
+        expect(page.get_by_text(f"{name} was made on {why}").first).to_be_visible(timeout=LONG)
+        assert [state_of(lab, host, name) for host in (full, empty)] == ["", "shut off"]
+        disks = re.findall(r"<source file='([^']*)'", lab.run(empty, ["virsh", "dumpxml", name]).stdout)
+        assert len(disks) == 1
+    finally:
+        end_guest(lab, name)
+        for host in (full, empty):
+            lab.run(host, ["rm", "-f", image, *disks])
+
+
 def test_a_guest_that_is_dragged_to_the_other_host_runs_on_there(look, lab, counting, shot):
     page = look("operator")
     row(page, counting).drag_to(page.locator("[data-host=hv2]"))
