@@ -49,7 +49,8 @@ kitchen: venv ## write .kitchen.local.yml, so that Test Kitchen works on the run
 .PHONY: test
 test: venv lint web-test oldest browser web ## everything: installs what it needs, all checks, the hosts' tests (root)
 	$(BIN)/lab deps
-	$(PYTEST) -n $(PYTEST_WORKERS) test/unit test/render test/golden test/web test/integration $(SLOW:%=--ignore=%)
+	$(PYTEST) -n $(PYTEST_WORKERS) --durations=25 --durations-min=10 \
+	  test/unit test/render test/golden test/web test/integration $(SLOW:%=--ignore=%)
 
 .PHONY: check
 check: venv lint web-test ## all that needs neither root nor hosts: linters, unit tests, render matrix
