@@ -259,13 +259,22 @@ def test_nothing_happens_later_than_now(master, told):
 
 
 def test_of_guests_without_a_history_nothing_is_remembered(master, told, monkeypatch):
-    monkeypatch.setattr(store, "_MOST_HAPPENED", 1)
-    rows = [[f"{number:08x}{UUID[8:]}", number, "started"] for number in range(100)]
-    master.take(event(told.message("host/alive", happened=rows)))
-    assert len(master.keeper._happened) == 100
+    monkeypatch.setattr(store, "_MOST_OF_HOST", 30)
+    monkeypatch.setattr(store, "_SURPLUS", 10)
+    other = voice("hv2")
+    master.take(whole(other, nonce=master.keeper._nonce))
+    master.take(event(other.message("host/alive", happened=[[OTHER, 1, "started"]]), "hv2"))
+    for begin in range(0, 400, 20):
+        rows = [[f"{begin + number:08x}{UUID[8:]}", 1000 + number, "started"] for number in range(20)]
+        master.take(event(told.message("host/alive", happened=rows)))
+    # What one tells without end takes no room of another's.
+    assert 30 <= len([key for key in master.keeper._happened if key.startswith("hv1/")]) <= 40
+    assert master.keeper._happened[f"hv2/{OTHER}"] == 1
+    assert store.Reader(master.folder / "i.db").happened(OTHER) == [("hv2", 1, "started")]
     master.keeper._next["prune"] = 0.0
     master.take()
-    assert len(master.keeper._happened) <= 2
+    assert master.keeper._happened == master.keeper.store.last()
+    assert f"hv2/{OTHER}" in master.keeper._happened
 
 
 @pytest.mark.parametrize(

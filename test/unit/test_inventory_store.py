@@ -116,8 +116,54 @@ def test_what_has_happened_is_kept_for_a_guest_and_bounded(base, monkeypatch):
     assert reader.happened("u1") == [("hv2", 20, "arrived"), *[("hv1", at, "started") for at in (9, 8, 7)]]
     assert reader.happened("nobody") == []
     assert base.last() == {"hv1/u1": 9, "hv1/u2": 5, "hv2/u1": 20}
-    monkeypatch.setattr(store, "_MOST_HAPPENED", 1)
-    base.prune()
-    assert reader.happened("u2") == []
     # It is no record, and makes no revision.
     assert reader.look()[0] == []
+    # What a host has told that is none any more goes with it.
+    base.apply({"hosts": {"hv1": {"host": "hv1"}, "hv2": None}})
+    base.prune()
+    assert [row[0] for row in reader.happened("u1")] == ["hv1"] * 3
+    base.apply({"hosts": {"hv1": None}})
+    base.prune()
+    assert base.last() == {}
+
+
+@pytest.mark.parametrize("at", [lambda number: number, lambda number: 2**40])
+def test_a_host_that_tells_without_end_displaces_nothing_of_another(base, monkeypatch, at):
+    monkeypatch.setattr(store, "_MOST_OF_HOST", 20)
+    monkeypatch.setattr(store, "_SURPLUS", 5)
+    base.apply({"hosts": {"hv1": {"host": "hv1"}, "hv2": {"host": "hv2"}}})
+    assert base.happen("hv2", [("mine", 1, "started"), ("mine", 2, "crashed")]) is False
+    # The same again and again are no more than they were.
+    for _ in range(30):
+        assert base.happen("hv2", [("mine", 1, "started")]) is False
+    most = 0
+    removed = []
+    for number in range(100):
+        removed.append(base.happen("hv1", [(f"u{number}", at(number), "started")]))
+        most = max(most, len(base.last("hv1")))
+    assert most == 25
+    # Not with every row.
+    assert 10 < sum(removed) < 20
+    base.prune()
+    assert base.last("hv2") == {"hv2/mine": 2}
+    assert base.last() == base.last("hv1") | base.last("hv2")
+    if at(0) != at(1):
+        assert "hv1/u99" in base.last("hv1")
+        assert "hv1/u70" not in base.last("hv1")
+
+
+def test_the_limit_of_a_host_holds_after_a_restart_and_in_a_database_without_the_index(base, monkeypatch):
+    base.happen("hv1", [(f"u{number}", number, "started") for number in range(50)])
+    base._base.execute("DROP INDEX happened_host")
+    base.close()
+    monkeypatch.setattr(store, "_MOST_OF_HOST", 20)
+    again = store.Store(base.path)
+    assert again.rebuilt == ""
+    assert again.happen("hv1", [("u99", 99, "started")]) is True
+    assert len(again.last("hv1")) == 20
+    plan = again._base.execute("EXPLAIN QUERY PLAN SELECT count(*) FROM happened WHERE host = 'hv1'").fetchall()
+    assert "happened_host" in plan[0][3]
+    again.begin_anew("it is tried")
+    assert again.last() == {}
+    assert again.happen("hv1", [("u1", 1, "started")]) is False
+    again.close()

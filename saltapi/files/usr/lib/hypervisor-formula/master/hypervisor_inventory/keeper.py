@@ -303,13 +303,17 @@ class Keeper:
         # What a wrong clock puts into the future would for long be newer than all that happens then.
         now = time.time_ns() // 1_000_000
         rows = [(uuid, min(at, now), what) for uuid, at, what in message.happened]
-        self.store.happen(message.host, rows)
+        removed = self.store.happen(message.host, rows)
         for uuid, at, _ in rows:
             key = f"{message.host}/{uuid}"
             self._happened[key] = max(at, self._happened.get(key, 0))
             record = guests.get(key) or self.store.get("guests", key)
             if record:
                 guests[key] = record | {"happened": self._happened[key]}
+        if removed:
+            # Nor is remembered here what is not kept there.
+            others = {key: at for key, at in self._happened.items() if not key.startswith(f"{message.host}/")}
+            self._happened = others | self.store.last(message.host)
 
     def _whole(self, host: Host, message: messages.Message, changes: dict[str, dict[str, Any]]) -> None:
         """Takes a part of all that a host has; with the last one it is known what is gone."""

@@ -18,8 +18,10 @@ from typing import Any
 KINDS = ("hosts", "guests", "pools", "networks", "jobs")
 VERSION = 2
 _MOST_GONE = 20_000  # rows without a value that are kept
-# What has happened to guests: how much is kept of one on one host, and of all.
-_MOST_OF_ONE, _MOST_HAPPENED = 50, 50_000
+# What has happened to guests: how much is kept of one on one host, and of one host, so that none displaces what others
+# tell, whatever it says. That is twenty for each of a hundred guests, and a quarter of a megabyte of the database.
+_MOST_OF_ONE, _MOST_OF_HOST = 50, 2_000
+_SURPLUS = 200  # rows of a host above that, with which the oldest are removed: not with every row
 _PATIENCE = 5.0  # seconds that one side waits for the other
 _TABLES = (
     """CREATE TABLE records (kind TEXT NOT NULL, key TEXT NOT NULL, host TEXT NOT NULL, revision INTEGER NOT NULL,
@@ -33,6 +35,8 @@ _TABLES = (
     PRIMARY KEY (uuid, host, at, what)) WITHOUT ROWID""",
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 )
+# A database of before may lack it.
+_INDEX = "CREATE INDEX IF NOT EXISTS happened_host ON happened (host, at)"
 
 Changes = Mapping[str, Mapping[str, Mapping[str, Any] | None]]
 
@@ -56,6 +60,8 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rebuilt = ""
+        # How many rows of what has happened a host has at most.
+        self._happened: dict[str, int] = {}
         if path.exists():
             try:
                 self._open()
@@ -86,6 +92,7 @@ class Store:
         (version,) = self._base.execute("PRAGMA user_version").fetchone()
         if version != VERSION:
             raise sqlite3.DatabaseError(f"it is of version {version}, and {VERSION} is known")
+        self._base.execute(_INDEX)
         self.examine()
 
     def examine(self) -> None:
@@ -102,8 +109,9 @@ class Store:
         for suffix in ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         self._open()
+        self._happened = {}
         self._base.execute("BEGIN IMMEDIATE")
-        for statement in _TABLES:
+        for statement in (*_TABLES, _INDEX):
             self._base.execute(statement)
         # By the clock, so that no revision means two things to those who remember one of the last database.
         now = time.time_ns() // 1_000_000
@@ -205,15 +213,21 @@ class Store:
             self._base.execute("DELETE FROM records WHERE value IS NULL AND revision <= ?", row)
             self._base.execute("UPDATE meta SET value = ? WHERE name = 'floor'", (str(row[0]),))
             self._base.execute("COMMIT")
-        query = "DELETE FROM happened WHERE at < (SELECT at FROM happened ORDER BY at DESC LIMIT 1 OFFSET ?)"
-        self._base.execute(query, (_MOST_HAPPENED,))
+        # Of hosts that are no hypervisors any more nothing is kept.
+        self._base.execute(
+            "DELETE FROM happened WHERE host NOT IN "
+            "(SELECT key FROM records WHERE kind = 'hosts' AND value IS NOT NULL)"
+        )
 
-    def happen(self, host: str, rows: Iterable[tuple[str, int, str]]) -> None:
-        """Keeps what has happened to guests of a host, the newest of each.
+    def happen(self, host: str, rows: Iterable[tuple[str, int, str]]) -> bool:
+        """Keeps what has happened to guests of a host, the newest of each and of all of them.
 
         Args:
             host: where.
             rows: UUID, milliseconds since 1970 and a word.
+
+        Returns:
+            Whether the host had told more than is kept, so that its oldest was removed.
         """
         found = [(uuid, host, at, what) for uuid, at, what in rows]
         oldest = (
@@ -224,12 +238,32 @@ class Store:
         self._base.executemany("INSERT OR IGNORE INTO happened VALUES (?, ?, ?, ?)", found)
         for uuid in {row[0] for row in found}:
             self._base.execute(oldest, (uuid, host, uuid, host, _MOST_OF_ONE - 1))
+        # Those that are there already count twice, until they are counted again.
+        many = self._happened.get(host, _MOST_OF_HOST + _SURPLUS) + len(found) > _MOST_OF_HOST + _SURPLUS
+        removed = many and self._trim(host)
+        self._happened[host] = self._count(host) if many else self._happened[host] + len(found)
         self._base.execute("COMMIT")
+        return removed
 
-    def last(self) -> dict[str, int]:
-        """Returns when something happened last to each guest on each host, by the key of its record."""
-        rows = self._base.execute("SELECT host, uuid, max(at) FROM happened GROUP BY host, uuid")
-        return {f"{host}/{uuid}": at for host, uuid, at in rows}
+    def _count(self, host: str) -> int:
+        """Returns how many rows of what has happened a host has."""
+        (found,) = self._base.execute("SELECT count(*) FROM happened WHERE host = ?", (host,)).fetchone()
+        return int(found)
+
+    def _trim(self, host: str) -> bool:
+        """Removes the oldest rows of a host, also of many with one time; returns whether there were too many."""
+        query = (
+            "DELETE FROM happened WHERE (uuid, host, at, what) IN "
+            "(SELECT uuid, host, at, what FROM happened WHERE host = ? ORDER BY at DESC LIMIT -1 OFFSET ?)"
+        )
+        return self._base.execute(query, (host, _MOST_OF_HOST)).rowcount > 0
+
+    def last(self, host: str | None = None) -> dict[str, int]:
+        """Returns when something happened last to each guest on each host, or on one, by the key of its record."""
+        of_all = "SELECT host, uuid, max(at) FROM happened GROUP BY host, uuid"
+        of_one = "SELECT host, uuid, max(at) FROM happened WHERE host = ? GROUP BY uuid"
+        rows = self._base.execute(of_one, (host,)) if host else self._base.execute(of_all)
+        return {f"{name}/{uuid}": at for name, uuid, at in rows}
 
     def close(self) -> None:
         """Ends the use of the database."""
