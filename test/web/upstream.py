@@ -6,6 +6,7 @@ It answers in the shapes of the real ones and does nothing. What really happens 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import queue
 import socket
@@ -31,7 +32,8 @@ OPERATES = [
     "fleet.migrate", "fleet.evacuate", "fleet.restore",
 ]  # fmt: skip
 ADMINISTERS = [*OPERATES, "hypervisor.resize", "hypervisor.create", "hypervisor.delete", "fleet.create"]
-NOW = "2026-11-28T12:00:00Z"
+# The page has a clock of its own, and counts as of today what is of the last day.
+NOW = dt.datetime.now(tz=dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def guest(host: str, name: str, state: str = "running", **more: Any) -> dict[str, Any]:
