@@ -5,6 +5,8 @@ What hosts do is asserted by the tests on hosts.
 
 from __future__ import annotations
 
+from typing import Any
+
 from chromium import asked
 from playwright.sync_api import expect
 from upstream import ADMINISTERS, NOW, OPERATES, host, step
@@ -164,6 +166,29 @@ def test_a_host_is_chosen_with_its_reason_and_errors_stand_at_their_fields(look,
     page.get_by_role("button", name="Create", exact=True).click()
     expect(page.get_by_text("new1 was made on hv2: it is the emptiest")).to_be_visible()
     assert "test" not in site.changing()[-1]["kwarg"]
+
+
+def test_a_host_whose_bridges_cannot_be_read_is_named_at_the_field(look, site, faultless):
+    told: dict[str, Any] = {"hv1": False, "hv2": {"bridges": [{"name": "br0"}]}}
+    site.reads["hypervisor.host_info"] = told.get
+    page = look(at="/create")
+    said = "The bridges of hv1 could not be read: hv1 does not answer."
+    expect(page.locator("#network-hint")).to_have_text(said)
+    expect(page.get_by_label("Network")).to_have_accessible_description(said)
+    # Whether hv1 has it too nobody knows.
+    expect(page.get_by_label("Network").locator("option")).to_have_text(["none", "br0 (bridge)"])
+    faultless(page)
+    page.get_by_label("Host", exact=True).select_option("hv2")
+    expect(page.get_by_label("Network").locator("option")).to_have_text(["none", "br0 (bridge)"])
+    expect(page.locator("#network-hint")).to_have_count(0)
+    page.get_by_label("Host", exact=True).select_option("hv1")
+    expect(page.locator("#network-hint")).to_have_text(said)
+    told["hv1"] = "ERROR: libvirt is not there\nTraceback"
+    page.get_by_label("Host", exact=True).select_option("hv2")
+    page.get_by_label("Host", exact=True).select_option("hv1")
+    expect(page.locator("#network-hint")).to_have_text(
+        "The bridges of hv1 could not be read: ERROR: libvirt is not there"
+    )
 
 
 def test_an_answer_that_comes_late_is_none_to_what_was_typed_meanwhile(look, site):

@@ -55,7 +55,7 @@ export function Field({ id, label, error, hint, children }: FieldProps) {
       <label for={id}>{label}</label>
       {children}
       {hint ? (
-        <p class="hint" id={`${id}-hint`}>
+        <p class="hint lines" id={`${id}-hint`}>
           {hint}
         </p>
       ) : null}

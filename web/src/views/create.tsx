@@ -3,9 +3,10 @@ import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import * as api from "../data/api";
 import { act, actFleet, ended, outcome } from "../data/activity";
+import { bridgesIn, known, MOST_ASKED, unoffered, unread, type Answers } from "../data/bridges";
 import { BLANK, check, declaration, placed, type Errors, type Field as Name, type Form } from "../data/declaration";
 import { bytes } from "../data/format";
-import { record, text, type Host, type Job } from "../data/model";
+import type { Host, Job } from "../data/model";
 import { guests, hosts, may, tables } from "../data/store";
 import { go } from "../route";
 import { described, Empty, Field } from "../parts/basics";
@@ -118,8 +119,9 @@ function named<Item extends { name: string; host: string }>(items: Iterable<Item
   });
 }
 
-function Hardware(props: Props & { bridges: readonly Bridge[]; places: readonly string[] }) {
-  const { bridges, places } = props;
+function Hardware(props: Props & { answers: Answers; places: readonly string[] }) {
+  const { answers, places } = props;
+  const told = known(answers);
   const pools = named(tables.value.pools.values(), places);
   const networks = named(tables.value.networks.values(), places);
   return (
@@ -142,7 +144,7 @@ function Hardware(props: Props & { bridges: readonly Bridge[]; places: readonly 
         </Choice>
       </div>
       <div class="pair">
-        <Choice {...props} name="network" label="Network">
+        <Choice {...props} name="network" label="Network" hint={unoffered(answers, places) || undefined}>
           <option value="">none</option>
           {networks.map((network) => (
             <option key={network.name} value={`network ${network.name}`}>
@@ -150,7 +152,7 @@ function Hardware(props: Props & { bridges: readonly Bridge[]; places: readonly 
               {["active", "running", "unknown"].includes(network.state) ? "" : `, ${network.state}`}){network.where}
             </option>
           ))}
-          {named(bridges, places).map((bridge) => (
+          {named(told.bridges, told.hosts).map((bridge) => (
             <option key={bridge.name} value={`bridge ${bridge.name}`}>
               {bridge.name} (bridge){bridge.where}
             </option>
@@ -196,25 +198,19 @@ function Seed(props: Props) {
   );
 }
 
-interface Bridge {
-  name: string;
-  host: string;
-}
-
-/** Bridges of a host that are no network of libvirt's. */
-async function bridgesOf(host: string): Promise<Bridge[]> {
-  const raw = record(await api.ask(host, "hypervisor.host_info"));
-  const own = new Set([...tables.value.networks.values()].filter((one) => one.host === host).map((one) => one.bridge));
-  const all = Array.isArray(raw.bridges) ? raw.bridges.map((one) => text(record(one).name)) : [];
-  return all.filter((name) => name !== "" && !own.has(name)).map((name) => ({ name, host }));
+async function bridgesOf(host: string) {
+  const networks = [...tables.value.networks.values()].filter((one) => one.host === host);
+  try {
+    return bridgesIn(host, await api.ask(host, "hypervisor.host_info"), new Set(networks.map((one) => one.bridge)));
+  } catch (error) {
+    return unread(error);
+  }
 }
 
 function focusFirst(errors: Errors): void {
   const first = Object.keys(errors).find((name) => document.getElementById(name) !== null);
   if (first) document.getElementById(first)?.focus();
 }
-
-const MOST_ASKED = 8; // hosts that are asked for their bridges
 
 const NOT_STARTED: Errors = { form: "The job could not be started; the message says why." };
 
@@ -294,7 +290,7 @@ export function Create() {
   const [form, setForm] = useState(kept);
   const [errors, setErrors] = useState<Errors>({});
   const [busy, setBusy] = useState(false);
-  const [bridges, setBridges] = useState<Bridge[]>([]);
+  const [answers, setAnswers] = useState<Answers>({});
   const allowed = hosts.value.filter((host) => may(host.name, "create"));
   // Where the roles let the master choose, it chooses among these.
   const choosing = hosts.value.filter((host) => host.live && may(host.name, "fleet.create")).map((host) => host.name);
@@ -311,13 +307,10 @@ export function Create() {
   };
 
   useEffect(() => {
-    setBridges([]);
+    setAnswers({});
     let mine = true;
     for (const place of places.slice(0, MOST_ASKED)) {
-      bridgesOf(place).then(
-        (found) => mine && setBridges((before) => [...before, ...found]),
-        () => undefined,
-      );
+      void bridgesOf(place).then((answer) => mine && setAnswers((before) => ({ ...before, [place]: answer })));
     }
     return () => {
       mine = false;
@@ -373,7 +366,7 @@ export function Create() {
         {choosing.length > 0 && !form.host ? <Chosen form={form} /> : null}
         <Text {...props} name="description" label="Description" />
         <Beginning {...props} />
-        <Hardware {...props} bridges={bridges} places={places} />
+        <Hardware {...props} answers={answers} places={places} />
         <Seed {...props} />
         {errors.form ? (
           <p class="wrong lines" role="alert">
