@@ -197,6 +197,20 @@ def _mesh(name: str, spec: Mapping[str, Any], configuration: Mapping[str, Any]) 
     elif "psk" in spec:
         yield f"{path}:psk", "not allowed with ipsec: false"
     yield from _nodes(path, spec, nodes)
+    yield from _leased(path, spec, nodes, configuration["ovs"]["bridges"])
+
+
+def _leased(
+    path: str, spec: Mapping[str, Any], nodes: Mapping[str, Any], bridges: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yields that a mesh's port asks a server although each host, and so this one, has addresses for it.
+
+    Where only some have, ``network_tunnels.compose`` knows whether this host is one of them.
+    """
+    ports = _present(_present(bridges).get(spec["bridge"], {}).get("ports"))
+    if ports.get(spec.get("port", ""), {}).get("dhcp4") and nodes and all(one.get("inside") for one in nodes.values()):
+        where = f"network:ovs:bridges:{spec['bridge']}:ports:{spec['port']}:dhcp4"
+        yield where, f"not allowed with inside of {path}:nodes; one of dhcp4 and inside has to go"
 
 
 def _nodes(path: str, spec: Mapping[str, Any], nodes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -89,7 +89,7 @@ def compose(configuration: Mapping[str, Any], node: str) -> dict[str, dict[str, 
         with ``remote_name``, whose certificate the other end must have.
 
     Raises:
-        ValueError: a mesh does not list this host.
+        ValueError: a mesh does not list this host, or has addresses for a port that asks a server.
     """
     ipsec = configuration["ipsec"]
     bridges: dict[str, dict[str, Any]] = {
@@ -100,7 +100,12 @@ def compose(configuration: Mapping[str, Any], node: str) -> dict[str, dict[str, 
         bridge = bridges.setdefault(spec["bridge"], {"ports": {}})
         if bridge.get("ensure") != "absent":
             for port, one in _mesh_ports(mesh, spec, node):
-                bridge["ports"][port] = {**one, **bridge["ports"].get(port, {})}
+                own = bridge["ports"].get(port, {})
+                if one.get("addresses") and own.get("dhcp4") and own.get("ensure") != "absent":
+                    where = f"network:ovs:bridges:{spec['bridge']}:ports:{port}:dhcp4"
+                    inside = f"network:mesh:{mesh}:nodes:{node}:inside"
+                    raise ValueError(f"{where}: not allowed with {inside}; one of dhcp4 and inside has to go")
+                bridge["ports"][port] = {**one, **own}
     for bridge in bridges.values():
         for port, one in bridge["ports"].items():
             if one.get("type") in TUNNELS and one.get("ensure") != "absent":

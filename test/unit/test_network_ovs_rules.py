@@ -45,6 +45,22 @@ def shared(spec: dict[str, Any]) -> dict[str, Any]:
     return {"bridges": {"ovs0": uplink}, "ovs": {"bridges": {"ovs0": spec}}}
 
 
+LEASED = "network:ovs:bridges:ovs0:ports:priv0:dhcp4"
+
+
+def leased(nodes: dict[str, Any], **keys: Any) -> dict[str, Any]:
+    """A mesh whose port asks a DHCP server, although hv1 has an address for it."""
+    asks = {"type": "internal", "dhcp4": True, "mac": "52:54:00:00:00:01", **keys}
+    return {**mesh(nodes={**NODES, **nodes}), "ovs": {"bridges": {"ovs0": {"ports": {"priv0": asks}}}}}
+
+
+def test_a_port_of_a_mesh_may_ask_a_server_on_hosts_that_have_no_address_inside():
+    assert judged(leased({})) == []
+    inside = {"hv2": {"address": "192.0.2.2", "inside": ["10.9.0.2/24"]}}
+    assert judged(leased(inside, ensure="absent")) == []
+    assert judged(leased(inside, dhcp4=False)) == []
+
+
 def test_a_bridge_with_the_hosts_addresses_takes_further_ports_and_a_mesh():
     assert judged(shared({"ports": {"int0": {"type": "internal"}}, "external_ids": {"owner": "ops"}})) == []
     served = {"net": {"interface": "host0", "ranges": [{"start": "10.0.0.100", "end": "10.0.0.110"}]}}
@@ -234,6 +250,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "network:dnsmasq:net:hosts:52:54:00:00:00:01:ip",
         "not in",
     ),
+    (leased({"hv2": {"address": "192.0.2.2", "inside": ["10.9.0.2/24"]}}), LEASED, "one of dhcp4 and inside has to go"),
+    (leased({"hv2": {"address": "192.0.2.2", "ensure": "absent"}}), LEASED, "not allowed with inside"),
     (served(router="10.8.0.1"), "network:dnsmasq:net:router", "not in 10.9.0.0/24"),
     (
         {**served(), "dnsmasq": {"a": {"interface": "priv0"}, "b": {"interface": "priv0"}}},

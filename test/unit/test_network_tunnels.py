@@ -73,6 +73,22 @@ def test_a_host_that_is_not_listed_is_told_who_is():
         composed("hv9")
 
 
+def test_a_port_asks_a_server_or_has_addresses_inside():
+    leased: dict[str, Any] = {"type": "internal", "dhcp4": True, "mac": "52:54:00:00:00:01"}
+    bridges = {"ovs0": {"ports": {"priv0": leased}}}
+    where, inside = "network:ovs:bridges:ovs0:ports:priv0:dhcp4", "network:mesh:private:nodes:hv1:inside"
+    with pytest.raises(ValueError, match=f"^{where}: not allowed with {inside}; one of dhcp4 and inside has to go$"):
+        composed(bridges=bridges)
+    # Another host of the mesh, which has none, may ask.
+    assert network_tunnels.leased(composed("hv3", bridges=bridges)) == ["priv0"]
+    assert network_tunnels.addresses(composed("hv3", bridges=bridges)) == {}
+    assert network_tunnels.leased(composed(bridges={"ovs1": {"ports": {"priv0": leased}}})) == ["priv0"]
+    gone = composed(bridges={"ovs0": {"ports": {"priv0": {**leased, "ensure": "absent"}}}})
+    assert network_tunnels.leased(gone) == []
+    still = composed(bridges={"ovs0": {"ports": {"priv0": {**leased, "dhcp4": False}}}})
+    assert network_tunnels.addresses(still) == {"priv0": ["10.9.0.1/24"]}
+
+
 @pytest.mark.parametrize(("keys", "psk"), [({}, KEY), ({"psk": OTHER}, OTHER), ({"ipsec": False}, None)])
 def test_a_tunnel_has_the_key_nearest_to_it_and_a_plain_one_has_none(keys, psk):
     assert composed(**keys)["ovs0"]["ports"]["private_hv2"]["psk"] == psk
