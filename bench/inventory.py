@@ -145,7 +145,7 @@ def seen(lab: Lab, running: Future[Any]) -> tuple[dict[str, float], list[float]]
             page.get_by_label("Filter guests").fill("screen-")
             page.evaluate(WATCH)
             lab.run(controller, ["touch", LOOKED])
-            page.wait_for_function(f"'screen-{STREAMED - 1}' in window.seen")
+            page.wait_for_function(f"() => 'screen-{STREAMED - 1}' in window.seen")
             found: dict[str, float] = page.evaluate("window.seen")
             browser.close()
     except PlaywrightError as error:
@@ -162,7 +162,8 @@ def typing(page: Page) -> list[float]:
         for _ in text:
             field.press("Backspace", delay=KEY_PAUSE_MS)
     count = 2 * sum(map(len, TYPED))
-    page.wait_for_function(f"window.keys.length >= {count}")
+    # A function: the page's policy lets no expression be evaluated again and again.
+    page.wait_for_function(f"() => window.keys.length >= {count}")
     found: list[float] = page.evaluate("window.keys")
     return found
 

@@ -14,6 +14,8 @@ from chromium import asked, row
 from playwright.sync_api import expect
 from upstream import NOW, OPERATES, READS, guest, host, step
 
+from bench import inventory
+
 HOSTILE = [
     "<img src=x onerror=document.title=`owned`>",
     "</script><script>document.title='owned'</script>",
@@ -369,6 +371,17 @@ def test_ten_thousand_guests_are_filtered_as_one_types(look, site):
     expect(page.get_by_role("link", name="web1", exact=True).first).to_be_visible()
     page.get_by_role("table", name="Guests").evaluate("(table) => table.scrollTo(0, table.scrollHeight)")
     expect(row(page, "db1")).to_be_visible()
+
+
+def test_the_bench_times_each_key_under_the_pages_policy(look, monkeypatch):
+    monkeypatch.setattr(inventory, "KEY_PAUSE_MS", 0)
+    page = look()
+    # The last keys are drawn after they have been pressed, and that is waited for.
+    page.evaluate("""() => {
+      const frame = window.requestAnimationFrame;
+      window.requestAnimationFrame = (work) => setTimeout(() => frame(work), 300);
+    }""")
+    assert len(inventory.typing(page)) == 2 * sum(map(len, inventory.TYPED))
 
 
 def test_arrow_keys_go_through_the_table(look):
