@@ -33,6 +33,7 @@ def test_a_host_is_emptied_and_restored_by_keyboard_alone_with_each_guests_progr
     page.keyboard.type("3")
     page.keyboard.press("Enter")
     expect(dialog).to_have_count(0)
+    assert asked(page, site, "fleet.evacuate")
     assert site.changing() == [
         {"client": "runner_async", "fun": "fleet.evacuate",
          "kwarg": {"host": "hv1", "parallel": 3, "copy_disks": False}},
