@@ -1,5 +1,5 @@
 // Records for tests.
-import { empty, type Guest, type Host, type Inventory, type Job } from "../src/data/model";
+import { empty, searchable, type Guest, type Host, type Inventory, type Job } from "../src/data/model";
 
 let count = 0;
 
@@ -7,7 +7,7 @@ export function guest(part: Partial<Guest>): Guest {
   count += 1;
   const uuid = part.uuid ?? `uuid-${count}`;
   const host = part.host ?? "hv1";
-  return {
+  const found = {
     key: `${host}/${uuid}`,
     host,
     uuid,
@@ -23,6 +23,7 @@ export function guest(part: Partial<Guest>): Guest {
     happened: null,
     ...part,
   };
+  return { ...found, search: searchable(found) };
 }
 
 export function host(name: string, part: Partial<Host> = {}): Host {

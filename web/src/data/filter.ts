@@ -8,26 +8,30 @@ export interface Order {
   descending: boolean;
 }
 
-// What is typed is looked for in this text; made once for each record, which is replaced when the guest changes.
-const haystacks = new WeakMap<Guest, string>();
+type Guests = readonly Guest[];
 
-function haystack(guest: Guest): string {
-  let found = haystacks.get(guest);
-  if (found === undefined) {
-    found = [guest.name, guest.state, guest.host, ...guest.addresses, guest.uuid].join("\n").toLowerCase();
-    haystacks.set(guest, found);
-  }
-  return found;
+/** Returns those guests in which every word occurs: the list itself if that is all of them. */
+export function filtered(guests: Guests, typed: string): Guests {
+  const words = typed.toLowerCase().split(/\s+/).filter(Boolean);
+  if (words.length === 0) return guests;
+  const found = guests.filter((guest) => words.every((word) => guest.search.includes(word)));
+  return found.length === guests.length ? guests : found;
 }
 
-/** Returns those guests in which every word occurs. */
-export function filtered(guests: readonly Guest[], typed: string): Guest[] {
-  const words = typed.toLowerCase().split(/\s+/).filter(Boolean);
-  if (words.length === 0) return [...guests];
-  return guests.filter((guest) => {
-    const searched = haystack(guest);
-    return words.every((word) => searched.includes(word));
-  });
+/**
+ * Returns a function that filters like `filtered`, and remembers the last time. What is typed on is looked for among what
+ * was found before; a list that has the same guests is the same list, so that nothing is drawn again for it.
+ */
+export function filtering(): (guests: Guests, typed: string) => Guests {
+  let last: { guests: Guests; typed: string; found: Guests } = { guests: [], typed: "", found: [] };
+  return (guests, typed) => {
+    const same = last.guests === guests;
+    let found = filtered(same && typed.startsWith(last.typed) ? last.found : guests, typed);
+    // Whatever is found with more typed is found with less too.
+    if (same && last.typed.startsWith(typed) && found.length === last.found.length) found = last.found;
+    last = { guests, typed, found };
+    return found;
+  };
 }
 
 // Numbers in a text compare as numbers when all have the same length. Comparing by the rules of a language would be as good,

@@ -1,11 +1,12 @@
 // The table of guests: sorted, filtered as you type, each row with what can be done to it.
 import { computed, signal, type ReadonlySignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
-import { filtered, sorted, type Column, type Order } from "../data/filter";
+import { filtering, sorted, type Column, type Order } from "../data/filter";
 import { mib, since } from "../data/format";
-import { offered } from "../data/actions";
+import { offered, type Action } from "../data/actions";
 import type { Guest } from "../data/model";
-import { hosts, may, now } from "../data/store";
+import { paced } from "../data/pace";
+import { hosts, may, now, user } from "../data/store";
 import { beginAction } from "./doing";
 import { State } from "./basics";
 import { dragged, endDrag, startDrag } from "./drag";
@@ -24,6 +25,7 @@ const COLUMNS: readonly { column: Column; label: string; narrow?: boolean }[] = 
 
 // They outlive the views, so that one comes back to the same table.
 export const typed = signal("");
+const wanted = paced(typed, (work) => void requestAnimationFrame(work));
 export const order = signal<Order>({ column: "name", descending: false });
 
 const narrowScreen = window.matchMedia("(max-width: 760px)");
@@ -70,8 +72,12 @@ function Uptime({ guest }: { guest: Guest }) {
 }
 
 function GuestRow({ guest, index }: { guest: Guest; index: number }) {
-  const actions = offered(guest, may, hosts.value.length);
-  const movable = actions.some((action) => action.verb === "migrate");
+  // A row that only has another place is drawn again without its cells.
+  const [roles, many] = [user.value, hosts.value.length > 1];
+  const [movable, cells] = useMemo(() => {
+    const actions = offered(guest, may, hosts.peek().length);
+    return [actions.some((action) => action.verb === "migrate"), <Cells guest={guest} actions={actions} />] as const;
+  }, [guest, roles, many]);
   const classes = ["guest-row", "guest-body", dragged.value?.key === guest.key ? "dragging" : ""];
   return (
     <div
@@ -84,6 +90,14 @@ function GuestRow({ guest, index }: { guest: Guest; index: number }) {
       onDragStart={(event) => startDrag(event, guest)}
       onDragEnd={endDrag}
     >
+      {cells}
+    </div>
+  );
+}
+
+function Cells({ guest, actions }: { guest: Guest; actions: readonly Action[] }) {
+  return (
+    <>
       <div role="cell" class="cell cell-name">
         <a href={`#/guest/${encodeURIComponent(guest.uuid)}`} draggable={false} title={guest.name}>
           {guest.name}
@@ -120,28 +134,36 @@ function GuestRow({ guest, index }: { guest: Guest; index: number }) {
           />
         ) : null}
       </div>
-    </div>
+    </>
+  );
+}
+
+/** By itself, so that a key changes the field alone; the table follows with the next frame. */
+function Filter() {
+  return (
+    <input
+      type="search"
+      class="filter"
+      placeholder="Filter by name, state, host, address"
+      aria-label="Filter guests"
+      value={typed.value}
+      onInput={(event) => (typed.value = event.currentTarget.value)}
+    />
   );
 }
 
 export function GuestTable({ source, label }: { source: ReadonlySignal<Guest[]>; label: string }) {
-  // Sorted when guests change, filtered at each key press.
+  // Sorted when guests change, filtered for each frame in which something was typed.
   const rows = useMemo(() => {
     const inOrder = computed(() => sorted(source.value, order.value));
-    return computed(() => filtered(inOrder.value, typed.value));
+    const filter = filtering();
+    return computed(() => filter(inOrder.value, wanted.value));
   }, [source]);
   const total = source.value.length;
   return (
     <>
       <div class="toolbar">
-        <input
-          type="search"
-          class="filter"
-          placeholder="Filter by name, state, host, address"
-          aria-label="Filter guests"
-          value={typed.value}
-          onInput={(event) => (typed.value = event.currentTarget.value)}
-        />
+        <Filter />
         <span class="count" role="status">
           {rows.value.length === total ? `${total}` : `${rows.value.length} of ${total}`} {total === 1 ? "guest" : "guests"}
         </span>

@@ -1,5 +1,6 @@
-// A button that opens a list of commands. The list is in the browser's top layer, so that no table cuts it off.
-import { useId, useRef } from "preact/hooks";
+// A button that opens a list of commands. The list is in the browser's top layer, so that no table cuts it off, and has
+// its commands while it is open: a table has one in each row.
+import { useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 export interface Item {
   label: string;
@@ -13,17 +14,18 @@ export function Menu({ label, items }: { label: string; items: readonly Item[] }
   const id = useId();
   const button = useRef<HTMLButtonElement>(null);
   const list = useRef<HTMLDivElement>(null);
+  const [shown, setShown] = useState(false);
 
   const close = () => {
     if (list.current?.matches(":popover-open")) list.current.hidePopover();
   };
-  const open = () => {
+  const toggle = () => {
+    if (list.current?.matches(":popover-open")) close();
+    else setShown(true);
+  };
+  useLayoutEffect(() => {
     const [popup, anchor] = [list.current, button.current];
-    if (!popup || !anchor) return;
-    if (popup.matches(":popover-open")) {
-      close();
-      return;
-    }
+    if (!shown || !popup || !anchor) return;
     popup.showPopover();
     const at = anchor.getBoundingClientRect();
     const below = at.bottom + popup.offsetHeight + EDGE < window.innerHeight;
@@ -31,7 +33,7 @@ export function Menu({ label, items }: { label: string; items: readonly Item[] }
     popup.style.left = `${left}px`;
     popup.style.top = `${below ? at.bottom + 2 : Math.max(EDGE, at.top - popup.offsetHeight - 2)}px`;
     popup.querySelector<HTMLElement>("[role=menuitem]")?.focus();
-  };
+  }, [shown]);
   const move = (event: KeyboardEvent) => {
     const all = [...(list.current?.querySelectorAll<HTMLElement>("[role=menuitem]") ?? [])];
     const here = all.findIndex((item) => item === document.activeElement);
@@ -54,13 +56,22 @@ export function Menu({ label, items }: { label: string; items: readonly Item[] }
         aria-controls={id}
         onClick={(event) => {
           event.stopPropagation();
-          open();
+          toggle();
         }}
       >
         <span aria-hidden="true">⋯</span>
       </button>
-      <div ref={list} id={id} role="menu" aria-label={label} popover="auto" class="menu" onKeyDown={move}>
-        {items.map((item) => (
+      <div
+        ref={list}
+        id={id}
+        role="menu"
+        aria-label={label}
+        popover="auto"
+        class="menu"
+        onKeyDown={move}
+        onToggle={(event) => setShown(event.newState === "open")}
+      >
+        {(shown ? items : []).map((item) => (
           <button
             key={item.label}
             type="button"
