@@ -136,6 +136,33 @@ def test_an_act_whose_process_has_gone_is_over(runner):
     assert runner.seen.look() == {}
 
 
+def test_an_act_at_work_stays_however_many_jobs_come_after_it(runner, monkeypatch):
+    monkeypatch.setattr(jobs, "_MOST", 3)
+    long = runner.begin(host="hv1")
+    ended = runner.begin(jid="20260101000000000002", host="hv2")
+    ended.note("end", ok=True, text="hv2 is evacuated")
+    ended.close()
+    assert set(runner.jobs.look()) == {JOB, "20260101000000000002"}
+    for number in range(3, 7):
+        row = {"id": f"r{number}", "job": f"2026010100000000000{number}"}
+        asked = {"event": "request", "user": "olga", "function": "hypervisor.start", "guest": "x", "arguments": {}}
+        runner.write({**asked, **row}, {"event": "started", "hosts": ["hv3"], **row})
+    changed = runner.jobs.look()
+    assert {job for job, value in changed.items() if value is None} == {
+        "20260101000000000002", "20260101000000000003", "20260101000000000004",
+    }  # fmt: skip
+    long.note("moving", guest="web", to="hv2", **{"from": "hv1"})
+    assert steps(runner.job()) == {"web": "moving"}
+    long.note("end", ok=True, text="hv1 is evacuated")
+    long.close()
+    assert runner.job()["outcome"]["success"] is True
+    row = {"id": "r9", "job": "20260101000000000009"}
+    runner.write({"event": "started", "time": "2026", "hosts": ["hv3"], **row})
+    # It has ended, and is the oldest.
+    assert runner.jobs.look()[JOB] is None
+    assert len(runner.jobs.known()) == 3
+
+
 def test_the_files_are_closed_to_others_and_few(runner):
     for number in range(205):
         runner.begin(jid=f"20260101000000{number:06d}").close()

@@ -173,6 +173,10 @@ class Acts:
                 continue
         return found
 
+    def at_work(self) -> set[str]:
+        """Returns the Salt ids of acts that have not ended."""
+        return {name.removesuffix(".jsonl") for name, act in self._acts.items() if act.begun and not act.ended}
+
     def _sizes(self) -> dict[str, int]:
         """Returns the files that there are, the oldest first."""
         try:

@@ -17,7 +17,7 @@ from hypervisor_inventory import acts
 
 Returns = Callable[[str], Mapping[str, Any]]
 
-_MOST = 500  # jobs that are kept
+_MOST = 500  # jobs that are kept, besides acts of the runner that are at work
 _MOST_REASONS = 64
 _LONGEST = 8192  # characters of a comment
 _TRACE = re.compile(r"^Traceback \(most recent call last\):", re.MULTILINE)
@@ -60,15 +60,21 @@ class Jobs:
         for job, act in self._acts.look().items():
             self._of_runner(job, act)
             changed[job] = self._jobs[job]
-        while len(self._jobs) > _MOST:
-            oldest = next(iter(self._jobs))
-            del self._jobs[oldest]
-            self._told.pop(oldest, None)
-            changed[oldest] = None
+        if len(self._jobs) > _MOST:
+            changed.update(self._dropped())
         while len(self._asked) > _MOST:
             del self._asked[next(iter(self._asked))]
         # A copy: what is handed out does not change with the next line.
         return {key: value and {**value, "outcomes": dict(value["outcomes"])} for key, value in changed.items()}
+
+    def _dropped(self) -> dict[str, None]:
+        """Drops the oldest jobs, but none of the runner's that is at work; returns them."""
+        working = self._acts.at_work()
+        over = [job for job in self._jobs if job not in working][: len(self._jobs) - _MOST]
+        for job in over:
+            del self._jobs[job]
+            self._told.pop(job, None)
+        return dict.fromkeys(over)
 
     def known(self) -> set[str]:
         """Returns the ids of the jobs that are kept."""
