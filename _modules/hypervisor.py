@@ -67,6 +67,7 @@ _SIBLINGS = (
     "hypervisor_records.settle",
     "hypervisor_records.write",
     "hypervisor_storage.judge",
+    "hypervisor_storage.pool_names",
     "hypervisor_storage.target",
     "hypervisor_virsh.session",
     "hypervisor_xml.capabilities",

@@ -253,7 +253,7 @@ def _deletable(
         words = (disk["volume"], "--pool", disk["pool"]) if disk["volume"] else (disk["source"],)
         key, failed = virsh.attempt("vol-path", *words)
         if failed:
-            for pool in utils["hypervisor_xml.lines"](virsh.ask("pool-list", "--name")):
+            for pool in utils["hypervisor_storage.pool_names"](virsh, utils):
                 virsh.attempt("pool-refresh", pool)
             key, failed = virsh.attempt("vol-path", *words)
         path = key.strip() or str(disk["source"])

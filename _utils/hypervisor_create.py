@@ -91,11 +91,17 @@ def check(virsh: Any, utils: Utils, name: str, declaration: Mapping[str, Any], i
 
 def _pools(virsh: Any, utils: Utils, images: str) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Returns all pools, as ``guest_declared.disks`` wants them, and the folders that an operator's files may be in."""
-    read = utils["hypervisor_xml.lines"]
-    active = read(virsh.ask("pool-list", "--name"))
+    names = utils["hypervisor_storage.pool_names"]
+    active = names(virsh, utils)
     known, folders = {}, [images]
-    for name in read(virsh.ask("pool-list", "--all", "--name")):
-        pool = utils["hypervisor_xml.pool"](virsh.ask("pool-dumpxml", name))
+    for name in names(virsh, utils, "--all"):
+        text, failed = virsh.attempt("pool-dumpxml", name)
+        if failed and name not in names(virsh, utils, "--all"):
+            # Of a look for a migration, which is over.
+            continue
+        if failed:
+            raise CommandExecutionError(failed)
+        pool = utils["hypervisor_xml.pool"](text)
         known[name] = {"type": pool["type"], "target": pool["path"] or ""}
         if pool["path"] and name in active:
             folders.append(pool["path"])

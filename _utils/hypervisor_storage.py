@@ -21,8 +21,33 @@ from salt.exceptions import CommandExecutionError
 Utils = Mapping[str, Any]
 
 _CHECK = "hypervisor-check-"
+# How virsh says that a pool has gone between the list and a question about it.
+_GONE = "Could not retrieve pool information"
 # How often a pool that goes away under a look is made anew, and the seconds before that.
 _LOOKS, _PAUSE = 10, 0.3
+
+
+def pool_names(virsh: Any, utils: Utils, *words: str) -> list[str]:
+    """Returns the names of a host's active pools; with ``--all`` of all.
+
+    virsh lists nothing at all when a pool goes away under it, as that of another look does.
+
+    Args:
+        virsh: a virsh that is connected to the host.
+        utils: the siblings' functions.
+        words: options of ``pool-list``.
+
+    Raises:
+        CommandExecutionError: there is no connection, or virsh fails for another reason or too often.
+    """
+    for _ in range(_LOOKS):
+        text, failed = virsh.attempt("pool-list", *words, "--name")
+        if not failed:
+            return list(utils["hypervisor_xml.lines"](text))
+        if _GONE not in failed:
+            break
+        time.sleep(_PAUSE)
+    raise CommandExecutionError(failed)
 
 
 class Target:
@@ -45,7 +70,7 @@ class Target:
     def _known(self) -> list[dict[str, Any]]:
         """Returns the active pools of the host."""
         if self._pools is None:
-            names = self.utils["hypervisor_xml.lines"](self.virsh.ask("pool-list", "--name"))
+            names = pool_names(self.virsh, self.utils)
             texts = [self.virsh.attempt("pool-dumpxml", name)[0] for name in names]
             self._pools = [self.utils["hypervisor_xml.pool"](text) for text in texts if text]
         return self._pools

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 
 from salt.exceptions import CommandExecutionError
@@ -23,6 +24,9 @@ _LISTS = {
     "pool": ("pool-list", "--all", "--name"),
     "network": ("net-list", "--all", "--name"),
 }
+# How virsh says that a pool has gone between its list and a question about it; how often it is asked, and the seconds
+# before it is asked again.
+_GONE, _LISTINGS, _PAUSE = "Could not retrieve pool information", 10, 0.3
 _DUMPS = {
     # Secrets such as a console's password are left out by virsh unless --security-info is given.
     "domain": "dumpxml",
@@ -83,8 +87,19 @@ def virsh(*argv: str, timeout: float = TIMEOUT, stdin: str | None = None) -> str
 
 
 def names(kind: str) -> list[str]:
-    """Lists all objects of a kind ("domain", "pool" or "network"), running or not, by name."""
-    return [line.strip() for line in virsh(*_LISTS[kind]).splitlines() if line.strip()]
+    """Lists all objects of a kind ("domain", "pool" or "network"), running or not, by name.
+
+    virsh lists nothing at all when an object goes away under it, as a pool does that was made to look at this host
+    for a migration: it is asked again then.
+    """
+    for _ in range(_LISTINGS):
+        try:
+            return [line.strip() for line in virsh(*_LISTS[kind]).splitlines() if line.strip()]
+        except CommandExecutionError as error:
+            if _GONE not in str(error):
+                raise
+        time.sleep(_PAUSE)
+    raise CommandExecutionError(f"virsh {_LISTS[kind][0]}: objects went away under {_LISTINGS} attempts to list them")
 
 
 def definition(kind: str, name: str, inactive: bool = True) -> str | None:

@@ -312,6 +312,28 @@ def test_a_pool_that_goes_between_two_questions_is_made_anew(disk, monkeypatch):
     assert len(disk.there.asked("pool-create-as")) == 2
 
 
+GONE = CommandExecutionError("virsh pool-list: error: Could not retrieve pool information")
+
+
+def test_a_list_that_the_pool_of_another_look_has_left_is_made_again(disk, monkeypatch):
+    monkeypatch.setattr(hypervisor_storage, "_PAUSE", 0.01)
+    lists = iter([GONE, "", ""])
+    disk.there.table |= {("pool-list",): lambda *_: next(lists), ("pool-create-as",): "", ("pool-dumpxml",): POOL}
+    assert disk.reasons(copy_disks=True) == {}
+    assert len(disk.there.asked("pool-list")) > 1
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"), [(GONE, 10), (CommandExecutionError("virsh pool-list: no connection"), 1)]
+)
+def test_a_list_that_fails_for_good_is_said(disk, monkeypatch, error, asked):
+    monkeypatch.setattr(hypervisor_storage, "_PAUSE", 0.001)
+    disk.there.table |= {("pool-list",): error}
+    with pytest.raises(CommandExecutionError, match=str(error)):
+        disk.reasons(copy_disks=True)
+    assert len(disk.there.asked("pool-list")) == asked
+
+
 def test_the_pool_of_another_look_may_be_there_first(disk, monkeypatch):
     monkeypatch.setattr(hypervisor_storage, "_PAUSE", 0.01)
     conflict = CommandExecutionError(f"virsh pool-create-as: Storage source conflict with pool: '{OTHERS}'")

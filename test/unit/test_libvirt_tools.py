@@ -52,6 +52,30 @@ def test_a_failure_says_what_the_tool_said(virsh):
         libvirt_tools.names("pool")
 
 
+def test_a_list_that_a_pool_has_left_is_made_again(monkeypatch):
+    answers = [CommandExecutionError("virsh pool-list: error: Could not retrieve pool information"), "one\ntwo\n"]
+
+    def virsh(*_):
+        answer = answers.pop(0)
+        if isinstance(answer, str):
+            return answer
+        raise answer
+
+    monkeypatch.setattr(libvirt_tools, "virsh", virsh)
+    monkeypatch.setattr(libvirt_tools, "_PAUSE", 0)
+    assert libvirt_tools.names("pool") == ["one", "two"]
+
+
+def test_a_list_that_pools_always_leave_is_given_up(monkeypatch):
+    def virsh(*_):
+        raise CommandExecutionError("virsh pool-list: error: Could not retrieve pool information")
+
+    monkeypatch.setattr(libvirt_tools, "virsh", virsh)
+    monkeypatch.setattr(libvirt_tools, "_PAUSE", 0)
+    with pytest.raises(CommandExecutionError, match="objects went away under 10 attempts"):
+        libvirt_tools.names("pool")
+
+
 def test_a_missing_program_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CommandExecutionError, match=r"^virt-install is not installed$"):
