@@ -51,7 +51,9 @@ _LOOK = 10.0  # seconds between two looks at the host's figures, which are told 
 _AGAIN = 1.0  # seconds until a master that was away is told again
 _TOGETHER = 8  # objects that changed at once, from which on one message tells all
 _LINES = 256  # that may wait; then the child waits
-_PATIENCE = 5.0  # seconds for the master to take a message
+# Seconds for the master to take a message, which it does in milliseconds: what a restart of it has swallowed is told
+# again within five seconds.
+_PATIENCE = 3.0
 # The same for logging in at the master; the minion itself may take longer.
 _IMPATIENT = {"auth_timeout": 3, "auth_tries": 1, "retry_dns": 0, "random_reauth_delay": 0, "acceptance_wait_time": 1}
 _MOST_HAPPENED = 200  # that wait for a master that is away

@@ -104,7 +104,7 @@ class Site:
     def converge(self, *nodes: str) -> dict[str, dict[str, Any]]:
         """Run the highstate of nodes, which must succeed."""
         answers = self.highstate(*nodes)
-        assert failures(answers) == {}
+        assert not (wrong := failures(answers)), wrong
         return answers
 
     def members(self, node: str) -> dict[str, str]:
