@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import queue
 import sqlite3
-import ssl
 import sys
 import threading
 import time
@@ -243,12 +242,9 @@ def asked(token: str, host: str, count: int) -> list[float]:
     """Return the seconds that salt-api takes to ask one real host for its guests."""
     times = []
     body = json.dumps({"client": "local", "tgt": host, "fun": "hypervisor.guests"})
-    context = ssl.create_default_context()
-    # It is this host's own port.
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     for _ in range(count):
         began = time.monotonic()
-        connection = http.client.HTTPSConnection("127.0.0.1", API, timeout=90, context=context)
+        connection = http.client.HTTPConnection("127.0.0.1", API, timeout=90)
         connection.request("POST", "/run", body, {"X-Auth-Token": token, "Content-Type": "application/json"})
         answer = connection.getresponse()
         text = answer.read().decode()
