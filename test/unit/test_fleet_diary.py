@@ -6,13 +6,11 @@ import fcntl
 import json
 import os
 import stat
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypervisor_inventory import access, acts, jobs
+from processes import speaking
 
 from _utils import fleet_diary, fleet_store
 
@@ -179,12 +177,7 @@ def test_the_file_of_an_act_at_work_is_never_dropped(runner):
         f"held = d.begin({str(runner.base)!r}, '20260101000000000001', function='fleet.evacuate', user='olga')\n"
         "print('begun', flush=True); sys.stdin.read()"
     )
-    root = Path(__file__).resolve().parents[2]
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+    with speaking(code, "begun") as process:
         for number in range(2, 204):
             runner.begin(jid=f"20260101000000{number:06d}").close()
         names = sorted(path.stem[14:] for path in runner.folder.iterdir())

@@ -6,11 +6,10 @@ import itertools
 import json
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import speaking
 
 from _utils import fleet_store
 
@@ -57,12 +56,7 @@ def test_a_lock_ends_with_its_process(tmp_path):
         f"held = s.lock({str(tmp_path)!r}, 'guests', 'web', {WHO!r})\n"
         "print('held', flush=True); sys.stdin.read()"
     )
-    root = Path(__file__).resolve().parents[2]
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+    with speaking(code, "held") as process:
         assert fleet_store.lock(str(tmp_path), "guests", "web", WHO)[0] is None
         process.kill()
         process.wait()
@@ -139,12 +133,7 @@ def test_what_a_killed_act_has_noted_is_gone_on_with(tmp_path):
         "s.forget(base, 'hv1', 'mail')\n"
         "print('noted', flush=True); sys.stdin.read()"
     )
-    root = Path(__file__).resolve().parents[2]
-    with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "noted\n"
+    with speaking(code, "noted") as process:
         process.kill()
         process.wait()
     base = str(tmp_path)
