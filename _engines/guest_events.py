@@ -51,9 +51,10 @@ _LOOK = 10.0  # seconds between two looks at the host's figures, which are told 
 _AGAIN = 1.0  # seconds until a master that was away is told again
 _TOGETHER = 8  # objects that changed at once, from which on one message tells all
 _LINES = 256  # that may wait; then the child waits
-# Seconds for the master to take a message, which it does in milliseconds: what a restart of it has swallowed is told
-# again within five seconds.
-_PATIENCE = 3.0
+# Seconds for the master to take a message, which it does in milliseconds. What its restart has swallowed is found out
+# only by this, and then told on a new connection: the old one lets up to five seconds pass until it tries again.
+_PATIENCE, _MOST_PATIENCE = 1.0, 5.0
+_SLOWER = 4.0  # times the last answer's seconds, that a busy master is not told everything twice
 # The same for logging in at the master; the minion itself may take longer.
 _IMPATIENT = {"auth_timeout": 3, "auth_tries": 1, "retry_dns": 0, "random_reauth_delay": 0, "acceptance_wait_time": 1}
 _MOST_HAPPENED = 200  # that wait for a master that is away
@@ -238,11 +239,16 @@ class Line:
 
     Args:
         opts: the minion's options.
+
+    Attributes:
+        patience: seconds that the next message is given: few, more for a master that took its time, and twice as many
+            after each that was lost.
     """
 
     def __init__(self, opts: Mapping[str, Any]) -> None:
         self._opts = {**opts, **_IMPATIENT}
         self._channel: Any = None
+        self.patience = _PATIENCE
 
     def send(self, tag: str, data: Mapping[str, str]) -> bool:
         """Sends one event, and says whether the master has it."""
@@ -251,14 +257,18 @@ class Line:
                 self._opts.update(salt.minion.resolve_dns(self._opts, fallback=False))
                 self._channel = salt.channel.client.ReqChannel.factory(self._opts)
             load = {"id": self._opts["id"], "cmd": "_minion_event", "tag": tag, "data": data}
-            self._channel.send(load, tries=1, timeout=_PATIENCE)
+            began = time.monotonic()
+            self._channel.send(load, tries=1, timeout=self.patience)
+            took = time.monotonic() - began
         # A master that is away shows in many ways; whichever it is, everything is told once it is back.
         except Exception as error:  # noqa: BLE001 - see above
             log.info("the master could not be told: %r", error)
             if self._channel is not None:
                 self._channel.close()
             self._channel = None
+            self.patience = min(2 * self.patience, _MOST_PATIENCE)
             return False
+        self.patience = min(max(_SLOWER * took, _PATIENCE), _MOST_PATIENCE)
         return True
 
 

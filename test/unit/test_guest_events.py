@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import sys
 import time
@@ -246,33 +245,51 @@ def test_it_is_for_minions(monkeypatch, role):
     assert (guest_events.__virtual__() is True) == (role == "minion")
 
 
+class Master:
+    """Answers after a while on a clock of its own, or not at all.
+
+    Attributes:
+        takes: seconds until it answers; None if it does not.
+        got: what arrived: tag, data, command and sender.
+        given: the seconds that each message was given.
+        closed: how many connections were given up.
+    """
+
+    def __init__(self, monkeypatch):
+        self.takes, self.now = 0.01, 1000.0
+        self.got, self.given, self.closed = [], [], 0
+        monkeypatch.setattr("salt.minion.resolve_dns", lambda opts, fallback: {"master_uri": "tcp://x"})
+        monkeypatch.setattr("salt.channel.client.ReqChannel.factory", lambda opts: self)
+        monkeypatch.setattr(guest_events.time, "monotonic", lambda: self.now)
+
+    def send(self, load, tries, timeout):
+        assert tries == 1
+        self.given.append(timeout)
+        if self.takes is None or self.takes > timeout:
+            raise SaltReqTimeoutError("no answer")
+        self.now += self.takes
+        self.got.append((load["tag"], load["data"], load["cmd"], load["id"]))
+
+    def close(self):
+        self.closed += 1
+
+
 def test_the_line_to_the_master_knows_what_arrived(monkeypatch):
-    sent: list[Any] = []
-
-    class Channel:
-        works = True
-        closed = 0
-
-        def send(self, load, tries, timeout):
-            assert tries == 1
-            # What was swallowed is told again, in all, within five seconds.
-            assert 0 < timeout + guest_events._AGAIN < 4.5
-            if not self.works:
-                raise SaltReqTimeoutError("no answer")
-            sent.append((load["tag"], load["data"], load["cmd"], load["id"]))
-
-        def close(self):
-            Channel.closed += 1
-
-    channel = Channel()
-    monkeypatch.setattr("salt.minion.resolve_dns", lambda opts, fallback: {"master_uri": "tcp://x"})
-    monkeypatch.setattr("salt.channel.client.ReqChannel.factory", lambda opts: channel)
+    master = Master(monkeypatch)
     line = guest_events.Line({"id": "hv1", "master": "x"})
     assert line.send("a/b", {"body": "x"}) is True
-    assert sent == [("a/b", {"body": "x"}, "_minion_event", "hv1")]
-    channel.works = False
+    assert master.got == [("a/b", {"body": "x"}, "_minion_event", "hv1")]
+    master.takes = None
     assert line.send("a/b", {}) is False
-    assert Channel.closed == 1
-    channel.works = True
+    assert master.closed == 1
+    master.takes = 0.01
     assert line.send("a/b", {}) is True
-    assert json.dumps(sent)
+
+
+def test_a_lost_message_is_found_out_soon_and_a_slow_master_is_waited_for(monkeypatch):
+    master = Master(monkeypatch)
+    line = guest_events.Line({"id": "hv1", "master": "x"})
+    for master.takes in (0.01, None, 0.01, None, None, None, None, 0.01, 0.9, 3.0, 3.0, 0.01, 0.01):
+        line.send("a/b", {})
+    assert [round(one, 2) for one in master.given] == [1, 1, 2, 1, 2, 4, 5, 5, 1, 3.6, 5, 5, 1]
+    assert master.closed == 5
