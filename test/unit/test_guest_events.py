@@ -256,11 +256,14 @@ class Master:
     """
 
     def __init__(self, monkeypatch):
-        self.takes, self.now = 0.01, 1000.0
-        self.got, self.given, self.closed = [], [], 0
+        self.takes: float | None = 0.01
+        self.now = 1000.0
+        self.got: list[Any] = []
+        self.given: list[float] = []
+        self.closed = 0
         monkeypatch.setattr("salt.minion.resolve_dns", lambda opts, fallback: {"master_uri": "tcp://x"})
         monkeypatch.setattr("salt.channel.client.ReqChannel.factory", lambda opts: self)
-        monkeypatch.setattr(guest_events.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
 
     def send(self, load, tries, timeout):
         assert tries == 1
@@ -289,7 +292,8 @@ def test_the_line_to_the_master_knows_what_arrived(monkeypatch):
 def test_a_lost_message_is_found_out_soon_and_a_slow_master_is_waited_for(monkeypatch):
     master = Master(monkeypatch)
     line = guest_events.Line({"id": "hv1", "master": "x"})
-    for master.takes in (0.01, None, 0.01, None, None, None, None, 0.01, 0.9, 3.0, 3.0, 0.01, 0.01):
+    for takes in (0.01, None, 0.01, None, None, None, None, 0.01, 0.9, 3.0, 3.0, 0.01, 0.01):
+        master.takes = takes
         line.send("a/b", {})
     assert [round(one, 2) for one in master.given] == [1, 1, 2, 1, 2, 4, 5, 5, 1, 3.6, 5, 5, 1]
     assert master.closed == 5
