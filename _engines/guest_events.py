@@ -48,7 +48,7 @@ _SIBLINGS = (
 _SILENCE = 30.0  # seconds without a line of the child, which says something every few
 _PAUSES = (1.0, 1.0, 2.0, 5.0)  # seconds before the child is started again
 _LOOK = 10.0  # seconds between two looks at the host's figures, which are told when they have moved
-_AGAIN = 1.0  # seconds until a master that was away is told again
+_AGAIN = 1.0  # seconds from one try to tell a master that is away to the next; longer if a try takes longer
 _TOGETHER = 8  # objects that changed at once, from which on one message tells all
 _LINES = 256  # that may wait; then the child waits
 # Seconds for the master to take a message, which it does in milliseconds. What its restart has swallowed is found out
@@ -127,6 +127,8 @@ class Teller:
         self.figures: dict[str, Any] = {}
         # Whether the last message did not arrive: then nothing is sent until there is time for all.
         self.deaf = False
+        # When that one was sent, of the monotonic clock.
+        self.tried = 0.0
         self.nonce = ""
         self.libvirt = "it has not been reached yet"
         # What has happened to guests and was not told yet: UUID, milliseconds since 1970, a word.
@@ -228,10 +230,11 @@ class Teller:
         if self.deaf:
             return
         happened = {"happened": self.happened} if self.happened else {}
+        began = time.monotonic()
         if self._send(*self._voice.message(about, **said, **happened)):
             self.happened = []
         else:
-            self.deaf, self.whole = True, False
+            self.deaf, self.whole, self.tried = True, False, began
 
 
 class Line:
@@ -352,7 +355,7 @@ class Course:
             self._look = now + _LOOK
             self._teller.look()
         if self._teller.deaf:
-            self._alive = min(self._alive, time.monotonic() + _AGAIN)
+            self._alive = min(self._alive, self._teller.tried + _AGAIN)
 
     def _take(self, source: Child | None, line: Any) -> None:
         """Takes a line of the child, its end, or a question of the master."""

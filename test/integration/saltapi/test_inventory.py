@@ -18,6 +18,16 @@ TRIES = 3
 LIMIT = 5.0  # seconds from the end of a fault, of which seeing the truth takes a part
 # The process of Salt's own, which is the parent: one that Salt has started again is called no more than "Engine".
 ENGINE = "kill -KILL $(ps -o ppid= -p $(pgrep -f '^hypervisor-formula: {}'))"
+# Waits until the master answers a host: systemd takes it for started before that.
+ANSWERS = """
+import salt.payload, sys, zmq
+door = zmq.Context.instance().socket(zmq.REQ)
+door.linger = 0
+door.connect("tcp://127.0.0.1:4506")
+door.send(salt.payload.dumps({"enc": "clear", "load": {"cmd": "ping", "id": "controller"}}))
+sys.exit(None if door.poll(60000) else "the master does not answer")
+"""
+RESTART = f"systemctl restart salt-master && /opt/saltstack/salt/bin/python3 -c '{ANSWERS}'"
 PING = ["salt-call", "--local", "--out=quiet", "test.ping"]  # takes less than a second where nothing else runs
 needs_lab = pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="needs hypervisors besides the master")
 # What is defined behind the inventory's back; nothing is started of it.
@@ -259,7 +269,7 @@ FAULTS = {
     "the engine is killed": ("hv1", ENGINE.format("guest_events")),
     "the engine's work is killed": ("hv1", WORK.format("guest_events")),
     "the minion is killed": ("hv1", "systemctl kill -s KILL salt-minion; {act}; systemctl restart salt-minion"),
-    "the master restarts": ("controller", "systemctl restart salt-master"),
+    "the master restarts": ("controller", RESTART),
     "the master's engine is killed": ("controller", ENGINE.format("inventory")),
     "the master's engine's work is killed": ("controller", WORK.format("inventory")),
     "the database is damaged": ("controller", f"python3 -c '{WHOLE}'; head -c 20000 /dev/urandom > {DATABASE}"),
