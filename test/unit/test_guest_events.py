@@ -239,6 +239,23 @@ def test_a_question_of_the_master_is_answered_without_libvirt_too(host):
     assert (about, said["nonce"], "part" in said) == ("host/alive", "word", False)
 
 
+@pytest.mark.parametrize(("takes", "wait"), [(0.0, 1.0), (0.4, 0.6), (3.0, 0.01)])
+def test_who_did_not_hear_is_told_again_a_second_after_the_last_try_began(monkeypatch, host, takes, wait):
+    clock = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    course = guest_events.Course(host.teller, ["/nonexistent/python3"], 60, 3600)
+    course._start = 9999.0  # no child is looked for meanwhile
+
+    def deaf(*_):
+        clock[0] += takes
+        return False
+
+    host.teller._send = deaf
+    course._due(clock[0])
+    assert host.teller.deaf
+    assert course._wait(clock[0]) == pytest.approx(wait)
+
+
 @pytest.mark.parametrize("role", ["master", "minion"])
 def test_it_is_for_minions(monkeypatch, role):
     monkeypatch.setattr(guest_events, "__opts__", {"__role": role}, raising=False)
