@@ -13,12 +13,17 @@ from typing import Any
 
 from lab.proc import CommandError, LabError
 
+from . import by_hand
 from .subject import KILL, SIX, SIX_ROUTER, Run, Subject
 
 Fault = Callable[[Subject], "dict[str, Any] | None"]
 FAULTS: dict[str, tuple[Fault, tuple[str, ...]]] = {}
 # These need the controller for themselves: its master is stopped, its one DHCP server knows one machine.
 ALONE = ("master_down", "leased", "no_dhcp_server")
+
+
+# Before these somebody has made a VLAN by hand.
+ON_A_VLAN = ("retagged",)
 
 
 def fault(*wanted: str) -> Callable[[Fault], Fault]:
@@ -84,6 +89,14 @@ def wrong_vlan(subject: Subject) -> dict[str, Any] | None:
     """Nobody hears the tag."""
     tagged = {"vlans": {"eth0.77": {"link": "eth0", "id": 77}}, "ethernets": {"eth0": {}}}
     return subject.apply(subject.pillar({**tagged, "bridges": {"br0": {"ports": ["eth0.77"], **subject.own()}}}))
+
+
+@fault("old")
+def retagged(subject: Subject) -> dict[str, Any] | None:
+    """A VLAN that was there gets another tag, and the bridge that comes with it a wrong gateway."""
+    wrong = bridge(addresses=[f"{subject.address}/24"], gateway4=f"{subject.address.rpartition('.')[0]}.250")
+    tagged = {"vlans": {by_hand.NAME: {"link": "br0", "id": by_hand.TAG + 10, "addresses": [by_hand.ADDRESS]}}}
+    return subject.apply(subject.pillar({**wrong, **tagged}))
 
 
 @fault("old")
@@ -197,6 +210,14 @@ def attempt(subject: Subject, name: str) -> Run:
         subject: the machine; it is as before afterwards, if the promise is kept.
         name: one of FAULTS.
     """
+    if name in ON_A_VLAN:
+        with by_hand.vlan(subject):
+            return _attempt(subject, name)
+    return _attempt(subject, name)
+
+
+def _attempt(subject: Subject, name: str) -> Run:
+    """Make one change on the machine as it stands."""
     function, wanted = FAULTS[name]
     run = Run(subject.stack, name, wanted, subject.window)
     before = subject.look()
@@ -231,4 +252,3 @@ def settled(subject: Subject, before: dict[str, Any], patience: float = 15) -> l
         if not differing or time.monotonic() > end:
             return differing
         time.sleep(1)
-

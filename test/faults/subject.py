@@ -35,9 +35,12 @@ for root in ("/etc/network", "/etc/netplan", "/etc/systemd/network", "/etc/Netwo
 def ip(*words):
     return json.loads(subprocess.run(["ip", "-j", *words], capture_output=True, text=True).stdout or "[]")
 for one in ip("-d", "link"):
-    kind = one.get("linkinfo", {}).get("info_kind")
+    info = one.get("linkinfo", {})
+    kind, data = info.get("info_kind"), info.get("info_data", {})
+    made = {key: data[key] for key in ("id", "mode", "stp_state", "forward_delay") if key in data}
     found["link " + one["ifname"]] = [
-        kind, one.get("master"), one["mtu"], one["address"], "UP" in one["flags"], one.get("inet6_addr_gen_mode")]
+        kind, made, one.get("link"), one.get("master"), one["mtu"], one["address"], "UP" in one["flags"],
+        one.get("inet6_addr_gen_mode")]
 for one in ip("address"):
     for address in one["addr_info"]:
         key = f"address {address['local']}/{address['prefixlen']} {one['ifname']}"

@@ -95,6 +95,87 @@ def test_a_link_that_has_become_something_else_is_made_anew(tmp_path):
     assert host.ran == ["ip link delete dev v5"]
 
 
+def a_link(name, kind, data=None, **values):
+    """Returns a link as the kernel shows it."""
+    return {"ifname": name, "ifindex": 7, "linkinfo": {"info_kind": kind, "info_data": data or {}}, **values}
+
+
+CARDS = [{"ifname": "eth0"}, {"ifname": "eth1"}]
+REMADE = {
+    "tag": ({"vlans": {"mgmt": {"link": "eth0", "id": 20}}},
+            a_link("mgmt", "vlan", {"id": 10}, link="eth0"), a_link("mgmt", "vlan", {"id": 20}, link="eth0")),
+    "link": ({"vlans": {"mgmt": {"link": "eth1", "id": 10}}},
+             a_link("mgmt", "vlan", {"id": 10}, link="eth0"), a_link("mgmt", "vlan", {"id": 10}, link="eth1")),
+    "mode": ({"bonds": {"mgmt": {"ports": ["eth0", "eth1"], "mode": "active-backup"}}},
+             a_link("mgmt", "bond", {"mode": "802.3ad"}), a_link("mgmt", "bond", {"mode": "active-backup"})),
+    "kind": ({"bridges": {"mgmt": {"ports": ["eth0"]}}},
+             a_link("mgmt", "vlan", {"id": 10}, link="eth0"), a_link("mgmt", "bridge")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REMADE)
+@pytest.mark.parametrize("name", BACKENDS)
+def test_what_was_made_anew_as_something_else_goes_before_the_old_files_make_it_again(tmp_path, name, what):
+    pillar, was, now = REMADE[what]
+    host, backend = Stack(tmp_path), backend_of(name)
+    host.answers["ifquery --state"] = Done(0, "mgmt=mgmt\n", "")
+    host.answers["ifdown"] = lambda: Done(0, str(host.there.pop("mgmt", "")), "")
+    host.there["mgmt"] = now
+    back = step(pillar, back=True, links=[*CARDS, was], up=["mgmt"], managed=["mgmt"], active={"mgmt": "uuid-of-old"})
+    backend.release(host, back)
+    # The stanza of ifupdown that made it takes it away.
+    gone = "ifdown mgmt" if name == "ifupdown" else "ip link delete dev mgmt"
+    assert any(line.startswith(gone) for line in host.ran)
+    host.there["mgmt"] = was
+    host.ran.clear()
+    backend.release(host, back)
+    assert "ip link delete dev mgmt" not in host.ran
+
+
+def test_a_connection_is_brought_up_again_without_the_device_that_it_makes(tmp_path):
+    pillar, was, _ = REMADE["tag"]
+    host, backend = Stack(tmp_path), backend_of("networkmanager")
+    back = step(pillar, back=True, links=[*CARDS, was], active={"mgmt": "uuid-of-old"})
+    backend.activate(host, back)
+    assert [line for line in host.ran if " up uuid " in line] == ["nmcli --wait 45 connection up uuid uuid-of-old"]
+
+
+WITH_TREE = {"stp_state": 1, "forward_delay": 1500, "ageing_time": 30000}
+WITHOUT = {"stp_state": 0, "forward_delay": 0, "ageing_time": 30000}
+
+
+@pytest.mark.parametrize(("was", "now", "commands"), [
+    (WITHOUT, WITHOUT, []),
+    # With a spanning tree the kernel refuses a delay of nothing, in whatever order the words stand.
+    (WITHOUT, WITH_TREE, ["stp_state 0", "forward_delay 0 ageing_time 30000 stp_state 0"]),
+    (WITH_TREE, WITHOUT, ["forward_delay 1500 ageing_time 30000 stp_state 1"]),
+])  # fmt: skip
+def test_a_bridge_gets_its_options_back(tmp_path, was, now, commands):
+    host = Stack(tmp_path)
+    host.there["br0"] = a_link("br0", "bridge", now)
+    common.restore_options(host, step(BRIDGE, back=True, links=[*CARDS, a_link("br0", "bridge", was)]))
+    assert host.ran == [f"ip link set dev br0 type bridge {words}" for words in commands]
+
+
+@pytest.mark.parametrize("name", ["networkd", "netplan", "networkmanager"])
+def test_options_are_given_back_where_the_stack_does_not_do_so(tmp_path, name):
+    host, backend = Stack(tmp_path), backend_of(name)
+    host.there["br0"] = a_link("br0", "bridge", WITH_TREE)
+    links = [*CARDS, a_link("br0", "bridge", WITHOUT)]
+    backend.activate(host, step(BRIDGE, back=True, links=links, managed=["br0"], active={"br0": "u"}))
+    assert "ip link set dev br0 type bridge stp_state 0" in host.ran
+
+
+def test_a_card_that_only_carries_a_vlan_is_left_alone(tmp_path):
+    host, backend = Stack(tmp_path), backend_of("ifupdown")
+    host.answers["ifquery --state"] = Done(0, "eth1=eth1\n", "")
+    forth = step({"vlans": {"v10": {"link": "eth1", "id": 10, "addresses": ["10.1.0.2/24"]}}})
+    backend.release(host, forth)
+    backend.activate(host, forth)
+    assert not [line for line in host.ran if "eth1" in line]
+    assert "ifup v10" in host.ran
+
+
 def test_a_failed_command_says_why(tmp_path):
     host = Stack(tmp_path)
     host.answers["ip link"] = Done(1, "", "something\nRTNETLINK answers: No such device\n")

@@ -25,7 +25,7 @@ def test_every_pair_comes_once_before_any_comes_again():
 
 def test_every_fault_has_a_promised_end_and_says_what_is_wrong():
     assert {"good", "leased", "both_families",
-            "wrong_port", "wrong_gateway", "wrong_address", "wrong_vlan", "no_dhcp_server", "master_down",
+            "wrong_port", "wrong_gateway", "wrong_address", "wrong_vlan", "retagged", "no_dhcp_server", "master_down",
             "link_cut", "minion_killed", "applier_killed_applying", "applier_killed_applied", "reboot", "power_cut",
             "disk_full", "second_change"} == set(interfaces.FAULTS)  # fmt: skip
     for function, wanted in interfaces.FAULTS.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -217,6 +217,15 @@ def remove_absent(host: Host, step: Step) -> None:
             ran(host, ["ip", "link", "delete", "dev", one.name])
 
 
+def form(link: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns what no stack alters of a link that is there: its kind, a VLAN's tag and link, a bond's mode."""
+    info = link.get("linkinfo") or {}
+    kind, data = info.get("info_kind"), info.get("info_data") or {}
+    if kind == "vlan":
+        return kind, data.get("id"), link.get("link")
+    return (kind, data.get("mode")) if kind == "bond" else (kind,)
+
+
 def outdated(one: Interface, link: dict[str, Any]) -> bool:
     """Says whether an interface that is there is another kind of thing, so that it must be made anew."""
     data = (link.get("linkinfo") or {}).get("info_data") or {}
@@ -240,12 +249,51 @@ def remove_outdated(host: Host, step: Step) -> None:
             ran(host, ["ip", "link", "delete", "dev", one.name])
 
 
+def remove_remade(host: Host, step: Step) -> None:
+    """Removes, on the way back, what a change has made anew as something else; the old files make it what it was."""
+    there, before = links(host), {str(one["ifname"]): one for one in step.snapshot.links}
+    for one in reversed(touched(step.profile, step.changed)):
+        was, now = before.get(one.name), there.get(one.name)
+        if one.kind in {"ethernet", OPENVSWITCH} or was is None or now is None or form(was) == form(now):
+            continue
+        host.run(["ip", "link", "delete", "dev", one.name])
+
+
+def options(link: Mapping[str, Any]) -> dict[str, str]:
+    """Returns a bridge's options as `ip` calls and takes them; nothing for what is no bridge."""
+    info = link.get("linkinfo") or {}
+    data = info.get("info_data") or {} if info.get("info_kind") == "bridge" else {}
+    return {key: str(data[key]) for key in ("forward_delay", "ageing_time", "stp_state") if key in data}
+
+
+def option_commands(name: str, wanted: Mapping[str, str]) -> Iterator[list[str]]:
+    """Returns the commands that set a bridge's options.
+
+    Whatever their order on the line, the kernel takes the delay before the spanning tree, and with a spanning tree none
+    below 2 s: so one that goes goes first.
+    """
+    command = ["ip", "link", "set", "dev", name, "type", "bridge"]
+    if wanted.get("stp_state") == "0":
+        yield [*command, "stp_state", "0"]
+    yield [*command, *(word for pair in wanted.items() for word in pair)]
+
+
+def restore_options(host: Host, step: Step) -> None:
+    """Gives bridges back the options that they had, which no stack alters."""
+    there = links(host)
+    for link in step.snapshot.links:
+        name, wanted = str(link["ifname"]), options(link)
+        if name in step.changed and wanted and name in there and wanted != options(there[name]):
+            for argv in option_commands(name, wanted):
+                host.run(argv)
+
+
 def tune(host: Host, step: Step) -> None:
     """Sets the options of bridges that were there before, which no stack alters."""
     for one in touched(step.profile, step.changed):
         if one.kind == "bridge" and not one.absent and one.name not in step.made:
-            words = ["stp_state", "1" if one.bridge.stp else "0"]
-            # The kernel wants centiseconds, and with a spanning tree at least 2 s; its order is forward_delay last.
-            words += ["forward_delay", str(one.bridge.forward_delay * 100)]
-            words += ["ageing_time", str(one.bridge.ageing * 100)] if one.bridge.ageing is not None else []
-            host.run(["ip", "link", "set", "dev", one.name, "type", "bridge", *words])
+            # The kernel wants centiseconds.
+            wanted = {"forward_delay": str(one.bridge.forward_delay * 100)}
+            wanted |= {"ageing_time": str(one.bridge.ageing * 100)} if one.bridge.ageing is not None else {}
+            for argv in option_commands(one.name, {**wanted, "stp_state": "1" if one.bridge.stp else "0"}):
+                host.run(argv)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,11 @@ from .host import LocalHost
 from .store import Change, Store
 
 # In the order in which they are asked: netplan writes for networkd and NetworkManager, so it goes before them.
+# What other programs' files keep secret, in each line of a comparison: of Wi-Fi, 802.1X and modems.
+_SECRET = re.compile(
+    r"^(.[ \t]*[\w.-]*(?:passw|psk|secret|wep-?key|wireless-key|(?<![a-z])pin)[\w.-]*[\"']?[ \t]*[:= \t][ \t]*)\S.*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 BACKENDS = ("netplan", "networkmanager", "networkd", "ifupdown")
 
 
@@ -80,7 +86,7 @@ def backend_of(name: str) -> Backend:
 def carrier(host: LocalHost, snapshot: Snapshot, masters: Sequence[str]) -> set[str]:
     """Returns what carries the connection to the masters now, with everything below it.
 
-    Without masters that is what carries the default route.
+    Without masters that is what carries the default routes, of either family. Nothing may be known of it.
     """
     devices = {
         str(route["dev"])
@@ -90,7 +96,13 @@ def carrier(host: LocalHost, snapshot: Snapshot, masters: Sequence[str]) -> set[
         if route.get("dev") and route["dev"] != "lo"
     }
     if not devices:
-        devices = {str(one["dev"]) for one in snapshot.routes if one.get("dst") == "default" and one.get("dev")}
+        devices = {
+            str(hop["dev"])
+            for one in (*snapshot.routes, *snapshot.routes6)
+            if one.get("dst") == "default"
+            for hop in (one, *one.get("nexthops", ()))
+            if hop.get("dev") and hop["dev"] != "lo"
+        }
     return {name for device in devices for name in runtime.chain(snapshot, device)}
 
 
@@ -216,6 +228,23 @@ def _changed(
     return [name for name in names if name in touched]
 
 
+def _rewritten(
+    backend: Backend, profile: Profile, after: Mapping[str, object], changed: Sequence[str], names: Sequence[str]
+) -> set[str]:
+    """Returns which of these interfaces get other files of their own, since networkd sets them up anew for that.
+
+    A VLAN, for instance, is named in its card's file; netplan makes that file, and the formula the VLAN's alone.
+    """
+    found, whole = set(), set(backend.render(profile)) & set(after)
+    if backend.name == "netplan":
+        found = {one.link for one in profile.interfaces if one.kind == "vlan" and one.name in changed} & set(names)
+    for name in names:
+        others = tuple(one for one in profile.interfaces if one.name != name)
+        if whole - set(backend.render(replace(profile, interfaces=others))):
+            found.add(name)
+    return found
+
+
 def _below(profile: Profile, one: Interface) -> Iterator[str]:
     """Returns everything that an interface stands on."""
     for name in filter(None, (*one.ports, one.link)):
@@ -258,7 +287,7 @@ def _diff(name: str, before: files.Entry | None, after: files.Entry | None) -> s
         for one in (before, after)
     )
     text = "".join(difflib.unified_diff(old, new, name, name if after else "/dev/null"))
-    return text or "its permissions or its owner"
+    return _SECRET.sub(r"\1(not shown)", text) or "its permissions or its owner"
 
 
 def make(
@@ -336,12 +365,17 @@ def _fitting(
         return Plan(backend=backend.name, errors=tuple(errors))
     changed = _changed(profile, previous, after, differing)
     carriers |= {one.name for one in profile.interfaces if one.uplink}
-    uplink = sorted(carriers & set(changed))
+    still = sorted(carriers - set(changed))
+    reached = carriers - set(still) | _rewritten(backend, profile, after, changed, still)
+    # Where nothing is known of the connection, anything may carry it.
+    uplink = sorted(reached) if carriers else changed
     errors += _vanishing(profile, carriers, snapshot) + _judged(host, backend, after, profile)
     refusal = ""
     if uplink and not profile.allow_uplink_change:
+        which = "which carries the connection to the master"
+        which = which if carriers else "and nothing here says what carries the connection"
         refusal = (
-            f"it would change {', '.join(uplink)}, which carries the connection to the master; "
+            f"it would change {', '.join(uplink)}, {which}; "
             "set network:allow_uplink_change to true to have that tried, checked and undone if it fails"
         )
     targets = checks.targets(profile, asked)

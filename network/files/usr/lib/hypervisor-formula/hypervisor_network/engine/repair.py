@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+from hypervisor_network.backends import common
 from hypervisor_network.backends.contract import Snapshot
 from hypervisor_network.model import OPENVSWITCH
 
@@ -23,6 +25,11 @@ def commands(before: Snapshot, now: Snapshot, names: Sequence[str]) -> Iterator[
         names: the interfaces that a change has touched; no other is.
     """
     old, new = before.names(), now.names()
+    remade = [name for name in reversed(names) if name in old and name in new and _other(before, now, name)]
+    for name in remade:
+        yield ["ip", "link", "delete", "dev", name]
+    now = _without(now, remade)
+    new = now.names()
     for name in names:
         if name in new and name not in old and runtime.kind(runtime.link_of(now, name) or {}) != OPENVSWITCH:
             yield ["ip", "link", "delete", "dev", name]
@@ -38,8 +45,31 @@ def commands(before: Snapshot, now: Snapshot, names: Sequence[str]) -> Iterator[
         yield from _routes(before, now, name)
 
 
+def _other(before: Snapshot, now: Snapshot, name: str) -> bool:
+    """Says whether an interface is there as something else, so that it must be made anew."""
+    old, new = runtime.link_of(before, name) or {}, runtime.link_of(now, name) or {}
+    virtual = {runtime.kind(old), runtime.kind(new)}.isdisjoint({"ethernet", OPENVSWITCH})
+    return virtual and common.form(old) != common.form(new)
+
+
+def _without(now: Snapshot, names: Sequence[str]) -> Snapshot:
+    """Returns the runtime as it is when links have been deleted."""
+    gone = set(names)
+    return replace(
+        now,
+        links=[
+            {key: value for key, value in one.items() if key != "master" or value not in gone}
+            for one in now.links
+            if one["ifname"] not in gone
+        ],
+        addresses=[one for one in now.addresses if one["ifname"] not in gone],
+        routes=[one for one in now.routes if one.get("dev") not in gone],
+        routes6=[one for one in now.routes6 if one.get("dev") not in gone],
+    )
+
+
 def _made(before: Snapshot, name: str) -> Iterator[Argv]:
-    """Makes a bridge or VLAN that has gone; a card cannot be made."""
+    """Makes a bridge, bond or VLAN that has gone; a card cannot be made."""
     link = runtime.link_of(before, name) or {}
     kind = runtime.kind(link)
     if kind == "bridge":
@@ -47,6 +77,9 @@ def _made(before: Snapshot, name: str) -> Iterator[Argv]:
     elif kind == "vlan":
         tag = ((link.get("linkinfo") or {}).get("info_data") or {}).get("id")
         yield ["ip", "link", "add", "link", str(link.get("link")), "name", name, "type", "vlan", "id", str(tag)]
+    elif kind == "bond":
+        mode = ((link.get("linkinfo") or {}).get("info_data") or {}).get("mode", "active-backup")
+        yield ["ip", "link", "add", "name", name, "type", "bond", "mode", str(mode)]
 
 
 def _link(before: Snapshot, now: Snapshot, name: str) -> Iterator[Argv]:
@@ -54,11 +87,18 @@ def _link(before: Snapshot, now: Snapshot, name: str) -> Iterator[Argv]:
     old, new = runtime.link_of(before, name) or {}, runtime.link_of(now, name) or {}
     # What is a port of Open vSwitch, its database alone decides.
     if old.get("master") != new.get("master") and runtime.DATAPATH not in {old.get("master"), new.get("master")}:
+        if runtime.kind(runtime.link_of(before, str(old.get("master"))) or {}) == "bond":
+            # A bond takes no port that is up.
+            yield ["ip", "link", "set", "dev", name, "down"]
+            new = {**new, "flags": []}
         yield ["ip", "link", "set", "dev", name, *(["master", old["master"]] if old.get("master") else ["nomaster"])]
     if old.get("address") and old.get("address") != new.get("address"):
         yield ["ip", "link", "set", "dev", name, "address", old["address"]]
     if old.get("mtu") and old.get("mtu") != new.get("mtu"):
         yield ["ip", "link", "set", "dev", name, "mtu", str(old["mtu"])]
+    wanted = common.options(old)
+    if wanted and wanted != common.options(new):
+        yield from common.option_commands(name, wanted)
     mode = old.get("inet6_addr_gen_mode")
     if mode and mode != new.get("inet6_addr_gen_mode"):
         # The link-local address is made when the link comes up.

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from hypervisor_network.backends import common
 from hypervisor_network.backends.contract import Json, Snapshot
 from hypervisor_network.model import OPENVSWITCH, Interface, Profile
 
@@ -79,9 +80,15 @@ def _link_facts(snapshot: Snapshot, skip: frozenset[str]) -> Iterator[tuple[str,
         up = "UP" in one.get("flags", [])
         facts = {
             "kind": kind(one), "master": one.get("master"), "mtu": one.get("mtu"), "mac": one.get("address"),
-            "up": up, "addrgenmode": one.get("inet6_addr_gen_mode"),
+            "up": up, "addrgenmode": one.get("inet6_addr_gen_mode"), **_form_facts(one), **common.options(one),
         }  # fmt: skip
         yield f"link {name}", tuple(facts.items())
+
+
+def _form_facts(link: Mapping[str, Any]) -> dict[str, Any]:
+    """Describes what a VLAN or bond was made as."""
+    words = {"vlan": ("tag", "link"), "bond": ("mode",)}.get(kind(link), ())
+    return dict(zip(words, common.form(link)[1:], strict=True))
 
 
 def _address_facts(snapshot: Snapshot, skip: frozenset[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -197,7 +204,8 @@ def missing(profile: Profile, names: Mapping[str, str], snapshot: Snapshot) -> l
     there = snapshot.names()
     lines = []
     for one in profile.present:
-        if one.kind != "ethernet" or names.get(one.name, one.name) in there:
+        unmatched = one.name not in names and (one.match.mac or one.match.path)
+        if one.kind != "ethernet" or (not unmatched and names.get(one.name, one.name) in there):
             continue
         what = f"with the MAC address {one.match.mac}" if one.match.mac else f"at {one.match.path}"
         user = next((f" (a port of {other.name})" for other in profile.present if one.name in other.ports), "")

@@ -100,7 +100,9 @@ class Backend:
 
     def release(self, host: Host, step: Step) -> None:
         """Takes the interfaces down, those on top first, by the files that brought them up."""
-        names = [one.name for one in reversed(common.touched(step.profile, step.changed))]
+        # Not a card that only carries a VLAN: nobody would bring it up again.
+        fitting = {one.name for one in (*common.ours(step.profile), *step.profile.absent)}
+        names = [one.name for one in reversed(common.touched(step.profile, step.changed)) if one.name in fitting]
         if step.back:
             _end(host, names)
         up = set(self.remember(host)["up"])

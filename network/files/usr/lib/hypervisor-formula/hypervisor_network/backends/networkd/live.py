@@ -117,7 +117,9 @@ class Backend:
 
     def release(self, host: Host, step: Step) -> None:
         """Removes what networkd cannot alter."""
-        if not step.back:
+        if step.back:
+            common.remove_remade(host, step)
+        else:
             common.remove_outdated(host, step)
 
     def activate(self, host: Host, step: Step) -> None:
@@ -144,6 +146,7 @@ class Backend:
             raise BackendError(f"networkd has not made {', '.join(sorted(set(wanted) - set(there)))}")
         if step.back:
             common.restore_modes(host, step)
+            common.restore_options(host, step)
             _until(lambda: all(_restored(host, step, name) or _ready(host, name) for name in present), _SETTLES)
         common.reattach(host, step)
 

@@ -108,7 +108,9 @@ class Backend:
 
     def release(self, host: Host, step: Step) -> None:
         """Removes what NetworkManager cannot alter."""
-        if not step.back:
+        if step.back:
+            common.remove_remade(host, step)
+        else:
             common.remove_outdated(host, step)
 
     def activate(self, host: Host, step: Step) -> None:
@@ -151,13 +153,16 @@ class Backend:
         for name in step.changed:
             if name not in active or name in step.made:
                 continue
-            up = ["nmcli", "--wait", str(_PATIENCE - 5), "connection", "up", "uuid", active[name], "ifname", name]
+            # What has been removed to be made anew has no device yet.
+            device = ["ifname", name] if name in common.links(host) else []
+            up = ["nmcli", "--wait", str(_PATIENCE - 5), "connection", "up", "uuid", active[name], *device]
             if host.run(up, timeout=_PATIENCE).code:
                 # One that NetworkManager had made up by itself has another UUID now.
                 connect = ["nmcli", "--wait", str(_PATIENCE - 5), "device", "connect", name]
                 done = host.run(connect, timeout=_PATIENCE)
                 failed += [f"{name}: {common.last_words(done)}"] if done.code else []
         common.restore_modes(host, step)
+        common.restore_options(host, step)
         if failed:
             raise BackendError("; ".join(failed))
 
