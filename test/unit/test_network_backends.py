@@ -158,7 +158,8 @@ def test_a_bridge_gets_its_options_back(tmp_path, was, now, commands):
 
 
 @pytest.mark.parametrize("name", ["networkd", "netplan", "networkmanager"])
-def test_options_are_given_back_where_the_stack_does_not_do_so(tmp_path, name):
+def test_options_are_given_back_where_the_stack_does_not_do_so(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("hypervisor_network.backends.networkd.live._SETTLES", 0)
     host, backend = Stack(tmp_path), backend_of(name)
     host.there["br0"] = a_link("br0", "bridge", WITH_TREE)
     links = [*CARDS, a_link("br0", "bridge", WITHOUT)]
