@@ -40,7 +40,7 @@ def configured(
         mesh: As in the pillar ``network:mesh``.
         other_config: Settings of the switch itself; None takes one out.
         node: This host's name in a mesh; by default its minion id.
-        auth: How the ends of tunnels with IPsec know each other: psk, or certificate.
+        auth: How the ends of tunnels with IPsec know each other: psk, or certificate; empty without such tunnels.
 
     Returns a state result with each column that changed; of a key only that it did.
     """

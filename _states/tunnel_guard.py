@@ -56,13 +56,17 @@ def loaded(
         mesh: As in the pillar ``network:mesh``.
         node: This host's name in a mesh; by default its minion id.
 
-    Returns a state result.
+    Returns a state result. Without a tunnel nothing is set up; a guard that is there stays.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
         declared = {"ipsec": {}, "ovs": {"bridges": bridges or {}}, "mesh": mesh or {}}
         composed = __utils__["network_tunnels.compose"](declared, node or __opts__["id"])
-        rules = __utils__["network_tunnels.guard"](__utils__["network_tunnels.peers"](composed))
+        peers = __utils__["network_tunnels.peers"](composed)
+        if not peers and not _RULES.exists():
+            # The host's own GRE is nobody's tunnel.
+            return ret | {"comment": "There is no tunnel to guard."}
+        rules = __utils__["network_tunnels.guard"](peers)
         nft = __utils__["ovs_tools.path"]("nft")
         if not nft and not __opts__["test"]:
             return ret | {"result": False, "comment": "nft is not installed, so nothing keeps tunnels encrypted."}

@@ -32,6 +32,8 @@ EVALUATOR = ("formula_config.py", "formula_schema.py", "formula_vocabulary.py")
 # Utilities named by a formula and this, with more words between or none, have a function "errors", which judges what
 # the schema has accepted.
 RULES = "_rules.py"
+# A utility named by a formula and this has a function "uses", whose answer stands below that key of the configuration.
+USES = "_uses"
 
 Fetch = Callable[[str, str], Any]
 # Salt's loader of utilities by itself: its dunder means something else inside this module.
@@ -164,6 +166,14 @@ def _rules(name: str) -> list[str]:
     """Returns the utilities that judge a formula: ``network_rules``, ``network_ovs_rules`` and the like."""
     folder = Path(__file__).parent
     return sorted(path.stem for path in (*folder.glob(f"{name}{RULES}"), *folder.glob(f"{name}_*{RULES}")))
+
+
+def _used(name: str, configuration: dict[str, Any], utils: Utils) -> dict[str, Any]:
+    """Returns a configuration with which parts of its formula it uses, where the formula has a utility for that."""
+    module = f"{name}{USES}"
+    if not _beside(f"{module}.py").exists():
+        return configuration
+    return {**configuration, "uses": utils[f"{module}.uses"](configuration)}
 
 
 def _beside(file: str) -> Path:
@@ -327,9 +337,8 @@ def config(
         if len(cache) > CACHED:
             cache.clear()
         cache[key] = _Known(grains, pillar, "")
-        known = cache[key] = _Known(
-            grains, pillar, json.dumps(_fresh(name, texts, grains, pillar, utils, memory))
-        )
+        configuration = _fresh(name, texts, grains, pillar, utils, memory)
+        known = cache[key] = _Known(grains, pillar, json.dumps(_used(name, configuration, utils)))
     if not known.text:
         # Every SLS of the formula asks, also those that another formula includes: the errors are said once.
         refuse(f"the pillar of {name} is refused, see above")

@@ -142,9 +142,12 @@ def with_identity(settings: Mapping[str, Any], auth: str, facts: Facts) -> dict[
 
     Args:
         settings: other_config of the switch itself, as declared.
-        auth: ``certificate``, or ``psk``, for which openvswitch-ipsec wants no certificate to be named.
+        auth: ``certificate``; ``psk``, for which openvswitch-ipsec wants no certificate to be named; or empty where no
+            tunnel is encrypted, and what is named stays.
         facts: what the database holds.
     """
+    if not auth:
+        return dict(settings)
     if auth == "certificate":
         return {**settings, **IDENTITY}
     ours = {key: None for key, path in IDENTITY.items() if facts.settings.get(key) == path}

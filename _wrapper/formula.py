@@ -28,7 +28,8 @@ def config(name: str, saltenv: str | None = None) -> dict[str, Any]:
         saltenv: the file server's environment; by default the host's own, else "base".
 
     Returns:
-        defaults < osmap (os_family, os, osfinger) < pillar, merged.
+        defaults < osmap (os_family, os, osfinger) < pillar, merged; where the formula says so, with the parts that
+        are used below "uses".
 
     Raises:
         CommandExecutionError: the pillar is refused; the message names every error.

@@ -1,7 +1,7 @@
 # Guarantees bridges, ports and tunnels of Open vSwitch, and that no tunnel's packet passes unencrypted.
 #
-# The guard is there before the first tunnel. Keys are read from pillar by the state itself, so that this file does not
-# hold them.
+# The guard is there before the first tunnel, and IPsec only where a tunnel has it: a plain bridge is no reason to touch
+# the host's own VPN. Keys are read from pillar by the state itself, so that this file does not hold them.
 {% set network = salt['formula.config']('network') %}
 {% set bridges, mesh, ipsec = network.ovs.bridges, network.mesh, network.ipsec %}
 {% for one in mesh.values() %}
@@ -19,7 +19,9 @@
 
 include:
   - network.packages
+{% if network.uses.ipsec %}
   - network.ipsec
+{% endif %}
 {% if 'openvswitch' in switches %}
   - network.profile
 {% endif %}
@@ -50,11 +52,13 @@ network_ovs:
     - bridges: &bridges {{ bridges | json }}
     - mesh: &mesh {{ mesh | json }}
     - other_config: {{ network.ovs.other_config | json }}
-    - auth: {{ ipsec.auth }}
+    - auth: {{ (ipsec.auth if network.uses.ipsec else '') | yaml_dquote }}
     - require:
       - service: {{ service }}
       - tunnel_guard: network_tunnel_guard
+{% if network.uses.ipsec %}
       - service: network_ipsec_service
+{% endif %}
 
 network_ovs_addresses:
   ovs_addresses.applied:
@@ -70,6 +74,7 @@ network_ovs_leases:
     - packages: {{ network.packages.dhcp | json }}
     - require:
       - ovs: network_ovs
+{% if network.uses.ipsec %}
 
 network_ipsec_established:
   tunnel_ipsec.established:
@@ -78,3 +83,4 @@ network_ipsec_established:
     - wait_seconds: {{ ipsec.wait_seconds }}
     - require:
       - ovs: network_ovs
+{% endif %}

@@ -2,7 +2,13 @@
 {% set network = salt['formula.config']('network') %}
 {% set names = [] %}
 {% if network.ovs.bridges or network.mesh %}
-{% do names.extend(network.packages.ovs + network.packages.guard + network.packages.ipsec) %}
+{% do names.extend(network.packages.ovs) %}
+{% endif %}
+{% if network.uses.tunnels %}
+{% do names.extend(network.packages.guard) %}
+{% endif %}
+{% if network.uses.ipsec %}
+{% do names.extend(network.packages.ipsec) %}
 {% endif %}
 {% for bridge in network.ovs.bridges.values() %}
 {% for port in bridge.get('ports', {}).values() if port.get('dhcp4') %}

@@ -62,6 +62,48 @@ def test_the_switch_runs_before_the_uplink_moves_into_it(make_host):
     assert "network_profile_switch" not in states(make_host, {"bridges": {"br0": {"ports": ["eth0"]}}})
 
 
+PLAIN = {"type": "vxlan", "remote": "192.0.2.9", "ipsec": False}
+GONE = {"private": {**NETWORK["mesh"]["private"], "ensure": "absent"}}
+
+
+@pytest.mark.parametrize("system", sorted(grains()))
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"ovs": {"bridges": {"ovs0": {"ports": {"eth1": {}, "int0": {"type": "internal"}}}}}},
+        {"ovs": {"bridges": {"ovs0": {"ports": {"g": {"type": "gre", "ensure": "absent"}}}}}, "mesh": GONE},
+        {"ovs": {"bridges": {"ovs0": {"ensure": "absent", "ports": {"g": {"type": "gre", "remote": "192.0.2.9"}}}}}},
+    ],
+)
+@pytest.mark.parametrize("auth", ["psk", "certificate"])
+def test_a_switch_without_tunnels_brings_no_ipsec(make_host, system, network, auth):
+    low, errors = make_host(grains()[system], {"network": {**network, "ipsec": {"auth": auth}}}, ROOT).compile(
+        "network"
+    )
+    assert errors == []
+    assert [chunk["__id__"] for chunk in low if "ipsec" in chunk["__id__"]] == []
+    found = {chunk["__id__"]: chunk for chunk in low}
+    assert not {"nftables", "strongswan", "openvswitch-ipsec"} & set(found["network_packages"]["pkgs"])
+    # What is there goes on guarding; the state itself knows.
+    assert found["network_tunnel_guard"]["fun"] == "loaded"
+    assert found["network_ovs"]["auth"] == ""
+
+
+def test_a_plain_tunnel_brings_the_guard_alone(make_host):
+    found = states(make_host, {"ovs": {"bridges": {"ovs0": {"ports": {"v": PLAIN}}}}})
+    assert found["network_packages"]["pkgs"] == ["openvswitch-switch", "nftables"]
+    assert not [one for one in found if "ipsec" in one]
+
+
+@pytest.mark.parametrize("network", [{key: NETWORK[key]} for key in ("mesh", "ovs")], ids=["a mesh", "a tunnel"])
+def test_a_tunnel_brings_ipsec(make_host, network):
+    found = states(make_host, network)
+    assert found["network_packages"]["pkgs"] == ["openvswitch-switch", "nftables", "openvswitch-ipsec", "strongswan"]
+    assert {"service": "network_ipsec_service"} in found["network_ovs"]["require"]
+    assert found["network_ovs"]["auth"] == "psk"
+    assert "network_ipsec_established" in found
+
+
 def test_only_packages_of_what_is_used_are_installed(make_host):
     everything = states(make_host, NETWORK)["network_packages"]["pkgs"]
     assert everything == ["openvswitch-switch", "nftables", "openvswitch-ipsec", "strongswan", "dnsmasq-base"]

@@ -237,5 +237,7 @@ def test_a_certificate_takes_the_place_of_a_key_and_back_in_one_transaction():
         ["remove", "Interface", "gre1", "options", '"remote_name"'],
     ]
     assert found.secrets == {"gre1": KEY}
+    # Without encrypted tunnels nothing is said of it.
+    assert ovs_plan.with_identity({"a": 1}, "", held) == {"a": 1}
     # What somebody else has put there is left alone.
     assert ovs_plan.with_identity({}, "psk", database()) == {}

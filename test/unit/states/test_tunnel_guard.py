@@ -142,6 +142,19 @@ def test_a_host_without_nft_fails(host):
     assert "nft is not installed" in ret["comment"]
 
 
+def test_a_switch_without_tunnels_has_no_guard_and_one_that_is_there_stays(host, tmp_path):
+    host.nft = ""
+    for bridges in ({}, {"ovs0": {"ports": {"eth1": {}, "g": {"type": "gre", "ensure": "absent"}}}}):
+        ret = tunnel_guard.loaded("guard", bridges)
+        assert (ret["result"], ret["changes"], host.told) == (True, {}, [])
+    assert list(tmp_path.iterdir()) == []
+    host.nft = "/usr/sbin/nft"
+    loaded()
+    host.told.clear()
+    host.table = None
+    assert tunnel_guard.loaded("guard", {})["changes"]["table hypervisor_tunnels"] == "loaded"
+
+
 def test_absent_takes_all_of_it_away(host, tmp_path):
     loaded()
     ret = tunnel_guard.absent("guard")
