@@ -60,13 +60,6 @@ network_ovs:
       - service: network_ipsec_service
 {% endif %}
 
-network_ovs_addresses:
-  ovs_addresses.applied:
-    - bridges: *bridges
-    - mesh: *mesh
-    - require:
-      - ovs: network_ovs
-
 network_ovs_leases:
   ovs_leases.kept:
     - bridges: *bridges
@@ -74,6 +67,16 @@ network_ovs_leases:
     - packages: {{ network.packages.dhcp | json }}
     - require:
       - ovs: network_ovs
+
+# A client that is stopped takes its port's addresses along, so they are given after that. A client that is missing
+# keeps no other port from its addresses: the switch is enough.
+network_ovs_addresses:
+  ovs_addresses.applied:
+    - bridges: *bridges
+    - mesh: *mesh
+    - require_any:
+      - ovs: network_ovs
+      - ovs_leases: network_ovs_leases
 {% if network.uses.ipsec %}
 
 network_ipsec_established:

@@ -118,6 +118,13 @@ def test_a_port_that_asks_a_dhcp_server_brings_its_client(make_host):
     assert "udhcpc" in found["network_packages"]["pkgs"]
     assert found["network_ovs_leases"]["packages"] == ["udhcpc"]
     assert {"ovs": "network_ovs"} in found["network_ovs_leases"]["require"]
+    # A client that is stopped flushes its port, one that is missing keeps no other port from its addresses.
+    assert found["network_ovs_addresses"]["require_any"] == [
+        {"ovs": "network_ovs"},
+        {"ovs_leases": "network_ovs_leases"},
+    ]
+    low = list(found)
+    assert low.index("network_ovs_leases") < low.index("network_ovs_addresses")
 
 
 @pytest.mark.parametrize("module", ["network_rules", "network_ovs_rules"])
