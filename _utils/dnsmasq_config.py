@@ -49,6 +49,9 @@ def files(name: str, spec: Mapping[str, Any]) -> dict[str, str]:
     Args:
         name: the network.
         spec: its pillar, below ``network:dnsmasq``.
+
+    Raises:
+        ValueError: there are hosts, but neither a range nor an IPv4 network to serve them in.
     """
     return {
         CONF: _HEADER + "".join(f"{line}\n" for line in _conf(name, spec)),
@@ -62,6 +65,9 @@ def candidate(name: str, spec: Mapping[str, Any]) -> str:
     """Returns one configuration with everything in it, for ``dnsmasq --test``.
 
     The test reads no further files, so the lines of those stand in it as the options that they are.
+
+    Raises:
+        ValueError: there are hosts, but neither a range nor an IPv4 network to serve them in.
     """
     lines = [line for line in _conf(name, spec) if not line.startswith(("dhcp-hostsfile", "dhcp-optsfile", "addn-"))]
     lines += [f"dhcp-host={line}" for line in _hosts(spec)]
@@ -114,10 +120,18 @@ def _dhcp(name: str, spec: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _static_networks(spec: Mapping[str, Any]) -> list[ipaddress.IPv4Network]:
-    """Returns the networks in which only listed hosts get an address: those that ``network`` names without a range."""
-    if spec.get("ranges") or "network" not in spec:
+    """Returns the networks in which only listed hosts get an address: those that ``network`` names without a range.
+
+    Raises:
+        ValueError: there are hosts, but neither a range nor an IPv4 network to serve them in.
+    """
+    if spec.get("ranges"):
         return []
-    return [ipaddress.IPv4Network(spec["network"])]
+    network = ipaddress.ip_network(spec["network"]) if "network" in spec else None
+    if not isinstance(network, ipaddress.IPv4Network):
+        found = f"{network} is not an IPv4 network" if network else "missing"
+        raise ValueError(f"network: {found}; without ranges it must be the IPv4 network of the hosts")
+    return [network]
 
 
 def _boot(boot: Mapping[str, Any]) -> Iterator[str]:

@@ -351,9 +351,21 @@ def _served(spec: Mapping[str, Any], configuration: Mapping[str, Any]) -> Iterat
     for index, one in enumerate(spec.get("ranges") or []):
         for text in _range(one, networks, taken):
             yield f"ranges:{index}", text
+    yield from _alone(spec, networks)
     yield from _fixed(spec, networks)
     if "router" in spec and not any(ipaddress.ip_address(spec["router"]) in network for network in networks):
         yield "router", f"{spec['router']} is not in {_listed(networks)}"
+
+
+def _alone(spec: Mapping[str, Any], networks: list[Any]) -> Iterator[tuple[str, str]]:
+    """Yields what is wrong with the network in which listed hosts alone get addresses."""
+    fitting = [one for one in networks if one.version == 4]
+    allowed = _listed(fitting) or f"none, since {spec['interface']} has no static IPv4 address"
+    if "network" not in spec:
+        if spec.get("hosts") and not spec.get("ranges"):
+            yield "network", f"missing; without ranges it must be the network of the hosts; allowed: {allowed}"
+    elif ipaddress.ip_network(spec["network"]) not in fitting:
+        yield "network", f"{spec['network']} is not an IPv4 network of {spec['interface']}; allowed: {allowed}"
 
 
 def _fixed(spec: Mapping[str, Any], networks: list[Any]) -> Iterator[tuple[str, str]]:

@@ -92,6 +92,15 @@ def test_a_host_that_is_no_router_and_no_name_server_says_so():
 
 
 @pytest.mark.parametrize(
+    ("network", "text"), [({}, "network: missing"), ({"network": "fd00:9::/64"}, "fd00:9::/64 is not an IPv4 network")]
+)
+@pytest.mark.parametrize("made", [dnsmasq_config.files, dnsmasq_config.candidate])
+def test_hosts_that_nobody_would_answer_are_no_network(made, network, text):
+    with pytest.raises(ValueError, match=text):
+        made("net", {"interface": "priv0", "hosts": SPEC["hosts"], **network})
+
+
+@pytest.mark.parametrize(
     ("changed", "active", "step"),
     [
         ([], True, ""),

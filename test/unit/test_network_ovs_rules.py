@@ -80,6 +80,13 @@ def test_certificates_need_no_key():
     assert judged(certified(ovs={"bridges": {"ovs0": {"ports": {"p1": gre, "p2": plain}}}})) == []
 
 
+def test_listed_hosts_alone_are_served_in_a_network_of_the_interface():
+    hosts = {"52:54:00:00:00:01": {"ip": "10.9.0.10"}}
+    assert judged(served(hosts=hosts, network="10.9.0.0/24")) == []
+    # Names alone, without DHCP, need none.
+    assert judged(served(domain="private.example")) == []
+
+
 def test_what_fits_is_accepted():
     ranges = [{"start": "10.9.0.100", "end": "10.9.0.150"}, {"start": "10.9.0.160", "end": "10.9.0.170"}]
     pillar = served(ranges=ranges, hosts={"52:54:00:00:00:01": {"ip": "10.9.0.10", "name": "web"}}, router="10.9.0.1")
@@ -103,6 +110,7 @@ def test_what_fits_is_accepted():
 PORTS = "network:ovs:bridges:ovs0:ports"
 AT = f"{PORTS}:p1"
 MAC = "52:54:00:00:00:01"
+HOSTS = {MAC: {"name": "web"}}
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     # certificates
     (certified(psk=KEY), "network:ipsec:psk", "not allowed with network:ipsec:auth certificate"),
@@ -252,6 +260,15 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     (leased({"hv2": {"address": "192.0.2.2", "inside": ["10.9.0.2/24"]}}), LEASED, "one of dhcp4 and inside has to go"),
     (leased({"hv2": {"address": "192.0.2.2", "ensure": "absent"}}), LEASED, "not allowed with inside"),
+    (served(hosts=HOSTS), "network:dnsmasq:net:network", "missing; without ranges it must be the network of the hosts"),
+    (served(hosts=HOSTS), "network:dnsmasq:net:network", "allowed: 10.9.0.0/24"),
+    (served(hosts=HOSTS, network="fd00:9::/64"), "network:dnsmasq:net:network", "fd00:9::/64 is not an IPv4 network"),
+    (served(hosts=HOSTS, network="10.8.0.0/24"), "network:dnsmasq:net:network", "of priv0; allowed: 10.9.0.0/24"),
+    (
+        {**served(hosts=HOSTS), **mesh(nodes={"hv1": {"address": "192.0.2.1", "inside": ["fd00:9::1/64"]}})},
+        "network:dnsmasq:net:network",
+        "allowed: none, since priv0 has no static IPv4 address",
+    ),
     (served(router="10.8.0.1"), "network:dnsmasq:net:router", "not in 10.9.0.0/24"),
     (
         {**served(), "dnsmasq": {"a": {"interface": "priv0"}, "b": {"interface": "priv0"}}},
