@@ -2,7 +2,8 @@
 
 The database of Open vSwitch is compared with what is declared, and changed in one transaction; it keeps that over a
 reboot. What is not declared stays. A card of the host that is missing, has addresses or belongs to something else
-is refused before anything changes, and so is a port that another bridge has.
+is refused before anything changes, and so is a port that another bridge has, and any change to what carries the
+connection to the master.
 
 Keys of tunnels are read from this host's pillar here, so that no rendered state holds them, and go to the database
 through its socket: neither a command line nor a log shows them.
@@ -47,7 +48,9 @@ def configured(
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
         composed = _composed(bridges or {}, mesh or {}, node, auth)
-        plan = _planned(composed, other_config or {}, auth)
+        run, masters = __utils__["ovs_tools.run"], __utils__["network_tool.masters"](__opts__)
+        carrying = __utils__["network_uplink.carriers"](run, masters)
+        plan = _planned(composed, other_config or {}, auth, carrying)
         if plan.errors:
             return ret | {"result": False, "comment": _refusal(plan.errors)}
         if __opts__["test"] or not plan.changes:
@@ -58,7 +61,7 @@ def configured(
         ret["changes"] = plan.changes
         if plan.secrets:
             __utils__["ovs_tools.set_keys"](plan.secrets)
-        left = _left(composed, other_config or {}, auth)
+        left = _left(composed, other_config or {}, auth, carrying)
     except (CommandExecutionError, ValueError, OSError) as error:
         return ret | {"result": False, "comment": f"Open vSwitch: {error}."}
     if left:
@@ -91,7 +94,7 @@ def _with_keys(declared: Mapping[str, Any], pillar: Mapping[str, Any], below: st
     return found
 
 
-def _planned(bridges: Mapping[str, Any], settings: Mapping[str, Any], auth: str) -> Any:
+def _planned(bridges: Mapping[str, Any], settings: Mapping[str, Any], auth: str, carrying: list[str]) -> Any:
     """Look at the host and return ovs_plan's Plan."""
     if not __utils__["ovs_tools.runs"]():
         if not __opts__["test"]:
@@ -101,7 +104,8 @@ def _planned(bridges: Mapping[str, Any], settings: Mapping[str, Any], auth: str)
         facts = __utils__["ovs_plan.facts_of"](__utils__["ovs_tools.read"](__utils__["ovs_plan.question"]()))
     nics = __utils__["ovs_plan.nics_of"](__utils__["ovs_tools.run"](["ip", "-json", "address", "show"]))
     settings = __utils__["ovs_plan.with_identity"](settings, auth, facts)
-    return __utils__["ovs_plan.plan"](bridges, settings, facts, nics, __utils__["network_tool.switches"]())
+    held = __utils__["network_tool.switches"]()
+    return __utils__["ovs_plan.plan"](bridges, settings, facts, nics, held, carrying)
 
 
 def _refusal(errors: list[tuple[str, str]]) -> str:
@@ -110,12 +114,12 @@ def _refusal(errors: list[tuple[str, str]]) -> str:
     return "\n".join(["Nothing was changed:", *lines])
 
 
-def _left(bridges: Mapping[str, Any], settings: Mapping[str, Any], auth: str) -> str:
+def _left(bridges: Mapping[str, Any], settings: Mapping[str, Any], auth: str, carrying: list[str]) -> str:
     """Return what the switch has not taken up after a while; empty when it has everything."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         words = []
-        plan = _planned(bridges, settings, auth)
+        plan = _planned(bridges, settings, auth, carrying)
         words += [f"{path}: {text}" for path, text in plan.errors] + list(plan.changes)
         facts = __utils__["ovs_plan.facts_of"](__utils__["ovs_tools.read"](__utils__["ovs_plan.question"]()))
         for bridge in bridges.values():

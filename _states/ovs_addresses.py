@@ -4,7 +4,7 @@ The switch makes such a port when it starts, later than most ways to set up inte
 systemd gives it its addresses as soon as the switch runs, whichever of them a host has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ _TEXT = (
 def applied(
     name: str, bridges: dict[str, Any] | None = None, mesh: dict[str, Any] | None = None, node: str = ""
 ) -> dict[str, Any]:
-    """Make sure that internal ports have their addresses, and no others.
+    """Make sure that internal ports have their addresses, and no others; those of the connection to the master stay.
 
     Args:
         name: Any label.
@@ -52,6 +52,9 @@ def applied(
         run = __utils__["ovs_tools.run"]
         nics = __utils__["ovs_plan.nics_of"](run(["ip", "-json", "address", "show"]))
         differ = __utils__["network_tunnels.address_changes"](wanted, nics)
+        if refused := _refused(differ, composed):
+            lines = [f"{_key(port, declared, node or __opts__['id'])}: {text}" for port, text in refused.items()]
+            return ret | {"result": False, "comment": "\n".join(["Nothing was changed:", *lines])}
         unit = _TEXT.format(ip=__utils__["ovs_tools.path"]("ip") or "/usr/sbin/ip")
         files = {_BATCH: _HEADER + batch, _UNITS / _UNIT: unit}
         # Without any address there is nothing to bring at boot, unless there was something before.
@@ -72,6 +75,26 @@ def applied(
     except (CommandExecutionError, ValueError, OSError) as error:
         return ret | {"result": False, "comment": f"Addresses of ports: {error}."}
     return ret
+
+
+def _refused(differ: Iterable[str], composed: Mapping[str, Any]) -> dict[str, str]:
+    """Return why ports would not get other addresses: they carry the connection to the master."""
+    ports = {port: name for name, bridge in composed.items() for port in bridge["ports"] if port in differ}
+    if not ports:
+        return {}
+    masters = __utils__["network_tool.masters"](__opts__)
+    carrying = __utils__["network_uplink.carriers"](__utils__["ovs_tools.run"], masters)
+    found: dict[str, str] = __utils__["ovs_plan.unmoved"](ports, __utils__["network_tool.switches"](), carrying)
+    return found
+
+
+def _key(port: str, declared: Mapping[str, Any], node: str) -> str:
+    """Return where in the pillar a port's addresses stand."""
+    for bridge, spec in declared["ovs"]["bridges"].items():
+        if ((spec.get("ports") or {}).get(port) or {}).get("addresses"):
+            return f"network:ovs:bridges:{bridge}:ports:{port}:addresses"
+    mesh = next((name for name, one in declared["mesh"].items() if one.get("port") == port), "")
+    return f"network:mesh:{mesh}:nodes:{node}:inside"
 
 
 def _text(path: Path) -> str:

@@ -5,7 +5,7 @@ has a DHCP client of its own, in a unit of systemd. It takes its address and not
 name servers, which belong to what carries the connection to the master.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,8 @@ def kept(
         node: This host's name in a mesh; by default its minion id.
         packages: What brings the client, udhcpc; without any it has to be there before, also for a dry run.
 
-    Returns a state result. That no server answers is no failure: the client goes on asking.
+    Returns a state result. That no server answers is no failure: the client goes on asking. A port that carries the
+    connection to the master is refused where it would begin or cease to ask.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "No port asks a DHCP server."}
     try:
@@ -82,6 +83,9 @@ def kept(
             _SCRIPT: (_SCRIPT_TEXT, 0o755),
         }
         ret["changes"] = _changes(files, wanted)
+        if refused := _refused(ret["changes"], composed):
+            comment = "\n".join(["Nothing was changed:", *refused])
+            return ret | {"result": False, "changes": {}, "comment": comment}
         if wanted:
             ret["comment"] = f"Ports that ask a DHCP server: {', '.join(wanted)}."
         if __opts__["test"] or not ret["changes"]:
@@ -110,6 +114,25 @@ def _changes(files: dict[Path, tuple[str, int]], wanted: Iterable[str]) -> dict[
         elif stale:
             found[unit] = "restarted"
     return found
+
+
+def _refused(changes: Mapping[str, str], composed: Mapping[str, Any]) -> list[str]:
+    """Return a line for each port that carries the connection to the master and would begin or cease to ask."""
+    homes = {port: bridge for bridge, spec in composed.items() for port in spec["ports"]}
+    enabled, ports = _enabled(), {}
+    for unit, what in changes.items():
+        if what == "stopped" or (what == "started" and unit not in enabled):
+            port = unit.partition("@")[2].removesuffix(".service")
+            ports[port] = homes.get(port, "")
+    if not ports:
+        return []
+    masters = __utils__["network_tool.masters"](__opts__)
+    carrying = __utils__["network_uplink.carriers"](__utils__["ovs_tools.run"], masters)
+    reasons = __utils__["ovs_plan.unmoved"](ports, __utils__["network_tool.switches"](), carrying)
+    return [
+        f"network:ovs:bridges{f':{ports[port]}:ports:{port}:dhcp4' if ports[port] else ''}: {text}"
+        for port, text in reasons.items()
+    ]
 
 
 def _carry_out(files: dict[Path, tuple[str, int]], changes: dict[str, str]) -> None:

@@ -8,7 +8,8 @@ never become words of a command: they are returned apart.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 # What is read: the tables' columns that are compared, and what ties the rows together.
@@ -42,6 +43,12 @@ IDENTITY = {
     "private_key": "/etc/ipsec.d/private/hypervisor-tunnel.pem",
     "ca_cert": "/etc/ipsec.d/cacerts/hypervisor-tunnel.pem",
 }
+# Columns whose keys have another name in the pillar, and those that may change where the host's addresses are.
+_KEYS = {**{column: key for key, column in _BRIDGE.items()}, "mtu_request": "mtu", 'other_config:"hwaddr"': "mac"}
+_HARMLESS = ("external_ids", "mcast_snooping_enable")
+# A column, and of a map the key, at the beginning of an assignment.
+_COLUMN = re.compile(r'(?P<column>\w+)(?P<entry>:"(?:[^"\\]|\\.)*")?')
+_SYSTEM = (None, "", "system")
 _UNSET: tuple[Any, ...] = (None, "", [])
 _Words = list[list[str]]
 
@@ -171,6 +178,7 @@ def plan(
     facts: Facts,
     nics: Mapping[str, Nic],
     held: Mapping[str, Sequence[str]] | None = None,
+    carrying: Collection[str] = (),
 ) -> Plan:
     """Compares a declaration with what is there.
 
@@ -180,7 +188,9 @@ def plan(
         settings: other_config of the switch itself; None takes a key out.
         facts: what the database holds.
         nics: the host's interfaces.
-        held: bridges on which the host has its own addresses, with the ports that these need: they stay.
+        held: bridges on which the host has its own addresses, with the ports that these need: they stay as they are.
+        carrying: devices that carry the connection to the master. Where one is an internal port of a bridge, the
+            bridge with that port and its cards stays as it is; only further ports may change.
 
     Returns:
         What has to be done. With errors nothing must be done.
@@ -197,6 +207,9 @@ def plan(
     for name, spec in bridges.items():
         if spec.get("ensure") != "absent":
             _bridge(todo, name, spec, facts, nics, gone)
+    known = {path for path, _ in todo.errors}
+    cutting = dict.fromkeys(_cutting(todo.commands, facts, held or {}, carrying))
+    todo.errors.extend(error for error in cutting if error[0] not in known)
     return todo
 
 
@@ -220,6 +233,98 @@ def _kept(gone: Sequence[tuple[str, str]], held: Mapping[str, Sequence[str]]) ->
         if bridge in held and (not port or port in held[bridge]):
             path = f"{bridge}:ports:{port}" if port else bridge
             yield path, f"the host has its addresses on it; take it out of network:bridges:{bridge} first"
+
+
+def _cutting(
+    commands: _Words, facts: Facts, held: Mapping[str, Sequence[str]], carrying: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Yields what would change below the host's own addresses, where nothing would undo it."""
+    for command in commands:
+        bridge, port, keys = _subject(command, facts)
+        own = [one for one in carrying if _internal(one, bridge, facts)]
+        kept = [*held.get(bridge, ()), *own]
+        if bridge in held or own:
+            kept.append(bridge)
+        if own and bridge not in held:
+            kept += [name for name, row in facts.ports.items() if row["bridge"] == bridge and _cards(row, facts)]
+        if not kept or (port and port not in kept):
+            continue
+        path = f"{bridge}:ports:{port}" if port else bridge
+        text = uplink_text(own[0] if own else "", bridge, held)
+        yield from ((f"{path}:{key}", text) for key in keys or ())
+        if keys is None:
+            yield path, text
+
+
+def uplink_text(port: str, bridge: str, held: Collection[str]) -> str:
+    """Returns why what carries the host's own addresses is not changed below network:ovs.
+
+    Args:
+        port: the internal port that carries the connection to the master.
+        bridge: its bridge; empty where that is not known.
+        held: bridges of network:bridges on which the host has its own addresses.
+    """
+    if bridge in held:
+        return f"the host has its addresses on {bridge}; network:bridges:{bridge} decides it"
+    where = f"{port} on the bridge {bridge}" if bridge else port
+    allowed = f"network:bridges:{bridge or 'NAME'}:switch: openvswitch"
+    return f"{where} carries the connection to the master; such a bridge is declared as {allowed}"
+
+
+def unmoved(ports: Mapping[str, str], held: Mapping[str, Sequence[str]], carrying: Collection[str]) -> dict[str, str]:
+    """Returns why internal ports keep the addresses that they have.
+
+    Args:
+        ports: the bridge of each port whose addresses would change; empty where it is not known.
+        held: as for :func:`plan`.
+        carrying: as for :func:`plan`.
+
+    Returns:
+        The reason by port; none for a port that may have others.
+    """
+    owners = {port: bridge for bridge, names in held.items() for port in names}
+    return {
+        port: uplink_text(port, owners.get(port, bridge), [owners[port]] if port in owners else [])
+        for port, bridge in ports.items()
+        if port in carrying or port in owners
+    }
+
+
+def _internal(port: str, bridge: str, facts: Facts) -> bool:
+    """Says whether a device is an internal port of a bridge."""
+    there = bool(facts.ports.get(port, {}).get("bridge") == bridge)
+    return there and (port == bridge or facts.interfaces.get(port, {}).get("type") == "internal")
+
+
+def _cards(row: Mapping[str, Any], facts: Facts) -> bool:
+    """Says whether a port is a card of the host, or a bond of cards."""
+    return all(facts.interfaces.get(one, {}).get("type") in _SYSTEM for one in row["members"])
+
+
+def _subject(command: Sequence[str], facts: Facts) -> tuple[str, str, list[str] | None]:
+    """Returns the bridge and the port that a command changes, or empty texts for what is made, and the pillar's keys.
+
+    The port is empty for a bridge itself; there are no keys (None) where it is taken away or other cards become its
+    own.
+    """
+    verb, *words = [word for word in command if not word.startswith("--")]
+    if verb in {"del-br", "del-port"}:
+        return words[0], (words[1] if verb == "del-port" else ""), None
+    if verb in {"add-bond-iface", "del-bond-iface"}:
+        return facts.ports[words[0]]["bridge"], words[0], None
+    if verb not in {"set", "clear", "remove"} or words[0] == "Open_vSwitch":
+        return "", "", []
+    table, name, *rest = words
+    columns = rest if verb == "set" else [":".join(rest)]
+    matches = [match for one in columns if (match := _COLUMN.match(one))]
+    keys = [
+        _KEYS.get(f"{match['column']}{match['entry'] or ''}", _KEYS.get(match["column"], match["column"]))
+        for match in matches
+        if table != "Bridge" or match["column"] not in _HARMLESS
+    ]
+    if table == "Bridge":
+        return (name, "", keys) if name in facts.bridges else ("", "", [])
+    return facts.ports.get(name, {}).get("bridge", ""), name, keys
 
 
 def _bridge(

@@ -241,3 +241,92 @@ def test_a_certificate_takes_the_place_of_a_key_and_back_in_one_transaction():
     assert ovs_plan.with_identity({"a": 1}, "", held) == {"a": 1}
     # What somebody else has put there is left alone.
     assert ovs_plan.with_identity({}, "psk", database()) == {}
+
+
+CARRIES = "ovs0 on the bridge ovs0 carries the connection to the master; such a bridge is declared as network:bridges:"
+GUEST = {"type": "internal", "tag": 20}
+
+
+def cut(bridges: dict[str, Any], held: dict[str, list[str]] | None = None, **facts: Any) -> list[tuple[str, str]]:
+    """What is refused on a host whose connection to the master is on the bridge's own port."""
+    nics = {**NICS, "eth5": Nic(), "eth6": Nic()}
+    return ovs_plan.plan(bridges, {}, database(**facts), nics, held, ["ovs0"]).errors
+
+
+@pytest.mark.parametrize(
+    ("spec", "key"),
+    [
+        ({"fail_mode": "secure"}, "fail_mode"),
+        ({"stp": True}, "stp"),
+        ({"mac": "52:54:00:aa:00:02"}, "mac"),
+        ({"other_config": {"mac-table-size": 5}}, "other_config"),
+        ({"ports": {"eth1": {"tag": 20}}}, "ports:eth1:tag"),
+        ({"ports": {"eth1": {"tag": None}}}, "ports:eth1:tag"),
+        ({"ports": {"eth1": {"mtu": 9000}}}, "ports:eth1:mtu"),
+        ({"ports": {"ovs0": {"type": "internal", "tag": 20}}}, "ports:ovs0:tag"),
+        ({"ports": {"ovs0": {"type": "internal", "mac": "52:54:00:aa:00:02"}}}, "ports:ovs0:mac"),
+        ({"ports": {"eth1": {"ensure": "absent"}}}, "ports:eth1"),
+        ({"ensure": "absent"}, ""),
+    ],
+)
+def test_a_bridge_that_carries_the_connection_is_changed_by_network_bridges_alone(spec, key):
+    path = f"ovs0:{key}" if key else "ovs0"
+    assert cut({"ovs0": spec}) == [(path, f"{CARRIES}ovs0:switch: openvswitch")]
+    # Elsewhere it is nobody's business.
+    assert ovs_plan.plan({"ovs0": spec}, {}, database(), NICS, None, ["eth0", "eth1"]).errors == []
+
+
+def test_cards_of_a_bond_that_carries_the_connection_stay():
+    bond = {"ovs0": {"ports": {"bond0": {"interfaces": ["eth1", "eth5"]}}}}
+    found = cut(bond, tag=None, members=("eth1", "eth2"))
+    assert found == [("ovs0:ports:bond0", f"{CARRIES}ovs0:switch: openvswitch")]
+    single = {"ovs0": {"ports": {"eth1": {"interfaces": ["eth1", "eth5"]}}}}
+    assert ("ovs0:ports:eth1", f"{CARRIES}ovs0:switch: openvswitch") in cut(single)
+    # A card that moves to another bridge leaves this one.
+    moved = {"ovs0": {"ports": {"eth1": {"ensure": "absent"}}}, "ovs1": {"ports": {"eth1": {}}}}
+    assert [path for path, _ in cut(moved)] == ["ovs0:ports:eth1"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        DECLARED["ovs0"],
+        {"ports": {"eth1": {"tag": 10}, "ovs0": {"type": "internal"}}},
+        {"ports": {"int0": GUEST, "eth5": {"tag": 20}, "bond1": {"interfaces": ["eth5", "eth6"]}}},
+        {"ports": {"gre1": {**GRE, "remote": "192.0.2.3", "psk": KEY[::-1], "trunks": []}}},
+        {"ports": {"gre1": {"ensure": "absent"}}},
+        {"external_ids": {"owner": "ops"}, "mcast_snooping": True},
+    ],
+)
+def test_further_ports_of_such_a_bridge_come_and_go(spec):
+    assert cut({"ovs0": spec}) == []
+    assert cut({"ovs0": spec}, {"ovs0": ["ovs0", "eth1"]}) == []
+
+
+def test_an_internal_port_beside_the_bridge_carries_it_as_well():
+    facts = database()
+    facts.ports["int0"] = {"name": "int0", "bridge": "ovs0", "members": ("int0",), "tag": 20}
+    facts.interfaces["int0"] = {"name": "int0", "type": "internal"}
+    for spec in ({"fail_mode": "secure"}, {"ports": {"int0": {"type": "internal", "tag": 30}}}):
+        ((path, text),) = ovs_plan.plan({"ovs0": spec}, {}, facts, NICS, None, ["int0", "int0.7"]).errors
+        assert path in {"ovs0:fail_mode", "ovs0:ports:int0:tag"}
+        assert text.startswith("int0 on the bridge ovs0 carries the connection to the master")
+
+
+@pytest.mark.parametrize("carrying", [(), ("ovs0",)])
+def test_what_network_bridges_holds_is_not_changed_either(carrying):
+    held = {"ovs0": ["ovs0", "eth1"]}
+    decides = "the host has its addresses on ovs0; network:bridges:ovs0 decides it"
+    spec = {"fail_mode": "secure", "ports": {"eth1": {"tag": 20}, "int0": GUEST}}
+    found = ovs_plan.plan({"ovs0": spec}, {}, database(), NICS, held, carrying).errors
+    assert found == [("ovs0:fail_mode", decides), ("ovs0:ports:eth1:tag", decides)]
+    gone = ovs_plan.plan({"ovs0": {"ensure": "absent"}}, {}, database(), NICS, held, carrying).errors
+    assert gone == [("ovs0", "the host has its addresses on it; take it out of network:bridges:ovs0 first")]
+
+
+def test_addresses_of_the_connection_stay():
+    ports = {"int0": "ovs0", "int1": "ovs0"}
+    assert ovs_plan.unmoved(ports, {}, ["eth0"]) == {}
+    assert list(ovs_plan.unmoved(ports, {}, ["int1"])) == ["int1"]
+    assert ovs_plan.unmoved(ports, {"ovs1": ["int0"]}, [])["int0"].endswith("network:bridges:ovs1 decides it")
+    assert "network:bridges:NAME:switch" in ovs_plan.unmoved({"int0": ""}, {}, ["int0"])["int0"]

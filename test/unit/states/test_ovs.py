@@ -9,7 +9,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from _states import ovs
-from _utils import network_tunnels, ovs_plan
+from _utils import network_tool, network_tunnels, ovs_plan
 
 KEY = "kq3Vw8yR0bN5tXz1LmCe"
 MESH = {
@@ -34,7 +34,8 @@ class Switch:
         self.obeys = True
         self.error: str | None = None
         self.held: dict[str, list[str]] = {}
-        monkeypatch.setattr(ovs, "__opts__", {"test": test, "id": "hv1"}, raising=False)
+        self.carrying: list[str] = ["eth0"]
+        monkeypatch.setattr(ovs, "__opts__", {"test": test, "id": "hv1", "master": "192.0.2.5"}, raising=False)
         monkeypatch.setattr(ovs, "__pillar__", {"network": {"mesh": {"private": {"psk": KEY}}}}, raising=False)
         monkeypatch.setattr(ovs, "_PATIENCE", 0)
         utils = {
@@ -46,6 +47,8 @@ class Switch:
             "ovs_plan.plan": ovs_plan.plan,
             "ovs_plan.with_identity": ovs_plan.with_identity,
             "network_tool.switches": lambda: self.held,
+            "network_tool.masters": network_tool.masters,
+            "network_uplink.carriers": lambda _, masters: self.carrying if masters == ["192.0.2.5"] else [],
             "ovs_tools.runs": lambda: self.runs,
             "ovs_tools.read": lambda _: "",
             "ovs_tools.run": lambda _: json.dumps(self.links),
@@ -181,3 +184,19 @@ def test_what_carries_the_hosts_addresses_stays(switch):
     assert ret["result"] is False
     assert "network:ovs:bridges:ovs0: the host has its addresses on it" in ret["comment"]
     assert switch.told == []
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_bridge_that_carries_the_connection_to_the_master_is_not_changed(monkeypatch, test):
+    switch = Switch(monkeypatch, test=test)
+    switch.become(KEY)
+    switch.carrying = ["priv0"]
+    ret = ovs.configured("net", {"ovs0": {"fail_mode": "secure"}}, MESH)
+    assert (ret["result"], ret["changes"], switch.told) == (False, {}, [])
+    assert ret["comment"] == (
+        "Nothing was changed:\n"
+        "network:ovs:bridges:ovs0:fail_mode: priv0 on the bridge ovs0 carries the connection to the master; such a "
+        "bridge is declared as network:bridges:ovs0:switch: openvswitch"
+    )
+    # A run that changes nothing is none of that.
+    assert ovs.configured("net", BRIDGES, MESH)["result"] is True

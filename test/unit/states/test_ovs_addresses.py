@@ -10,7 +10,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from _states import ovs_addresses
-from _utils import network_tunnels, ovs_plan, own_files
+from _utils import network_tool, network_tunnels, ovs_plan, own_files
 
 BRIDGES = {"ovs0": {"ports": {"int0": {"type": "internal", "addresses": ["10.0.0.1/24"]}}}}
 
@@ -19,15 +19,21 @@ class Host:
     def __init__(self, monkeypatch, folder: Path, *, test: bool = False) -> None:
         self.told: list[str] = []
         self.held = ["10.0.0.7/24"]
+        self.carrying = ["eth0"]
+        self.switches: dict[str, list[str]] = {}
         self.units = folder / "units"
         monkeypatch.setattr(ovs_addresses, "_BATCH", folder / "own" / "ovs-addresses")
         monkeypatch.setattr(ovs_addresses, "_UNITS", self.units)
-        monkeypatch.setattr(ovs_addresses, "__opts__", {"test": test, "id": "hv1"}, raising=False)
+        opts = {"test": test, "id": "hv1", "master": "192.0.2.5"}
+        monkeypatch.setattr(ovs_addresses, "__opts__", opts, raising=False)
         names = ("compose", "addresses", "address_batch", "address_changes")
         utils = {
             **{f"network_tunnels.{name}": getattr(network_tunnels, name) for name in names},
             **{f"own_files.{name}": getattr(own_files, name) for name in ("read", "write")},
-            "ovs_plan.nics_of": ovs_plan.nics_of,
+            **{f"ovs_plan.{name}": getattr(ovs_plan, name) for name in ("nics_of", "unmoved")},
+            "network_tool.masters": network_tool.masters,
+            "network_tool.switches": lambda: self.switches,
+            "network_uplink.carriers": lambda _, masters: self.carrying if masters == ["192.0.2.5"] else [],
             "ovs_tools.path": lambda _: "/usr/sbin/ip",
             "ovs_tools.run": self.run,
         }
@@ -87,6 +93,39 @@ def test_a_dry_run_foresees_exactly_what_a_run_does(monkeypatch, host, tmp_path)
     assert ret["result"] is None
     assert [Path(key).name for key in ret["changes"]] == [Path(key).name for key in done["changes"]]
     assert (dry.told, (tmp_path / "dry").exists()) == ([], False)
+
+
+CARRIES = "int0 on the bridge ovs0 carries the connection to the master; such a bridge is declared as network:bridges:"
+INSIDE = {"bridge": "ovs0", "port": "int0", "nodes": {"hv1": {"address": "192.0.2.1", "inside": ["10.0.0.1/24"]}}}
+
+
+@pytest.mark.parametrize("test", [True, False])
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        ({"bridges": BRIDGES}, "network:ovs:bridges:ovs0:ports:int0:addresses"),
+        ({"mesh": {"m": INSIDE}}, "network:mesh:m:nodes:hv1:inside"),
+    ],
+)
+def test_a_port_that_carries_the_connection_to_the_master_keeps_its_addresses(
+    monkeypatch, tmp_path, test, arguments, where
+):
+    host = Host(monkeypatch, tmp_path, test=test)
+    host.carrying = ["int0"]
+    ret = ovs_addresses.applied("net", **arguments)
+    assert (ret["result"], ret["changes"], host.told, list(tmp_path.iterdir())) == (False, {}, [], [])
+    assert ret["comment"] == f"Nothing was changed:\n{where}: {CARRIES}ovs0:switch: openvswitch"
+    # What it has already may be declared.
+    host.held = ["10.0.0.1/24"]
+    assert ovs_addresses.applied("net", **arguments)["result"] is (None if test else True)
+    assert not [one for one in host.told if one.startswith("ip ")]
+
+
+def test_a_port_of_network_bridges_keeps_its_addresses(host):
+    host.switches = {"ovs1": ["int0", "eth0"]}
+    ret = applied()
+    assert (ret["result"], host.told) == (False, [])
+    assert "the host has its addresses on ovs1; network:bridges:ovs1 decides it" in ret["comment"]
 
 
 def test_without_addresses_nothing_is_set_up(host, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from _states import ovs_leases
-from _utils import network_tunnels, own_files
+from _utils import network_tool, network_tunnels, ovs_plan, own_files
 
 ASKS = {"type": "internal", "mac": "52:54:00:00:00:01", "dhcp4": True}
 BRIDGES = {"ovs0": {"ports": {"int0": ASKS, "int1": {"type": "internal", "addresses": ["10.0.0.1/24"]}}}}
@@ -21,14 +21,19 @@ class Host:
         self.told: list[str] = []
         self.active: set[str] = set()
         self.client = "/usr/sbin/udhcpc"
+        self.carrying = ["eth0"]
         self.units = folder / "units"
         self.script = folder / "own" / "ovs-lease"
         monkeypatch.setattr(ovs_leases, "_SCRIPT", self.script)
         monkeypatch.setattr(ovs_leases, "_UNITS", self.units)
-        monkeypatch.setattr(ovs_leases, "__opts__", {"test": test, "id": "hv1"}, raising=False)
+        monkeypatch.setattr(ovs_leases, "__opts__", {"test": test, "id": "hv1", "master": "192.0.2.5"}, raising=False)
         utils = {
             **{f"network_tunnels.{name}": getattr(network_tunnels, name) for name in ("compose", "leased")},
             **{f"own_files.{name}": getattr(own_files, name) for name in ("read", "write", "access")},
+            "ovs_plan.unmoved": ovs_plan.unmoved,
+            "network_tool.masters": network_tool.masters,
+            "network_tool.switches": dict,
+            "network_uplink.carriers": lambda _, masters: self.carrying if masters == ["192.0.2.5"] else [],
             "ovs_tools.path": lambda _: self.client,
             "ovs_tools.run": self.run,
         }
@@ -83,6 +88,33 @@ def test_a_dry_run_foresees_it_and_does_nothing(monkeypatch, tmp_path, host):
     assert ret["result"] is None
     assert [*ret["changes"].values()] == [*done.values()]
     assert (dry.told, dry.units.exists()) == ([], False)
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_port_that_carries_the_connection_to_the_master_does_not_begin_to_ask(monkeypatch, tmp_path, test):
+    host = Host(monkeypatch, tmp_path, test=test)
+    host.carrying = ["int0"]
+    ret = ovs_leases.kept("net", BRIDGES)
+    assert (ret["result"], ret["changes"], host.told, list(tmp_path.iterdir())) == (False, {}, [], [])
+    assert ret["comment"] == (
+        "Nothing was changed:\nnetwork:ovs:bridges:ovs0:ports:int0:dhcp4: int0 on the bridge ovs0 carries the "
+        "connection to the master; such a bridge is declared as network:bridges:ovs0:switch: openvswitch"
+    )
+
+
+def test_a_port_that_carries_the_connection_to_the_master_does_not_cease_to_ask(host):
+    ovs_leases.kept("net", BRIDGES)
+    host.told.clear()
+    host.carrying = ["int0"]
+    assert ovs_leases.kept("net", BRIDGES)["result"] is True
+    for bridges in ({"ovs0": {"ports": {"int0": {**ASKS, "dhcp4": False}}}}, {}):
+        ret = ovs_leases.kept("net", bridges)
+        assert (ret["result"], host.told) == (False, [])
+        assert "int0 " in ret["comment"]
+        assert "carries the connection to the master" in ret["comment"]
+    # A client that has ended is started again all the same.
+    host.active.clear()
+    assert ovs_leases.kept("net", BRIDGES)["changes"] == {UNIT: "started"}
 
 
 def test_a_port_that_no_longer_asks_loses_its_client_and_others_never_have_one(host):
