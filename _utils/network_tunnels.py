@@ -86,7 +86,8 @@ def compose(configuration: Mapping[str, Any], node: str) -> dict[str, dict[str, 
 
     Returns:
         Bridges as in ``network:ovs:bridges``, each tunnel with ``ipsec`` set, and where it is encrypted with ``psk`` or
-        with ``remote_name``, whose certificate the other end must have.
+        with ``remote_name``, whose certificate the other end must have. A bridge that only meshes without this host
+        speak of has ``if_there``: it loses their ports, and is not made.
 
     Raises:
         ValueError: a mesh does not list this host, or has addresses for a port that asks a server.
@@ -97,7 +98,9 @@ def compose(configuration: Mapping[str, Any], node: str) -> dict[str, dict[str, 
         for name, spec in configuration["ovs"]["bridges"].items()
     }
     for mesh, spec in configuration["mesh"].items():
-        bridge = bridges.setdefault(spec["bridge"], {"ports": {}})
+        bridge = bridges.setdefault(spec["bridge"], {"ports": {}, "if_there": True})
+        if _joins(spec, node):
+            bridge.pop("if_there", None)
         if bridge.get("ensure") != "absent":
             for port, one in _mesh_ports(mesh, spec, node):
                 own = bridge["ports"].get(port, {})
@@ -111,6 +114,11 @@ def compose(configuration: Mapping[str, Any], node: str) -> dict[str, dict[str, 
             if one.get("type") in TUNNELS and one.get("ensure") != "absent":
                 bridge["ports"][port] = _sealed(one, ipsec)
     return bridges
+
+
+def _joins(spec: Mapping[str, Any], node: str) -> bool:
+    """Says whether a host is in a mesh."""
+    return "absent" not in {spec.get("ensure"), spec["nodes"].get(node, {}).get("ensure")}
 
 
 def _mesh_ports(mesh: str, spec: Mapping[str, Any], node: str) -> Iterator[tuple[str, dict[str, Any]]]:

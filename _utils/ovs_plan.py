@@ -184,7 +184,7 @@ def plan(
 
     Args:
         bridges: bridges as in the pillar ``network:ovs:bridges``, tunnels of meshes among their ports; the key of a
-            tunnel with IPsec stands in its ``psk``.
+            tunnel with IPsec stands in its ``psk``. One with ``if_there`` is not made.
         settings: other_config of the switch itself; None takes a key out.
         facts: what the database holds.
         nics: the host's interfaces.
@@ -338,6 +338,8 @@ def _bridge(
     """Plans a bridge and its ports."""
     have = facts.bridges.get(name)
     if have is None:
+        if spec.get("if_there"):
+            return
         if name in nics and name not in facts.interfaces:
             todo.errors.append((name, f"{name} is an interface of the host already"))
             return

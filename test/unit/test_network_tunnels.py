@@ -9,7 +9,7 @@ import pytest
 
 from _utils import network_tunnels
 from _utils.network_tunnels import Peer
-from _utils.ovs_plan import Nic
+from _utils.ovs_plan import Facts, Nic, Plan, nothing, plan
 
 KEY, OTHER = "kq3Vw8yR0bN5tXz1LmCe", "Zp7Hd2sUa9fQ4jGx6IoM"
 NODES: dict[str, Any] = {
@@ -64,6 +64,25 @@ def test_a_host_that_leaves_takes_the_tunnels_on_both_sides_with_it():
         ("private_hv1", "private_hv2", "priv0"), "absent"
     )
     assert {one["ensure"] for one in composed(ensure="absent")["ovs0"]["ports"].values()} == {"absent"}
+
+
+def test_a_mesh_that_goes_makes_no_bridge():
+    left = {**NODES, "hv1": {**NODES["hv1"], "ensure": "absent"}}
+    for keys in ({"ensure": "absent"}, {"nodes": left}):
+        gone = composed(**keys)
+        assert gone["ovs0"]["if_there"] is True
+        assert plan(gone, {}, nothing(), {}) == Plan([], {}, {}, [])
+        # Where the bridge is, it loses the ports and stays.
+        ports = {one: {"bridge": "ovs0", "members": (one,)} for one in ("private_hv2", "eth1")}
+        there = Facts({}, {"ovs0": {}}, ports, {})
+        assert plan(gone, {}, there, {}).commands == [["--if-exists", "del-port", "ovs0", "private_hv2"]]
+        # One that is declared is made, and so is that of another mesh.
+        assert "if_there" not in composed(bridges={"ovs0": {}}, **keys)["ovs0"]
+    for order in (("far", "gone"), ("gone", "far")):
+        every = {"gone": {**MESH, "ensure": "absent"}, "far": {**MESH, "port": "far0"}}
+        mesh = {name: every[name] for name in order}
+        both = network_tunnels.compose({"ipsec": {}, "ovs": {"bridges": {}}, "mesh": mesh}, "hv1")
+        assert "if_there" not in both["ovs0"]
 
 
 def test_a_host_that_is_not_listed_is_told_who_is():
