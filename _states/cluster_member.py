@@ -127,16 +127,21 @@ def forgotten(name: str, nodes: dict[str, Any]) -> dict[str, Any]:
     Args:
         name: Any label.
         nodes: Those that have left, by minion id.
+
+    Returns a state result. It fails while Pacemaker has still to fence one of them, and forgets none.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     names = {spec.get("name", minion) for minion, spec in nodes.items()}
     try:
         if not __utils__["cluster_tools.active"]("pacemaker.service"):
             return ret | {"comment": "Pacemaker does not run yet."}
-        known = __utils__["cluster_tools.listed"](__utils__["cluster_tools.monitor"]())
-        there = sorted(names & known)
+        text = __utils__["cluster_tools.monitor"]()
+        there = sorted(names & __utils__["cluster_tools.listed"](text))
         if not there:
             return ret | {"comment": "Pacemaker lists none of them."}
+        why = __utils__["cluster_tools.unfenced"](text, there)
+        if why:
+            return ret | {"result": False, "comment": f"Pacemaker: {why}."}
         ret["changes"] = {"forgotten": there}
         if __opts__["test"]:
             return ret | {"result": None, "comment": "Pacemaker would forget nodes that have left."}

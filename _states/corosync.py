@@ -57,6 +57,9 @@ def configured(
             return ret | {"result": False, "comment": refusal}
         ret["changes"] = _changes(name, text, plan)
         if __opts__["test"]:
+            why = _unfenced(leaving) if plan and leaving else ""
+            if why:
+                return ret | {"result": False, "changes": {}, "comment": f"corosync: {why}."}
             comment = f"corosync {'would change' if ret['changes'] else 'is as it should be'}."
             return ret | {"result": None if ret["changes"] else True, "comment": comment}
         if plan and leaving:
@@ -139,21 +142,34 @@ def _replace(name: str, text: str) -> None:
 
 
 def _wait_gone(leaving: Mapping[str, Any], wait_seconds: int) -> None:
-    """Wait until nodes that leave are out: one that runs on without the others would think that it is the cluster."""
+    """Wait until nodes that leave are out: one that runs on without the others would think that it is the cluster.
+
+    One that is lost is waited for until it is fenced: once Pacemaker has forgotten it, nobody would do that.
+    """
     deadline = time.monotonic() + wait_seconds
     ids = {spec["id"] for spec in leaving.values()}
     while True:
         there = __utils__["cluster_tools.names"](
             ids & __utils__["cluster_tools.joined"](__utils__["cluster_tools.cmap"]()), leaving
         )
-        if not there:
+        unfenced = "" if there else _unfenced(leaving)
+        if not there and not unfenced:
             return
         if time.monotonic() + _PAUSE > deadline:
             raise CommandExecutionError(
-                f"nothing has changed, since these nodes are declared with ensure: absent and have not left within "
+                unfenced
+                or f"nothing has changed, since these nodes are declared with ensure: absent and have not left within "
                 f"{wait_seconds} s: {', '.join(there)}. Run their highstate, or stop pacemaker and corosync there"
             )
         time.sleep(_PAUSE)
+
+
+def _unfenced(leaving: Mapping[str, Any]) -> str:
+    """Return which nodes that leave are lost and not fenced; empty if none, or if Pacemaker does not run here."""
+    if not __utils__["cluster_tools.active"]("pacemaker.service"):
+        return ""
+    names = [spec.get("name", minion) for minion, spec in leaving.items()]
+    return str(__utils__["cluster_tools.unfenced"](__utils__["cluster_tools.monitor"](), names))
 
 
 def _reload(wanted: Mapping[str, str]) -> None:

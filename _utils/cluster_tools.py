@@ -160,18 +160,40 @@ def watchdog() -> bool:
 
 def online(text: str) -> set[str]:
     """Returns the names of nodes that Pacemaker counts as online, from what :func:`monitor` returned."""
-    return {name for name, state in _nodes(text) if state}
+    return {node.get("name", "") for node in _nodes(text) if node.get("online") == "true"}
 
 
 def listed(text: str) -> set[str]:
     """Returns the names of all nodes that Pacemaker knows, from what :func:`monitor` returned."""
-    return {name for name, _ in _nodes(text)}
+    return {node.get("name", "") for node in _nodes(text)}
 
 
-def _nodes(text: str) -> list[tuple[str, bool]]:
-    """Returns the nodes that Pacemaker knows, and whether each is online; none if it does not answer."""
+def unfenced(text: str, leaving: Iterable[str]) -> str:
+    """Says which of the nodes that leave Pacemaker has still to fence: forgotten, it would start their guests twice.
+
+    Args:
+        text: what :func:`monitor` returned.
+        leaving: the names of nodes that are to be out of the cluster.
+
+    Returns:
+        A sentence without its end, with what a person does; empty where none of them is waited for.
+    """
+    unclean = {node.get("name", "") for node in _nodes(text) if node.get("unclean") == "true"}
+    found = sorted(unclean & set(leaving))
+    if not found:
+        return ""
+    confirm = "; ".join(f"stonith_admin --confirm {name}" for name in found)
+    return (
+        f"nothing has changed, since these nodes are declared with ensure: absent and are lost, but not fenced: "
+        f"{', '.join(found)}. What they run may go on there. Once such a node is certainly off, say so ({confirm}), "
+        "then run the highstate again"
+    )
+
+
+def _nodes(text: str) -> list[ElementTree.Element]:
+    """Returns the nodes that Pacemaker knows; none if it does not answer."""
     try:
         found = ElementTree.fromstring(text)  # noqa: S314 - written by a program of this host
     except ElementTree.ParseError:
         return []
-    return [(node.get("name", ""), node.get("online") == "true") for node in found.findall("./nodes/node")]
+    return found.findall("./nodes/node")

@@ -46,6 +46,14 @@ def test_nodes_of_pacemaker():
     assert tools.online("crm_mon: Error: cluster is not available on this node") == set()
 
 
+def test_who_has_still_to_be_fenced():
+    lost = MONITOR.replace('id="2" online="false"', 'id="2" online="false" unclean="true"')
+    told = tools.unfenced(lost, ["hv2", "hv3"])
+    assert "are lost, but not fenced: hv2. What they run may go on there" in told
+    assert "(stonith_admin --confirm hv2)" in told
+    assert tools.unfenced(lost, ["hv1", "hv3"]) == tools.unfenced(MONITOR, ["hv2"]) == tools.unfenced("", ["hv2"]) == ""
+
+
 @pytest.mark.parametrize(
     ("said", "counts"),
     [("30s\n", True), ("-1\n", True), ("PT30S", True), ("10", True), ("0\n", False), ("0s", False), ("", False),

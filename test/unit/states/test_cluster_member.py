@@ -25,6 +25,7 @@ class Node:
         self.active = {"corosync.service", "pacemaker.service"}
         self.enabled = set(self.active)
         self.votes = cluster_tools.Quorum(True, 3, 2, ())
+        self.unclean: set[str] = set()
         self.joined, self.online, self.listed = {1, 2, 3}, {"hv1", "hv2", "hv3"}, {"hv1", "hv2", "hv3"}
         self.calls: list[str] = []
         self.clock = 0.0
@@ -37,6 +38,7 @@ class Node:
             "cluster_tools.monitor": str,
             "cluster_tools.online": lambda _: self.online,
             "cluster_tools.listed": lambda _: self.listed,
+            "cluster_tools.unfenced": lambda _, names: ", ".join(self.unclean & set(names)),
             "cluster_tools.quorum": lambda: self.votes,
             "cluster_tools.run": self.run,
             "corosync_conf.address": corosync_conf.address,
@@ -160,6 +162,14 @@ def test_pacemaker_forgets_who_has_left(node):
     assert cluster_member.forgotten("x", gone)["changes"] == {"forgotten": ["hv3"]}
     assert node.calls == ["crm_node --force --remove hv3"]
     assert cluster_member.forgotten("x", gone)["changes"] == {}
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_who_has_still_to_be_fenced_is_not_forgotten(node, test):
+    node.opts["test"], node.unclean = test, {"hv3"}
+    ret = cluster_member.forgotten("x", {name: NODES[name] for name in ("hv2", "hv3")})
+    assert (ret["result"], ret["changes"], node.calls) == (False, {}, [])
+    assert ret["comment"] == "Pacemaker: hv3."
 
 
 # ---- whether this host is the node ----

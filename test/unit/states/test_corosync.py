@@ -29,6 +29,7 @@ class Node:
         self.running: dict[str, str] = {}
         self.joined = {1, 2, 3}
         self.online = {"hv1", "hv2", "hv3"}
+        self.unclean: set[str] = set()
         self.said: dict[str, str] = {}
         self.calls: list[list[str]] = []
         self.patience: dict[str, float] = {}
@@ -71,7 +72,9 @@ class Node:
         return "\n".join([*lines, "nodelist.local_node_pos (u32) = 1"])
 
     def monitor(self) -> str:
-        return ONLINE.format("".join(f'<node name="{name}" online="true"/>' for name in sorted(self.online)))
+        rows = [f'<node name="{name}" online="true"/>' for name in sorted(self.online)]
+        rows += [f'<node name="{name}" online="false" unclean="true"/>' for name in sorted(self.unclean)]
+        return ONLINE.format("".join(rows))
 
     def run(self, argv: list[str], timeout: float = 0, ok: Any = ()) -> str:
         if argv[0] == "attrd_updater":
@@ -288,6 +291,21 @@ def test_nobody_goes_on_without_a_node_that_has_not_left(node):
     ret = node.state(stay, leaving=leaving)
     assert ret["result"] is True
     assert ret["changes"]["running"]["node hv3"]["new"] is None
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_node_that_leaves_and_has_still_to_be_fenced_is_not_let_go(node, test):
+    leaving, stay = {"hv3": NODES["hv3"]}, {name: NODES[name] for name in ("hv1", "hv2")}
+    node.joined, node.online, node.unclean = {1, 2}, {"hv1", "hv2"}, {"hv3"}
+    before = node.file.read_text()
+    ret = node.state(stay, leaving=leaving, test=test)
+    assert ret["result"] is False
+    assert "lost, but not fenced: hv3." in ret["comment"]
+    assert "stonith_admin --confirm hv3" in ret["comment"]
+    assert (node.file.read_text(), told(node)) == (before, [])
+    assert node.clock <= 10
+    node.later = [node.unclean.clear]
+    assert node.state(stay, leaving=leaving)["result"] is True
 
 
 def test_permissions_are_repaired(node):
