@@ -87,7 +87,7 @@ def _made(
         return {"result": False, "comment": comment}
     empty = [device for device in devices if not found[device]]
     for device in empty:
-        why = __utils__["cluster_disks.kept"](utils, device, _USE, allow_format)
+        why = __utils__["cluster_disks.kept"](utils, device, _USE, allow_format, free=True)
         if why:
             return {"result": False, "comment": f"cluster:sbd:devices: {why}."}
     changes = {

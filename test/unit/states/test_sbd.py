@@ -101,6 +101,14 @@ def test_no_consent_covers_a_disk_that_this_host_uses(node, test):
     assert "cluster:storage:allow_format does not allow sbd create over that" in ret["comment"]
 
 
+@pytest.mark.parametrize("test", [True, False])
+def test_an_empty_disk_that_a_guest_has_open_is_not_made_one_of_sbd(node, test):
+    node.used = True
+    ret = node.disks(allow_format=True, test=test)
+    assert (ret["result"], ret["changes"], node.made) == (False, {}, [])
+    assert f"devices: Nothing has changed: {DISK} is empty, and a guest uses it" in ret["comment"]
+
+
 def test_disks_that_were_made_before_one_failed_are_told(node):
     def fail(_: Any, device: str, **times: int) -> None:
         if device != DISK:
