@@ -97,6 +97,9 @@ def _fencing(found: dict[str, Any], cluster: Mapping[str, Any]) -> None:
         found["stonith"][FENCE] = {
             "agent": "fence_sbd", "targets": nodes, "parameters": parameters, "operations": [monitor]
         }  # fmt: skip
+    else:
+        # One that is left of disks would be asked first, and its message read by nobody.
+        found["stonith"].setdefault(FENCE, {"ensure": "absent"})
 
 
 # ---- locks and volumes ----

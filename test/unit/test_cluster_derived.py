@@ -47,9 +47,19 @@ def test_a_disk_of_sbd_is_a_fence_device_with_a_delay():
 
 def test_a_watchdog_alone_is_no_device_but_a_timeout():
     found = declared(cluster(sbd={"enabled": True, "watchdog_timeout": 10}))
-    assert found["stonith"] == {}
+    assert found["stonith"] == {"fence_sbd": {"ensure": "absent"}}
     assert found["properties"]["stonith-watchdog-timeout"] == "20s"
     assert found["properties"]["stonith-timeout"] == "24s"
+
+
+def test_a_device_that_is_left_of_disks_goes_with_them():
+    names, sbd = {"hv1": "hv1", "hv2": "hv2"}, {"enabled": True, "devices": [DISK]}
+    live = cluster_cib.apply(cluster_cib.empty(), declared(cluster(sbd=sbd)), names).text
+    result = cluster_cib.apply(live, declared(cluster(sbd={"enabled": True})), names)
+    assert result.changes["resource fence_sbd"] == {"old": "stonith:fence_sbd", "new": None}
+    assert "fence_sbd" not in result.text
+    own = {"fence_sbd": {"agent": "fence_ipmilan", "targets": ["hv1"]}}
+    assert declared(cluster(sbd={"enabled": True}, stonith=own))["stonith"] == own
 
 
 def test_what_pillar_says_itself_stands():
