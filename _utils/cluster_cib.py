@@ -198,7 +198,9 @@ def _devices(declared: Mapping[str, Any], nodes: Mapping[str, str]) -> dict[str,
     """Returns fence devices as resources."""
     found = {}
     for name, spec in declared.items():
-        targets = " ".join(nodes[one] for one in spec.get("targets", ()))
+        # Those of a device that goes may have left before it.
+        kept = spec.get("targets", ()) if spec.get("ensure") != "absent" else ()
+        targets = " ".join(nodes[one] for one in kept)
         parameters = {**({"pcmk_host_list": targets} if targets else {}), **spec.get("parameters", {})}
         found[name] = {**spec, "agent": f"stonith:{spec.get('agent', '')}", "parameters": parameters}
     return found
@@ -313,10 +315,15 @@ def _wrap(section: Element, name: str, clone: Mapping[str, Any] | None) -> None:
 
 
 def _remove(section: Element, name: str) -> None:
-    """Removes a resource, and what it was the last one in."""
+    """Removes a resource, and what it was the last one in. What is in a group that goes stays by itself, as it is."""
     found = _named(section, name)
     if found is not None:
         holder = _parent(section, found)
+        if found.tag == "group":
+            top = next(one for one in section if found in list(one.iter()))
+            for member in found.findall("primitive"):
+                found.remove(member)
+                section.insert(list(section).index(top), member)
         holder.remove(found)
         _tidy(section, holder)
 

@@ -227,6 +227,31 @@ def test_the_last_member_takes_its_group_along():
     assert [one.get("id") for one in new.findall(".//resources/*")] == ["theirs", "ip"]
 
 
+@pytest.mark.parametrize("clone", [{}, {"clone": {"interleave": True}}])
+def test_members_that_stay_leave_a_group_that_goes_as_they_are(clone):
+    group = {"front": {"resources": ["web", "ip"], **clone}}
+    _, new = laid({"resources": {"ip": IP, "web": DUMMY}, "groups": group})
+    live = ElementTree.tostring(new, encoding="unicode").replace(
+        '<primitive id="ip"', '<primitive id="added" class="ocf" provider="pacemaker" type="Dummy"/><primitive id="ip"'
+    )
+    before = {one.get("id"): ElementTree.tostring(one).strip() for one in parsed(live).iter("primitive")}
+    changes, new = laid({"resources": {"ip": IP}, "groups": {"front": {"ensure": "absent"}}}, live)
+    assert [one.get("id") for one in new.findall(".//resources/*")] == ["theirs", "web", "added", "ip"]
+    assert {one.get("id"): ElementTree.tostring(one).strip() for one in new.iter("primitive")} == before
+    assert cib.view(new)["resource ip meta target-role"] == "Stopped"
+    assert news(changes)["group front"] is None
+    gone = {"resources": {"web": {"ensure": "absent"}}, "groups": {"front": {"ensure": "absent"}}}
+    _, new = laid(gone, live)
+    assert [one.get("id") for one in new.findall(".//resources/*")] == ["theirs", "added", "ip"]
+
+
+def test_a_fence_device_goes_whose_target_has_left():
+    _, new = laid({"stonith": {"fence": {"agent": "fence_x", "targets": ["hv1"]}}})
+    gone = {"stonith": {"fence": {"agent": "fence_x", "targets": ["hv3"], "ensure": "absent"}}}
+    changes, _ = laid(gone, ElementTree.tostring(new, encoding="unicode"))
+    assert news(changes) == {"resource fence": None, "resource fence parameter pcmk_host_list": None}
+
+
 def test_an_empty_cib_is_enough_for_a_prediction():
     changes = cib.apply(cib.empty(), {"resources": {"web": DUMMY}, "properties": {"a": 1}}, NODES).changes
     assert news(changes) == {"resource web": "ocf:pacemaker:Dummy", "property a": "1"}
