@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 _PAUSE = 1.0
 _STOP = 1900  # seconds; Pacemaker moves resources away when it stops, which its unit gives 30 minutes
 _SERVICES = ("pacemaker.service", "corosync.service")
-# What would bring a node back, or give a later cluster the resources of this one.
-_KEPT = ("var/lib/pacemaker/cib/cib*", "var/lib/corosync/ringid_*")
+# What would bring a node back, give a later cluster the resources of this one, or let a host that is none of its nodes
+# any more switch them off.
+_KEPT = ("var/lib/pacemaker/cib/cib*", "var/lib/corosync/ringid_*", "var/lib/pacemaker/lrm/secrets/*/*")
 
 
 def quorate(name: str, nodes: dict[str, Any], wait_seconds: int = 120) -> dict[str, Any]:
@@ -66,14 +67,16 @@ def _lacking(nodes: Mapping[str, Any]) -> tuple[list[str], str]:
     return missing, "" if own in online else "Pacemaker has not taken this node in (see: journalctl -u pacemaker)"
 
 
-def left(name: str, files: list[str], root: str = "/") -> dict[str, Any]:
+def left(name: str, files: list[str], leaving: dict[str, Any] | None = None, root: str = "/") -> dict[str, Any]:
     """Make sure that this host is in no cluster, and starts in none.
 
-    Pacemaker moves its resources away first. A node without which the others would have no quorum stays.
+    Pacemaker moves its resources away first. Nodes without which the others would have no quorum stay: each that leaves
+    counts all of those that are to leave and have not yet, since they may go at the same moment.
 
     Args:
         name: Any label.
         files: What goes: configuration and keys.
+        leaving: The nodes that are to be out of the cluster by minion id, this one among them.
         root: Below which Pacemaker and corosync keep what they remember.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
@@ -81,12 +84,12 @@ def left(name: str, files: list[str], root: str = "/") -> dict[str, Any]:
         running = [unit for unit in _SERVICES if __utils__["cluster_tools.active"](unit)]
         enabled = [unit for unit in _SERVICES if __utils__["cluster_tools.enabled"](unit)]
         there = [path for path in files if Path(path).exists()]
-        there += sorted(str(path) for pattern in _KEPT for path in Path(root).glob(pattern))
+        there += sorted(str(path) for pattern in _KEPT for path in Path(root).glob(pattern) if path.is_file())
         found = {"stopped": running, "disabled": enabled, "removed": there}
         ret["changes"] = {verb: things for verb, things in found.items() if things}
         if not ret["changes"]:
             return ret | {"comment": "This host is in no cluster."}
-        why = _needed() if running else ""
+        why = _needed(leaving or {}) if running else ""
         if why:
             return ret | {"result": False, "changes": {}, "comment": why}
         if __opts__["test"]:
@@ -107,16 +110,24 @@ def _leave(running: Iterable[str], enabled: Iterable[str], there: Iterable[str])
         Path(path).unlink(missing_ok=True)
 
 
-def _needed() -> str:
-    """Return why the others cannot do without this node; empty if they can, or have no quorum anyway."""
+def _needed(leaving: Mapping[str, Any]) -> str:
+    """Return why the others cannot do without those that leave; empty if they can, or have no quorum anyway."""
     if not __utils__["cluster_tools.active"]("corosync.service"):
         return ""
     votes = __utils__["cluster_tools.quorum"]()
-    if not votes.quorate or votes.total <= 1 or votes.total - 1 >= votes.needed:
+    joined = __utils__["cluster_tools.joined"](__utils__["cluster_tools.cmap"]())
+    going = __utils__["cluster_tools.names"](joined, leaving) or [__opts__["id"]]
+    if not votes.quorate or votes.total <= 1 or votes.total - len(going) >= votes.needed:
         return ""
+    told = f"there are {votes.total} votes and {votes.needed} are needed, so the others would have no quorum without"
+    if len(leaving) > 1:
+        return (
+            f"cluster:nodes: nothing has changed: ensure: absent is declared for {', '.join(leaving)}, but {told} "
+            f"{', '.join(going)}. Let them leave one after the other: declare it for one of them, run the highstate on "
+            "all nodes, then go on with the next."
+        )
     return (
-        f"Nothing has changed: there are {votes.total} votes and {votes.needed} are needed, so the others would have "
-        "no quorum without this node. Bring the missing nodes back first, or stop this one by hand: "
+        f"Nothing has changed: {told} this node. Bring the missing nodes back first, or stop this one by hand: "
         "systemctl stop pacemaker corosync."
     )
 

@@ -1,5 +1,9 @@
 # Guarantees that this host is in no cluster and starts in none. Packages stay.
 {% set cluster = salt['formula.config']('cluster') %}
+{% set leaving = {} %}
+{% for minion, node in cluster.nodes.items() if node.get('ensure') == 'absent' %}
+{% do leaving.update({minion: node}) %}
+{% endfor %}
 
 cluster_left:
   cluster_member.left:
@@ -11,3 +15,4 @@ cluster_left:
       # Without it LVM would wait for locks that nobody gives any more.
       - /etc/lvm/lvmlocal.conf
 {% endif %}
+    - leaving: {{ leaving | json }}

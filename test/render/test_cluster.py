@@ -52,6 +52,7 @@ def test_one_node_alone_asks_nobody(compiled):
 def test_a_node_that_leaves_does_nothing_else(compiled):
     states = compiled(nodes={**NODES, "hv1": {**NODES["hv1"], "ensure": "absent"}}, bootstrap_node="hv2")
     assert set(states) == {"cluster_left", "cluster_durable"}
+    assert set(states["cluster_left"]["leaving"]) == {"hv1"}
 
 
 def test_a_node_that_leaves_asks_for_no_locks_any_more(compiled):

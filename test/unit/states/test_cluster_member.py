@@ -35,6 +35,7 @@ class Node:
             "cluster_tools.enabled": lambda unit: unit in self.enabled,
             "cluster_tools.cmap": str,
             "cluster_tools.joined": lambda _: self.joined,
+            "cluster_tools.names": cluster_tools.names,
             "cluster_tools.monitor": str,
             "cluster_tools.online": lambda _: self.online,
             "cluster_tools.listed": lambda _: self.listed,
@@ -64,8 +65,10 @@ class Node:
             self.listed.discard(argv[-1])
         return ADDRESSES if argv[0] == "ip" else ""
 
-    def left(self) -> dict[str, Any]:
-        return cluster_member.left("x", [str(self.folder / "authkey")], str(self.folder))
+    def left(self, *leaving: str) -> dict[str, Any]:
+        nodes = {f"hv{n}": {"id": n, "addresses": [f"192.0.2.{n}"]} for n in range(1, 6)}
+        going = {name: nodes[name] for name in leaving or ["hv1"]}
+        return cluster_member.left("x", [str(self.folder / "authkey")], going, str(self.folder))
 
 
 @pytest.fixture(name="node")
@@ -73,6 +76,8 @@ def a_node(monkeypatch, tmp_path) -> Node:
     (tmp_path / "authkey").write_text("key")
     (tmp_path / "var/lib/pacemaker/cib").mkdir(parents=True)
     (tmp_path / "var/lib/pacemaker/cib/cib.xml").write_text("<cib/>")
+    (tmp_path / "var/lib/pacemaker/lrm/secrets/fence_hv2").mkdir(parents=True)
+    (tmp_path / "var/lib/pacemaker/lrm/secrets/fence_hv2/password").write_text("word")
     return Node(monkeypatch, tmp_path)
 
 
@@ -145,6 +150,31 @@ def test_a_node_that_the_others_need_stays(node, test):
     assert (ret["result"], ret["changes"], node.calls) == (False, {}, [])
     assert "there are 2 votes and 2 are needed" in ret["comment"]
     assert (node.folder / "authkey").exists()
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_nodes_that_leave_at_once_count_each_other(node, test):
+    node.opts["test"], node.votes, node.joined = test, cluster_tools.Quorum(True, 4, 3, ()), {1, 2, 3, 4}
+    ret = node.left("hv1", "hv2")
+    assert (ret["result"], ret["changes"], node.calls) == (False, {}, [])
+    assert "ensure: absent is declared for hv1, hv2, but there are 4 votes and 3 are needed" in ret["comment"]
+    assert "no quorum without hv1, hv2. Let them leave one after the other" in ret["comment"]
+
+
+@pytest.mark.parametrize(
+    ("total", "needed", "joined", "leaving"),
+    [
+        (5, 3, {1, 2, 3, 4, 5}, ("hv1", "hv2")),
+        # The other one has gone, and corosync has not been told yet.
+        (4, 3, {1, 3, 4, 5}, ("hv1", "hv2")),
+        # It has gone for long, and only stands in the pillar.
+        (3, 2, {1, 3, 4}, ("hv1", "hv2")),
+        (4, 3, {1, 2, 3, 4}, ("hv1",)),
+    ],
+)
+def test_nodes_leave_at_once_or_one_after_the_other_where_quorum_bears_it(node, total, needed, joined, leaving):
+    node.votes, node.joined = cluster_tools.Quorum(True, total, needed, ()), joined
+    assert node.left(*leaving)["result"] is True
 
 
 @pytest.mark.parametrize("votes", [(True, 2, 1), (True, 1, 1), (False, 1, 2)])
