@@ -25,10 +25,8 @@
 {% do spec.update({'secrets': names}) %}
 {% endif %}
 {% set kept = [] if spec.get('ensure') == 'absent' else names %}
-{% if kept or spec.get('ensure') == 'absent' %}
 {% set where = 'cluster:' ~ kind ~ ':' ~ name ~ ':secrets' %}
 {% do secret.update({name: {'key': where, 'names': kept} }) %}
-{% endif %}
 {% endfor %}
 {% do declared.update({kind: cluster[kind]}) %}
 {% endfor %}
@@ -51,6 +49,10 @@ cluster_secrets_{{ name }}:
     - parameters: {{ one.names | json }}
     - require:
       - pkg: cluster_packages
+{% if not one.names and opts.id == cluster.bootstrap_node %}
+      # Those that are not declared any more go once the CIB does not ask for them.
+      - cib: cluster_cib
+{% endif %}
 {% endfor %}
 
 {% if opts.id == cluster.bootstrap_node %}

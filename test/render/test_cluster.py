@@ -87,6 +87,20 @@ def test_secrets_of_what_is_absent_go(compiled):
     assert states["cluster_cib"]["declared"]["stonith"] == {"fence": {"ensure": "absent"}}
 
 
+def test_secrets_that_are_not_declared_any_more_go_after_the_cib_has_changed(compiled):
+    plain = {"agent": "fence_x", "targets": ["hv1", "hv2", "hv3"]}
+    states = compiled(stonith={"fence": plain}, resources={"ip": {"agent": "ocf:heartbeat:IPaddr2"}})
+    for name in ("fence", "ip"):
+        assert states[f"cluster_secrets_{name}"]["parameters"] == []
+        assert "cib cluster_cib" in required(states[f"cluster_secrets_{name}"])
+    assert "cib cluster_secrets_fence" not in required(states["cluster_cib"])
+    other = compiled(stonith={"fence": plain}, bootstrap_node="hv2")["cluster_secrets_fence"]
+    assert (other["parameters"], required(other)) == ([], {"pkg cluster_packages"})
+    held = compiled(stonith={"fence": FENCE})
+    assert "cib cluster_secrets_fence" in required(held["cluster_cib"])
+    assert "cib cluster_cib" not in required(held["cluster_secrets_fence"])
+
+
 def test_without_resources_the_cib_is_left_alone(compiled):
     assert "cluster_cib" not in compiled()
 
