@@ -6,7 +6,7 @@ difference as one change that Pacemaker refuses if the CIB has changed meanwhile
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -52,7 +52,8 @@ def configured(
             live = _after(__utils__["cluster_cib.empty"](), earlier, names)
             ret["changes"] = __utils__["cluster_cib.apply"](live, declared, names).changes
         else:
-            ret["changes"] = _brought_in(declared, earlier, names)
+            said = __utils__["cluster_derived.announcement"](whole.get("sbd") or {})
+            ret["changes"] = _brought_in(declared, earlier, names, lambda changes: _agreed(changes, said, wait_seconds))
         if __opts__["test"]:
             comment = f"The CIB {'would change' if ret['changes'] else 'is as declared'}."
             return ret | {"result": None if ret["changes"] else True, "comment": comment}
@@ -74,7 +75,10 @@ def _after(live: str, earlier: Mapping[str, Any] | None, names: Mapping[str, str
 
 
 def _brought_in(
-    declared: Mapping[str, Any], earlier: Mapping[str, Any] | None, names: Mapping[str, str]
+    declared: Mapping[str, Any],
+    earlier: Mapping[str, Any] | None,
+    names: Mapping[str, str],
+    agreed: Callable[[Mapping[str, Any]], None],
 ) -> dict[str, Any]:
     """Bring the difference in, again if the CIB changes meanwhile; return what differed. A dry run only looks."""
     run = __utils__["cluster_tools.run"]
@@ -87,6 +91,7 @@ def _brought_in(
         if not result.changes or __opts__["test"]:
             return first
         _known(declared)
+        agreed(result.changes)
         try:
             _push(live, result.text)
         except CommandExecutionError as problem:
@@ -105,6 +110,29 @@ def _push(live: str, new: str) -> None:
         # It ends with 1 where there is a difference.
         patch = __utils__["cluster_tools.run"](argv, ok=(0, 1))
     __utils__["cluster_tools.run"](["cibadmin", "--patch", "--xml-pipe"], stdin=patch)
+
+
+def _agreed(changes: Mapping[str, Any], said: tuple[str, str], wait_seconds: int) -> None:
+    """Wait until each node that is online has said that its watchdog fences it, where the CIB is to count on that."""
+    attribute, value = said
+    timeout = (changes.get("property stonith-watchdog-timeout") or {}).get("new")
+    if not value or timeout in (None, "0", "0s"):
+        return
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        text = __utils__["cluster_tools.run"](["attrd_updater", "-n", attribute, "-Q", "-A"], ok=range(256))
+        known = __utils__["cluster_tools.attributes"](text)
+        online = __utils__["cluster_tools.online"](__utils__["cluster_tools.monitor"]())
+        silent = sorted(node for node in online if known.get(node) != value)
+        if not silent:
+            return
+        if time.monotonic() + _PAUSE > deadline:
+            raise CommandExecutionError(
+                f"nothing has changed: cluster:sbd: stonith-watchdog-timeout {timeout} is for nodes whose sbd works, "
+                f"and Pacemaker stops on others; within {wait_seconds} s these have not said that theirs does: "
+                f"{', '.join(silent)}. Run their highstate; the next one here goes on"
+            )
+        time.sleep(_PAUSE)
 
 
 def _known(declared: Mapping[str, Any]) -> None:

@@ -172,10 +172,35 @@ def working(
     except CommandExecutionError as error:
         return ret | {"result": False, "comment": f"sbd: {error}."}
     comment = (
-        "sbd does not run, and starts with corosync alone. Stop the cluster on this node (systemctl stop pacemaker "
-        "corosync), then run the highstate; why it does not run shows: journalctl -u sbd."
+        "sbd does not run, and starts with corosync alone. Where it is new, stop the cluster on all nodes, and where "
+        "it has failed on this one, here (systemctl stop pacemaker corosync); then run the highstate on those. Why it "
+        "does not run shows: journalctl -u sbd."
     )
     return ret | {"result": False, "comment": comment}
+
+
+def announced(name: str, watchdog_timeout: int) -> dict[str, Any]:
+    """Make sure that the others know that this node's watchdog fences it, once its sbd works.
+
+    Until all have said so the CIB does not count on it: Pacemaker stops where it should and sbd does not run. What a
+    node has said goes when its Pacemaker stops.
+
+    Args:
+        name: Any label.
+        watchdog_timeout: Seconds after which the watchdog resets a host that hangs.
+
+    Returns a state result without changes.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "The others know that sbd works."}
+    if __opts__["test"]:
+        return ret | {"comment": "The others are told once sbd works."}
+    sbd = {"enabled": True, "devices": [], "watchdog_timeout": watchdog_timeout}
+    attribute, value = __utils__["cluster_derived.announcement"](sbd)
+    try:
+        __utils__["cluster_tools.run"](["attrd_updater", "-n", attribute, "-U", value])
+    except CommandExecutionError as error:
+        return ret | {"result": False, "comment": f"sbd: {error}."}
+    return ret
 
 
 def _unwatched(devices: list[str], wait_seconds: int) -> list[str]:

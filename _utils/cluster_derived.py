@@ -31,6 +31,19 @@ def stonith_timeout(sbd: Mapping[str, Any]) -> int:
     return -(-2 * int(sbd["watchdog_timeout"]) * 12 // 10)
 
 
+def announcement(sbd: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns the attribute by which a node says that its watchdog alone fences it, and the value for these settings.
+
+    Args:
+        sbd: ``enabled``, ``devices`` and ``watchdog_timeout`` of the pillar.
+
+    Returns:
+        Name and value; the value is empty where there is nothing to be said.
+    """
+    alone = sbd.get("enabled") and not sbd.get("devices")
+    return "hypervisor-sbd", f"watchdog-{sbd['watchdog_timeout']}s" if alone else ""
+
+
 def declared(cluster: Mapping[str, Any], stage: str = "all") -> dict[str, Any]:
     """Returns what is to be in the CIB when a stage has been done.
 

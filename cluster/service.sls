@@ -58,6 +58,14 @@ cluster_quorum:
     - require:
       - service: cluster_pacemaker_service
 
+{% if cluster.sbd.enabled and not cluster.sbd.devices %}
+cluster_sbd_announced:
+  sbd.announced:
+    - watchdog_timeout: {{ cluster.sbd.watchdog_timeout }}
+    - require:
+      - cluster_member: cluster_quorum
+{% endif %}
+
 {% if leaving and opts.id == cluster.bootstrap_node %}
 cluster_members_forgotten:
   cluster_member.forgotten:

@@ -155,6 +155,9 @@ def test_a_watchdog_alone_has_no_disk(compiled):
     states = compiled(sbd={"enabled": True})
     assert "cluster_sbd_disks" not in states
     assert states["cluster_sbd_config"]["context"]["devices"] == []
+    assert "cluster_member cluster_quorum" in required(states["cluster_sbd_announced"])
+    assert "sbd cluster_sbd_announced" in required(states["cluster_cib"])
+    assert "cluster_sbd_announced" not in compiled(sbd=SBD)
 
 
 def test_locks_come_after_fencing_and_volumes_after_locks(compiled):

@@ -12,7 +12,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from _states import cib
-from _utils import cluster_cib, cluster_derived, own_files
+from _utils import cluster_cib, cluster_derived, cluster_tools, own_files
 
 NODES = {"hv1": {"id": 1, "addresses": ["192.0.2.1"]}, "hv2": {"id": 2, "addresses": ["192.0.2.2"]}}
 DECLARED = {
@@ -37,6 +37,8 @@ class Pacemaker:
         self.started = {"fence"}
         self.failures = ""
         self.new = ""
+        self.said: dict[str, str] = {}
+        self.later: list[Any] = []
         self.clock = 0.0
         self.folder = folder / "lrm" / "secrets"
         utils = {
@@ -47,6 +49,8 @@ class Pacemaker:
         }
         utils |= {
             "cluster_tools.active": lambda _: self.active,
+            "cluster_tools.attributes": cluster_tools.attributes,
+            "cluster_tools.online": cluster_tools.online,
             "cluster_tools.installed": lambda _: self.installed,
             "cluster_tools.monitor": self.monitor,
             "cluster_tools.run": self.run,
@@ -59,15 +63,21 @@ class Pacemaker:
 
     def sleep(self, seconds: float) -> None:
         self.clock += seconds
+        if self.later:
+            self.later.pop(0)()
 
     def monitor(self) -> str:
+        nodes = "".join(f'<node name="{name}" online="true"/>' for name in NODES)
         rows = "".join(f'<resource id="{name}" role="Started" failed="false"/>' for name in self.started)
-        return f"<crm_mon><resources>{rows}</resources><failures>{self.failures}</failures></crm_mon>"
+        resources = f"<resources>{rows}</resources>"
+        return f"<crm_mon><nodes>{nodes}</nodes>{resources}<failures>{self.failures}</failures></crm_mon>"
 
     def run(self, argv: list[str], ok: Any = (), stdin: str = "") -> str:
         self.calls.append(argv)
         if argv == ["cibadmin", "--query"]:
             return self.cib
+        if argv[0] == "attrd_updater":
+            return "".join(f'name="hypervisor-sbd" host="{node}" value="{said}"\n' for node, said in self.said.items())
         if argv[0] == "pacemakerd":
             return "Supporting v3: corosync-ge-2 cibsecrets systemd" if self.cibsecrets else "Supporting v3: systemd"
         if argv[0] == "crm_resource" and argv[-1] in self.missing:
@@ -152,6 +162,31 @@ def test_a_fence_device_that_does_not_start_is_a_failure_with_its_reason(node):
     before = node.clock
     assert node.state()["result"] is False
     assert node.clock == before
+
+
+WATCHDOG = {"sbd": {"enabled": True, "devices": [], "watchdog_timeout": 5}}
+
+
+def test_the_cib_counts_on_watchdogs_once_all_nodes_have_said_that_theirs_works(node):
+    node.said = {"hv1": "watchdog-5s", "hv2": "watchdog-9s"}
+    predicted = node.state(WATCHDOG, test=True)
+    ret = node.state(WATCHDOG)
+    assert (ret["result"], ret["changes"], node.patches) == (False, {}, [])
+    assert "stonith-watchdog-timeout 10s is for nodes whose sbd works" in ret["comment"]
+    assert ret["comment"].endswith("theirs does: hv2. Run their highstate; the next one here goes on.")
+    assert node.clock <= 10
+    node.later = [lambda: node.said.update(hv2="watchdog-5s")]
+    ret = node.state(WATCHDOG)
+    assert (ret["result"], ret["changes"], len(node.patches)) == (True, predicted["changes"], 1)
+    # A node that was away has not said it again, and nothing changes.
+    node.said = {}
+    assert node.state(WATCHDOG)["changes"] == {}
+
+
+def test_with_disks_of_sbd_nobody_has_to_say_anything(node):
+    sbd = {"enabled": True, "devices": ["/dev/disk/by-id/sbd"], "watchdog_timeout": 5, "msgwait": 10, "delay_max": 1}
+    node.started = {"fence_sbd"}
+    assert node.state({"sbd": sbd})["result"] is True
 
 
 # ---- secrets ----

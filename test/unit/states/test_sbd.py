@@ -8,7 +8,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from _states import sbd
-from _utils import cluster_disks
+from _utils import cluster_derived, cluster_disks
 
 DISK = "/dev/disk/by-id/scsi-sbd"
 TIMES = {"watchdog_timeout": 15, "msgwait": 30}
@@ -27,6 +27,7 @@ class Node:
         self.watches_at = 0.0
         self.seconds = 15
         self.made: list[str] = []
+        self.calls: list[list[str]] = []
         self.clock = 0.0
         self.comes_at = float("inf")
         utils = {
@@ -39,7 +40,8 @@ class Node:
             "cluster_tools.active": lambda unit: unit in self.active,
             "cluster_tools.installed": lambda program: self.installed,
             "disk_use.user_of": lambda device: "a guest" if self.used else "",
-            "cluster_tools.run": None,
+            "cluster_tools.run": self.run,
+            "cluster_derived.announcement": cluster_derived.announcement,
         }
         monkeypatch.setattr(cluster_disks, "found_on", lambda _, device: self.content)
         monkeypatch.setattr(sbd, "__opts__", self.opts, raising=False)
@@ -49,6 +51,10 @@ class Node:
 
     def sleep(self, seconds: float) -> None:
         self.clock += seconds
+
+    def run(self, argv: list[str]) -> str:
+        self.calls.append(argv)
+        return ""
 
     def make(self, _: Any, device: str, **times: int) -> None:
         self.made.append(device)
@@ -171,7 +177,17 @@ def test_sbd_that_does_not_run_is_a_failure_with_what_to_do(node):
     node.opts["test"] = False
     ret = sbd.working("x", [DISK])
     assert ret["result"] is False
+    assert "Where it is new, stop the cluster on all nodes" in ret["comment"]
     assert "systemctl stop pacemaker corosync" in ret["comment"]
+
+
+def test_a_node_says_that_its_watchdog_fences_it(node):
+    node.opts["test"] = True
+    assert (sbd.announced("x", 5)["result"], node.calls) == (True, [])
+    node.opts["test"] = False
+    ret = sbd.announced("x", 5)
+    assert (ret["result"], ret["changes"]) == (True, {})
+    assert node.calls == [["attrd_updater", "-n", "hypervisor-sbd", "-U", "watchdog-5s"]]
 
 
 @pytest.mark.parametrize("test", [True, False])
