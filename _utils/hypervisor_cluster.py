@@ -280,7 +280,8 @@ def move(utils: Utils, name: str, node: str, timeout: float) -> None:
     try:
         now = _waited(utils, name, over, timeout)
     finally:
-        run(["crm_resource", "--clear", "--resource", name], ok=range(256))
+        # Without the node an operator's bans of other nodes would go too.
+        run(["crm_resource", "--clear", "--resource", name, "--node", node], ok=range(256))
     if now.runs() and now.nodes == [node] and not [one for one in now.failures if _moves(one, known)]:
         return
     now = _waited(utils, name, lambda one: one.runs() or one.stopped(), _BEGINS)

@@ -174,19 +174,19 @@ def move(pacemaker):
     return hypervisor_cluster.move(pacemaker.utils, "web", "node2", 0.01)
 
 
-def test_a_move_leaves_no_constraint(pacemaker):
+def test_a_move_leaves_no_constraint_and_takes_back_no_other(pacemaker):
     move(pacemaker)
     moved, cleared = pacemaker.calls
     assert moved[:5] == ["--move", "--resource", "web", "--node", "node2"]
     assert moved[5] == "--lifetime"
-    assert cleared == ["--clear", "--resource", "web"]
+    assert cleared == ["--clear", "--resource", "web", "--node", "node2"]
 
 
 def test_a_move_that_does_not_end_says_where_it_is_and_leaves_no_constraint(pacemaker):
     pacemaker.obeys = False
     with pytest.raises(CommandExecutionError, match="did not move to node2: it is running on hv1; it had not ended"):
         move(pacemaker)
-    assert pacemaker.calls[-1] == ["--clear", "--resource", "web"]
+    assert pacemaker.calls[-1] == ["--clear", "--resource", "web", "--node", "node2"]
 
 
 def test_a_move_that_fails_says_why_and_an_old_failure_does_not_count(pacemaker):
