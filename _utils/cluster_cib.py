@@ -334,8 +334,9 @@ def _remove(section: Element, name: str) -> None:
 def _constraints(section: Element, declared: Mapping[str, Any], nodes: Mapping[str, str]) -> None:
     """Lays constraints over those that are there, and removes what speaks of resources that are gone."""
     wanted = dict(_wanted(declared, nodes))
+    there = {one.get("id"): one for one in section}
     for identity, element in wanted.items():
-        found = next((one for one in section if one.get("id") == identity), None)
+        found = there.get(identity)
         if found is None and element is not None:
             section.append(element)
         elif found is not None and element is None:

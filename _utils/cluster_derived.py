@@ -20,6 +20,9 @@ _LONG = "300s"  # a busy host that is late must not be taken for one that hangs
 _STAYS = 100
 # Where each node has the definitions of guests, see cluster_guests.
 _DEFINITIONS = "/etc/libvirt/cluster"
+# By what a guest says of others, how that is called in a constraint; and of which guest what is wished, and how much.
+_WORDS = {"affinity": "beside", "anti_affinity": "apart-from"}
+Wishes = dict[str, tuple[str, Any]]
 # How much it is worth that guests are together or apart, where it is no must: more than to stay.
 _WISH = 1000
 
@@ -200,11 +203,13 @@ def _guests(
     """Adds each guest that the cluster runs, after its volumes and where they are; takes out those that go."""
     everywhere = {name for name, _, _, words in volumes(storage) if words.get("active") == "everywhere"}
     users = _users(storage, guests)
+    wishes = _wished(guests, list(users))
+    firsts: dict[str, str] = {}
     for guest, spec in guests.items():
         if guest not in users:
             found["resources"][guest] = {"ensure": "absent"}
             continue
-        options = spec["ha"] if isinstance(spec["ha"], Mapping) else {}
+        options = _options(spec)
         found["resources"][guest] = {
             "agent": "ocf:heartbeat:VirtualDomain",
             "parameters": _domain(guest),
@@ -220,7 +225,11 @@ def _guests(
         for one, next_one in itertools.pairwise(alone):
             row = {"resource": next_one, "with": one, "score": "INFINITY"}
             found["constraints"]["colocations"][f"{next_one}-with-{one}"] = row
-        _wishes(found, guest, options, [one for one in users if one != guest], nodes)
+        if alone:
+            firsts[alone[0]] = guest
+        _places(found, guest, options, nodes)
+        _others(found, guest, options, wishes[guest], [one for one in users if one != guest])
+    _volumes_too(found, firsts, wishes, [name for name, *_ in volumes(storage) if name not in everywhere])
 
 
 def _domain(guest: str) -> dict[str, Any]:
@@ -237,10 +246,36 @@ def _domain(guest: str) -> dict[str, Any]:
     }
 
 
-def _wishes(
-    found: dict[str, Any], guest: str, options: Mapping[str, Any], others: list[str], nodes: list[str]
-) -> None:
-    """Adds where a guest runs best, and takes back what pillar does not say any more."""
+def _options(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns what a guest says of where it runs."""
+    options: Mapping[str, Any] = spec["ha"] if isinstance(spec["ha"], Mapping) else {}
+    return options
+
+
+def _wished(guests: Mapping[str, Any], there: list[str]) -> dict[str, Wishes]:
+    """Returns beside which others each guest wants to run, and apart from which.
+
+    Where two say the same of each other once is enough: Pacemaker places the one first that is wished for, and the
+    other one gives way. That is the guest with the lower priority. Only to rather not run is each one's own.
+    """
+    rows = []
+    for guest in there:
+        options = _options(guests[guest])
+        strict, priority = bool(options.get("strict")), options.get("priority", 0)
+        for key, word in _WORDS.items():
+            rows += [(not strict, priority, guest, other, word) for other in options.get(key, ()) if other in there]
+    found: dict[str, Wishes] = {guest: {} for guest in there}
+    for wish, _, guest, other, word in sorted(rows, key=lambda row: row[:2]):
+        same = found[other].get(guest, ("", 0))[0] == word
+        if same and (wish or word == _WORDS["anti_affinity"]):
+            continue
+        score = _WISH if wish else "INFINITY"
+        found[guest][other] = (word, score if word == _WORDS["affinity"] else f"-{score}")
+    return found
+
+
+def _places(found: dict[str, Any], guest: str, options: Mapping[str, Any], nodes: list[str]) -> None:
+    """Adds on which nodes a guest runs best, and takes back what pillar does not say any more."""
     places = found["constraints"].setdefault("locations", {})
     prefer = list(options.get("prefer", ()))
     for minion in nodes:
@@ -249,14 +284,50 @@ def _wishes(
             # Less than to stay: a guest does not go back by itself.
             row = {"resource": guest, "node": minion, "score": 2 * (len(prefer) - prefer.index(minion))}
         places[f"{guest}-prefers-{minion}"] = row
-    score: Any = "INFINITY" if options.get("strict") else _WISH
-    scores = {"affinity": ("beside", score), "anti_affinity": ("apart-from", f"-{score}")}
+
+
+def _others(found: dict[str, Any], guest: str, options: Mapping[str, Any], wishes: Wishes, others: list[str]) -> None:
+    """Adds beside which others a guest runs and after which it starts, and takes back what pillar does not say."""
     for other in others:
-        for key, (word, value) in scores.items():
-            wanted = other in options.get(key, ())
-            row = {"resource": guest, "with": other, "score": value} if wanted else {"ensure": "absent"}
-            found["constraints"].setdefault("colocations", {})[f"{guest}-{word}-{other}"] = row
+        _wish(found, guest, other, wishes.get(other))
         row = {"first": other, "then": guest, "kind": "Optional"}
         wanted = other in options.get("after", ())
         orders = found["constraints"].setdefault("orders", {})
         orders[f"{guest}-after-{other}"] = row if wanted else {"ensure": "absent"}
+
+
+def _wish(found: dict[str, Any], resource: str, other: str, wish: tuple[str, Any] | None) -> None:
+    """Adds that a resource wants to be beside a guest or apart from it, and takes back what it does not want."""
+    for word in _WORDS.values():
+        row: dict[str, Any] = {"ensure": "absent"}
+        if wish and wish[0] == word:
+            row = {"resource": resource, "with": other, "score": wish[1]}
+        found["constraints"].setdefault("colocations", {})[f"{resource}-{word}-{other}"] = row
+
+
+def _volumes_too(
+    found: dict[str, Any], firsts: Mapping[str, str], wishes: Mapping[str, Wishes], alone: list[str]
+) -> None:
+    """Has the first volume of a guest want what the guest wants: it is placed before the guest, which has to follow.
+
+    Not where guests wish for each other in a circle: Pacemaker breaks that at any place, and a guest that it places
+    before its volume would not run.
+    """
+    for volume in alone:
+        guest = firsts.get(volume, "")
+        for other in wishes:
+            wish = wishes[guest].get(other) if guest else None
+            _wish(found, volume, other, wish if wish and not _leads(wishes, other, guest) else None)
+
+
+def _leads(wishes: Mapping[str, Wishes], start: str, end: str) -> bool:
+    """Says whether wishes lead from one guest to another."""
+    seen, left = set(), [start]
+    while left:
+        one = left.pop()
+        if one == end:
+            return True
+        if one not in seen:
+            seen.add(one)
+            left += wishes[one]
+    return False

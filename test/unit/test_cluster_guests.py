@@ -72,7 +72,8 @@ def test_a_guest_starts_after_its_volumes_where_all_of_them_are():
     found = cluster_derived.declared(whole({"web": guest("one", "two")}))["constraints"]
     assert found["orders"]["web-after-vm-one"] == {"first": "vm-one", "then": "web"}
     assert found["orders"]["web-after-vm-two"] == {"first": "vm-two", "then": "web"}
-    rows = {name: (row["resource"], row["with"], row["score"]) for name, row in found["colocations"].items()}
+    there = {name: row for name, row in found["colocations"].items() if "with" in row}
+    rows = {name: (row["resource"], row["with"], row["score"]) for name, row in there.items()}
     assert rows["web-with-vm-one"] == ("web", "vm-one", "INFINITY")
     assert rows["web-with-vm-two"] == ("web", "vm-two", "INFINITY")
     assert rows["vm-two-with-vm-one"] == ("vm-two", "vm-one", "INFINITY")
@@ -101,6 +102,59 @@ def test_wishes_are_less_than_a_must_and_more_than_to_stay():
     # What pillar does not say any more goes.
     assert constraints["locations"]["db-prefers-hv1"] == {"ensure": "absent"}
     assert constraints["orders"]["db-after-web"] == {"ensure": "absent"}
+
+
+def colocations(guests, **pillar):
+    """The colocations of guests with others that are wished for, by their ids."""
+    found = cluster_derived.declared(whole(guests, **pillar))["constraints"]["colocations"]
+    words = ("-beside-", "-apart-from-")
+    rows = {name: row for name, row in found.items() if any(word in name for word in words) and "with" in row}
+    return {name: (row["resource"], row["with"], row["score"]) for name, row in rows.items()}
+
+
+def test_the_first_volume_wants_what_its_guest_wants_since_it_is_placed_before_it():
+    guests = {"web": guest("two", "one", ha={"anti_affinity": ["db"], "strict": True}), "db": guest()}
+    assert colocations(guests) == {
+        "web-apart-from-db": ("web", "db", "-INFINITY"),
+        "vm-two-apart-from-db": ("vm-two", "db", "-INFINITY"),
+    }
+    names, live = {"hv1": "hv1", "hv2": "hv2"}, cluster_cib.empty()
+    live = cluster_cib.apply(live, cluster_derived.declared(whole(guests)), names).text
+    assert 'id="vm-two-apart-from-db"' in live
+    # What is not wished any more goes, and what the guest's next first volume wants comes.
+    for other, gone in (
+        (guest("two", "one"), ("vm-two-apart", "web-apart")),
+        (guest("one", "two", ha=guests["web"]["ha"]), ("vm-two-apart",)),
+        (guest("two", "one", ensure="absent"), ("vm-two-apart", "web-apart")),
+    ):
+        after = cluster_cib.apply(live, cluster_derived.declared(whole({**guests, "web": other})), names).text
+        assert not [word for word in gone if word in after]
+    everywhere = {"vm": {**GROUPS["vm"], "volumes": {"two": {"size_mib": 64, "active": "everywhere"}}}}
+    whose = {"web": guest("two", ha={"affinity": ["db"]}), "db": guest()}
+    assert list(colocations(whose, storage={**STORAGE, "volume_groups": everywhere})) == ["web-beside-db"]
+
+
+def test_of_two_that_say_the_same_of_each_other_the_one_with_the_lower_priority_gives_way():
+    web, db = {"anti_affinity": ["db"], "priority": 5}, {"anti_affinity": ["web"]}
+    guests = {"web": guest("one", ha=web), "db": guest("two", ha=db)}
+    assert list(colocations(guests)) == ["db-apart-from-web", "vm-two-apart-from-web"]
+    # A must says more than a wish.
+    guests["web"]["ha"] = {**web, "strict": True}
+    assert list(colocations(guests)) == ["web-apart-from-db", "vm-one-apart-from-db"]
+
+
+def test_volumes_keep_out_of_wishes_that_go_in_a_circle():
+    both = {
+        "web": guest("one", ha={"affinity": ["db"], "strict": True}),
+        "db": guest("two", ha={"affinity": ["web"], "strict": True}),
+        "mail": guest(ha={"affinity": ["web"]}),
+    }
+    assert set(colocations(both)) == {"web-beside-db", "db-beside-web", "mail-beside-web"}
+    odd = {"web": guest("one", ha={"affinity": ["db"]}), "db": guest("two", ha={"anti_affinity": ["web"]})}
+    assert set(colocations(odd)) == {"web-beside-db", "db-apart-from-web"}
+    three = {"a": guest("one", ha={"affinity": ["b"]}), "b": guest(ha={"affinity": ["c"]})}
+    three["c"] = guest("two", ha={"affinity": ["a"]})
+    assert set(colocations(three)) == {"a-beside-b", "b-beside-c", "c-beside-a"}
 
 
 def test_no_guest_before_fencing_works_and_it_is_a_cib_that_stays():
