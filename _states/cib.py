@@ -53,7 +53,13 @@ def configured(
             ret["changes"] = __utils__["cluster_cib.apply"](live, declared, names).changes
         else:
             said = __utils__["cluster_derived.announcement"](whole.get("sbd") or {})
-            ret["changes"] = _brought_in(declared, earlier, names, lambda changes: _agreed(changes, said, wait_seconds))
+            going = __utils__["cluster_derived.going"](whole) if stage == "all" else []
+
+            def ready(live: str, changes: Mapping[str, Any]) -> bool:
+                _agreed(changes, said, wait_seconds)
+                return _stopped(__utils__["cluster_cib.has"](live, going))
+
+            ret["changes"] = _brought_in(declared, earlier, names, ready)
         if __opts__["test"]:
             comment = f"The CIB {'would change' if ret['changes'] else 'is as declared'}."
             return ret | {"result": None if ret["changes"] else True, "comment": comment}
@@ -78,9 +84,16 @@ def _brought_in(
     declared: Mapping[str, Any],
     earlier: Mapping[str, Any] | None,
     names: Mapping[str, str],
-    agreed: Callable[[Mapping[str, Any]], None],
+    ready: Callable[[str, Mapping[str, Any]], bool],
 ) -> dict[str, Any]:
-    """Bring the difference in, again if the CIB changes meanwhile; return what differed. A dry run only looks."""
+    """Bring the difference in, again if the CIB changes meanwhile; return what differed. A dry run only looks.
+
+    Args:
+        declared: What is to be in the CIB.
+        earlier: What earlier stages have brought in.
+        names: Of nodes by minion id.
+        ready: Waits for what has to be so before; says whether the CIB is still the one that it was given.
+    """
     run = __utils__["cluster_tools.run"]
     first: dict[str, Any] | None = None
     error = ""
@@ -91,7 +104,8 @@ def _brought_in(
         if not result.changes or __opts__["test"]:
             return first
         _known(declared)
-        agreed(result.changes)
+        if not ready(live, result.changes):
+            continue
         try:
             _push(live, result.text)
         except CommandExecutionError as problem:
@@ -133,6 +147,52 @@ def _agreed(changes: Mapping[str, Any], said: tuple[str, str], wait_seconds: int
                 f"{', '.join(silent)}. Run their highstate; the next one here goes on"
             )
         time.sleep(_PAUSE)
+
+
+def _stopped(guests: list[str]) -> bool:
+    """Stop guests that are to be out of the cluster, while it has their operations and constraints.
+
+    One that is only removed would be stopped with Pacemaker's default timeout, and its volume at the same moment.
+
+    Args:
+        guests: Those that the CIB still has.
+
+    Returns whether all of them were stopped already.
+
+    Raises:
+        CommandExecutionError: one does not stop in time.
+    """
+    running = _running(guests)
+    if not running:
+        return True
+    for name in running:
+        words = ["--meta", "--set-parameter", "target-role", "--parameter-value", "Stopped"]
+        __utils__["cluster_tools.run"](["crm_resource", "--resource", name, *words])
+    seconds = __utils__["cluster_derived.stop_seconds"]()
+    deadline = time.monotonic() + seconds
+    while running := _running(guests):
+        if time.monotonic() + _PAUSE > deadline:
+            where = "; ".join(f"libvirt:guests:{name}:ensure: absent, but {state}" for name, state in running.items())
+            raise CommandExecutionError(
+                f"nothing was removed, since the cluster has not stopped within {seconds} s what is to go: {where}. "
+                "That stays told to stop; see crm_mon -1 --inactive, and run the highstate again once it is stopped"
+            )
+        time.sleep(_PAUSE)
+    return False
+
+
+def _running(guests: list[str]) -> dict[str, str]:
+    """Return those of some guests that are not stopped, each with how it is."""
+    if not guests:
+        return {}
+    seen = __utils__["cluster_status.read"](__utils__["cluster_tools.monitor"]())
+    if "resources" not in seen:
+        raise CommandExecutionError("Pacemaker does not answer; see: journalctl -u pacemaker")
+    return {
+        row["name"]: f"it is {row['role'].lower()} on {', '.join(row['nodes']) or 'no node'}"
+        for row in seen["resources"]
+        if row["name"] in guests and (row["role"] != "Stopped" or row["nodes"])
+    }
 
 
 def _known(declared: Mapping[str, Any]) -> None:

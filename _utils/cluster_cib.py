@@ -383,6 +383,17 @@ def _wanted(declared: Mapping[str, Any], nodes: Mapping[str, str]) -> Iterator[t
                 yield identity, ElementTree.Element("rsc_location", values)
 
 
+def has(live: str, names: Iterable[str]) -> list[str]:
+    """Returns those of some resources that are in a CIB.
+
+    Args:
+        live: what ``cibadmin --query`` prints.
+        names: of resources.
+    """
+    resources = ElementTree.fromstring(live).find("configuration/resources")  # noqa: S314 - from Pacemaker on this host
+    return [name for name in names if resources is not None and _named(resources, name) is not None]
+
+
 def empty() -> str:
     """Returns the text of a CIB that has nothing."""
     return EMPTY

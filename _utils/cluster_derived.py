@@ -15,7 +15,8 @@ FENCE = "fence_sbd"
 DLM, LVMLOCKD, LOCKING = "dlm", "lvmlockd", "locking"
 # What is in the CIB when each stage has been done.
 STAGES = ("fencing", "locking", "all")
-_LONG = "300s"  # a busy host that is late must not be taken for one that hangs
+_SECONDS = 300  # a busy host that is late must not be taken for one that hangs
+_LONG = f"{_SECONDS}s"
 # A volume or guest that has come to a node stays there when another one comes back.
 _STAYS = 100
 # Where each node has the definitions of guests, see cluster_guests.
@@ -244,6 +245,20 @@ def _domain(guest: str) -> dict[str, Any]:
         # What the agent would write there differs from what pillar declares.
         **off,
     }
+
+
+def going(cluster: Mapping[str, Any]) -> list[str]:
+    """Returns the guests that are to be out of the cluster, which have to be stopped before.
+
+    Args:
+        cluster: as of :func:`declared`.
+    """
+    return [name for name, spec in (cluster.get("guests") or {}).items() if spec.get("ensure") == "absent"]
+
+
+def stop_seconds() -> int:
+    """Returns how long a stop of a guest is waited for: what it may take, with a tenth to spare."""
+    return _SECONDS * 11 // 10
 
 
 def _options(spec: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from _states import cib
-from _utils import cluster_cib, cluster_derived, cluster_tools, own_files
+from _utils import cluster_cib, cluster_derived, cluster_status, cluster_tools, own_files
 
 NODES = {"hv1": {"id": 1, "addresses": ["192.0.2.1"]}, "hv2": {"id": 2, "addresses": ["192.0.2.2"]}}
 DECLARED = {
@@ -35,6 +35,7 @@ class Pacemaker:
         self.refusals = 0
         self.missing: set[str] = set()
         self.started = {"fence"}
+        self.obeys = True
         self.failures = ""
         self.new = ""
         self.said: dict[str, str] = {}
@@ -43,7 +44,7 @@ class Pacemaker:
         self.folder = folder / "lrm" / "secrets"
         utils = {
             f"{module.__name__.rpartition('.')[2]}.{name}": function
-            for module in (cluster_cib, cluster_derived, own_files)
+            for module in (cluster_cib, cluster_derived, cluster_status, own_files)
             for name, function in vars(module).items()
             if callable(function)
         }
@@ -80,6 +81,13 @@ class Pacemaker:
             return "".join(f'name="hypervisor-sbd" host="{node}" value="{said}"\n' for node, said in self.said.items())
         if argv[0] == "pacemakerd":
             return "Supporting v3: corosync-ge-2 cibsecrets systemd" if self.cibsecrets else "Supporting v3: systemd"
+        if "target-role" in argv:
+            assert not self.opts["test"]
+            name = argv[argv.index("--resource") + 1]
+            mark = f'id="{name}-meta_attributes">'
+            assert mark in self.cib
+            self.cib = self.cib.replace(mark, f'{mark}<nvpair id="{name}-t" name="target-role" value="Stopped"/>')
+            self.later = [lambda: None, lambda: self.started.discard(name)] if self.obeys else []
         if argv[0] == "crm_resource" and argv[-1] in self.missing:
             raise CommandExecutionError("crm_resource: no such agent")
         if argv[0] == "crm_diff":
@@ -187,6 +195,53 @@ def test_with_disks_of_sbd_nobody_has_to_say_anything(node):
     sbd = {"enabled": True, "devices": ["/dev/disk/by-id/sbd"], "watchdog_timeout": 5, "msgwait": 10, "delay_max": 1}
     node.started = {"fence_sbd"}
     assert node.state({"sbd": sbd})["result"] is True
+
+
+WEB = {**WATCHDOG, "guests": {"web": {"ha": True, "ensure": "running", "disks": []}}}
+GONE = {**WATCHDOG, "guests": {"web": {"ha": True, "ensure": "absent", "disks": []}}}
+
+
+@pytest.fixture(name="cluster")
+def one_that_runs_a_guest(node):
+    node.said = dict.fromkeys(NODES, "watchdog-5s")
+    assert node.state(WEB)["result"] is True
+    node.started = {"web"}
+    node.calls.clear()
+    node.patches.clear()
+    return node
+
+
+def test_a_guest_that_goes_is_stopped_before_it_is_removed(cluster):
+    predicted = cluster.state(GONE, test=True)
+    assert (predicted["result"], cluster.patches) == (None, [])
+    ret = cluster.state(GONE)
+    assert (ret["result"], ret["changes"]) == (True, predicted["changes"])
+    assert ret["changes"]["resource web"] == {"old": "ocf:heartbeat:VirtualDomain", "new": None}
+    told = [argv for argv in cluster.calls if "target-role" in argv]
+    words = ["--meta", "--set-parameter", "target-role", "--parameter-value", "Stopped"]
+    assert told == [["crm_resource", "--resource", "web", *words]]
+    after = cluster.calls.index(told[0])
+    assert [argv[0] for argv in cluster.calls[:after]].count("crm_diff") == 0
+    assert (len(cluster.patches), 'id="web' in cluster.cib) == (1, False)
+    assert cluster.state(GONE)["changes"] == {}
+
+
+def test_a_guest_that_does_not_stop_is_not_removed(cluster):
+    cluster.obeys = False
+    ret = cluster.state(GONE)
+    assert (ret["result"], ret["changes"], cluster.patches) == (False, {}, [])
+    assert (
+        "has not stopped within 330 s what is to go: libvirt:guests:web:ensure: absent, but it is started"
+        in (ret["comment"])
+    )
+    assert 328 <= cluster.clock <= 331
+    assert 'name="migrate_to"' in cluster.cib
+
+
+def test_a_guest_that_is_stopped_is_removed_at_once(cluster):
+    cluster.started = set()
+    assert cluster.state(GONE)["result"] is True
+    assert (cluster.clock, [argv for argv in cluster.calls if "target-role" in argv]) == (0, [])
 
 
 # ---- secrets ----
