@@ -27,6 +27,7 @@ class Host:
     """Answers as ip and getent do."""
 
     def __init__(self) -> None:
+        self.defaults: dict[str, list[dict[str, Any]]]
         self.defaults = {"-4": [{"dst": "default", "dev": "ovsbr0"}], "-6": [{"dst": "default", "dev": "far0"}]}
         self.names = {"salt.example": "192.0.2.5      STREAM salt.example\n192.0.2.5      DGRAM\n"}
 
