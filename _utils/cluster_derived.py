@@ -270,8 +270,8 @@ def _options(spec: Mapping[str, Any]) -> Mapping[str, Any]:
 def _wished(guests: Mapping[str, Any], there: list[str]) -> dict[str, Wishes]:
     """Returns beside which others each guest wants to run, and apart from which.
 
-    Where two say the same of each other once is enough: Pacemaker places the one first that is wished for, and the
-    other one gives way. That is the guest with the lower priority. Only to rather not run is each one's own.
+    Where two say the same of each other, one of them is heard: Pacemaker places the one first that is wished for, and
+    the other one gives way. That is the guest with the lower priority, unless for the other it is a must.
     """
     rows = []
     for guest in there:
@@ -281,8 +281,7 @@ def _wished(guests: Mapping[str, Any], there: list[str]) -> dict[str, Wishes]:
             rows += [(not strict, priority, guest, other, word) for other in options.get(key, ()) if other in there]
     found: dict[str, Wishes] = {guest: {} for guest in there}
     for wish, _, guest, other, word in sorted(rows, key=lambda row: row[:2]):
-        same = found[other].get(guest, ("", 0))[0] == word
-        if same and (wish or word == _WORDS["anti_affinity"]):
+        if found[other].get(guest, ("", 0))[0] == word:
             continue
         score = _WISH if wish else "INFINITY"
         found[guest][other] = (word, score if word == _WORDS["affinity"] else f"-{score}")
