@@ -132,6 +132,28 @@ def test_what_was_made_anew_as_something_else_goes_before_the_old_files_make_it_
     assert "ip link delete dev mgmt" not in host.ran
 
 
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("name", ["networkd", "netplan"])
+def test_networkd_is_started_anew_where_it_makes_a_vlan_as_it_was_before(tmp_path, monkeypatch, name, back):
+    monkeypatch.setattr("hypervisor_network.backends.networkd.live._SETTLES", 0)
+    pillar, was, now = REMADE["tag"]
+    right, wrong = (was, now) if back else (now, was)
+    host, backend = Stack(tmp_path), backend_of(name)
+    host.there["mgmt"] = wrong
+    host.answers["ip link delete"] = lambda: Done(0, str(host.there.pop("mgmt")), "")
+    made = {"networkctl reload": wrong, "systemctl restart systemd-networkd": right}
+    for command, link in made.items():
+        host.answers[command] = lambda link=link: Done(0, str(host.there.setdefault("mgmt", link)), "")
+    turn = step(pillar, back=back, links=[*CARDS, was], managed=["mgmt"])
+    backend.release(host, turn)
+    backend.activate(host, turn)
+    assert host.there["mgmt"] == right
+    assert host.ran.count("systemctl restart systemd-networkd.service") == 1
+    host.ran.clear()
+    backend.activate(host, turn)
+    assert "systemctl restart systemd-networkd.service" not in host.ran
+
+
 def test_a_connection_is_brought_up_again_without_the_device_that_it_makes(tmp_path):
     pillar, was, _ = REMADE["tag"]
     host, backend = Stack(tmp_path), backend_of("networkmanager")

@@ -237,26 +237,38 @@ def outdated(one: Interface, link: dict[str, Any]) -> bool:
     return one.kind == "bond" and data.get("mode", one.bond.mode) != one.bond.mode
 
 
-def remove_outdated(host: Host, step: Step) -> None:
+def remove_outdated(host: Host, step: Step) -> list[str]:
     """Removes interfaces that are there as something else, those on top first.
+
+    Returns:
+        The names of what was removed.
 
     Raises:
         BackendError: one stays.
     """
-    there = links(host)
+    there, removed = links(host), []
     for one in reversed(touched(step.profile, step.changed)):
         if one.kind != "ethernet" and not one.absent and one.name in there and outdated(one, there[one.name]):
             ran(host, ["ip", "link", "delete", "dev", one.name])
+            removed.append(one.name)
+    return removed
 
 
-def remove_remade(host: Host, step: Step) -> None:
-    """Removes, on the way back, what a change has made anew as something else; the old files make it what it was."""
+def remove_remade(host: Host, step: Step) -> list[str]:
+    """Removes, on the way back, what a change has made anew as something else; the old files make it what it was.
+
+    Returns:
+        The names of what was removed.
+    """
     there, before = links(host), {str(one["ifname"]): one for one in step.snapshot.links}
+    removed = []
     for one in reversed(touched(step.profile, step.changed)):
         was, now = before.get(one.name), there.get(one.name)
         if one.kind in {"ethernet", OPENVSWITCH} or was is None or now is None or form(was) == form(now):
             continue
         host.run(["ip", "link", "delete", "dev", one.name])
+        removed.append(one.name)
+    return removed
 
 
 def options(link: Mapping[str, Any]) -> dict[str, str]:

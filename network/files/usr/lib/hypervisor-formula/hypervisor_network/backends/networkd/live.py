@@ -117,10 +117,7 @@ class Backend:
 
     def release(self, host: Host, step: Step) -> None:
         """Removes what networkd cannot alter."""
-        if step.back:
-            common.remove_remade(host, step)
-        else:
-            common.remove_outdated(host, step)
+        _remove_other(host, step)
 
     def activate(self, host: Host, step: Step) -> None:
         """Lets networkd read its files anew and set up the interfaces by them."""
@@ -136,6 +133,11 @@ class Backend:
             ours = {one.name for one in common.ours(step.profile)}
             wanted = [name for name in step.changed if name in ours]
         _until(lambda: set(wanted) <= set(common.links(host)), _APPEARS)
+        if _remove_other(host, step):
+            # It makes a VLAN that has gone as it knew it, whatever the file says now, and forgets only when it ends
+            # (netdev_drop in its src/network/netdev/netdev.c).
+            common.ran(host, ["systemctl", "restart", UNIT])
+            _until(lambda: set(wanted) <= set(common.links(host)), _APPEARS)
         if not step.back:
             common.tune(host, step)
         there = common.links(host)
@@ -185,6 +187,11 @@ class _Candidate:
     def path(self, name: str) -> Path:
         """Returns where an absolute path is."""
         return self.root / name.lstrip("/")
+
+
+def _remove_other(host: Host, step: Step) -> list[str]:
+    """Removes what is there as something else than the files make, and returns its names."""
+    return common.remove_remade(host, step) if step.back else common.remove_outdated(host, step)
 
 
 def state_of(host: Host, name: str) -> dict[str, str]:
