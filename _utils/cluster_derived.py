@@ -80,7 +80,7 @@ def declared(cluster: Mapping[str, Any], stage: str = "all") -> dict[str, Any]:
             key: {**copy.deepcopy(specs)} for key, specs in (cluster.get("constraints") or {}).items()
         }
         guests = cluster.get("guests") or {}
-        _volumes(found, storage, _users(storage, guests))
+        _volumes(found, storage)
         _guests(found, storage, guests, list(cluster.get("nodes") or ()))
     return found
 
@@ -160,22 +160,22 @@ def _users(storage: Mapping[str, Any], guests: Mapping[str, Any]) -> dict[str, l
     return found
 
 
-def _volumes(found: dict[str, Any], storage: Mapping[str, Any], users: Mapping[str, list[str]]) -> None:
-    """Adds each volume, active on one node or on all, and never without its locks."""
-    used = {name for names in users.values() for name in names}
+def _volumes(found: dict[str, Any], storage: Mapping[str, Any]) -> None:
+    """Adds each volume, active on one node or on all, and never without its locks.
+
+    What is active on one node goes with its guest without a stop: exclusive at rest, on two nodes on the way. It has
+    that agent before it has a guest, since another one would stop the volume, and with it the guest.
+    """
     for name, group, volume, words in volumes(storage):
         shared = words.get("active") == "everywhere"
         parameters = {"vgname": group, "lvname": volume}
         spec: dict[str, Any] = {"operations": _operations("60s"), "meta": {"resource-stickiness": _STAYS}}
-        if name in used and not shared:
-            # It goes with its guest without a stop: exclusive at rest, on two nodes while the guest moves.
+        if shared:
+            parameters |= {"vg_access_mode": "lvmlockd", "activation_mode": "shared"}
+            spec |= {"agent": "ocf:heartbeat:LVM-activate", "parameters": parameters, "clone": {"interleave": True}}
+        else:
             spec |= {"agent": "ocf:hypervisor:SharedVolume", "parameters": parameters, "operations": _moving("30s")}
             spec["meta"]["allow-migrate"] = True
-        else:
-            parameters |= {"vg_access_mode": "lvmlockd", "activation_mode": "shared" if shared else "exclusive"}
-            spec |= {"agent": "ocf:heartbeat:LVM-activate", "parameters": parameters}
-        if shared:
-            spec["clone"] = {"interleave": True}
         found["resources"][name] = spec
         then = f"{name}-clone" if shared else name
         # The daemons of sanlock are services of each node, and no resources.
@@ -202,11 +202,14 @@ def _guests(
     found: dict[str, Any], storage: Mapping[str, Any], guests: Mapping[str, Any], nodes: list[str]
 ) -> None:
     """Adds each guest that the cluster runs, after its volumes and where they are; takes out those that go."""
+    names = [name for name, *_ in volumes(storage)]
     everywhere = {name for name, _, _, words in volumes(storage) if words.get("active") == "everywhere"}
     users = _users(storage, guests)
     wishes = _wished(guests, list(users))
     firsts: dict[str, str] = {}
     for guest, spec in guests.items():
+        alone = [name for name in users.get(guest, ()) if name not in everywhere]
+        _tied(found, guest, names, users.get(guest, []), alone)
         if guest not in users:
             found["resources"][guest] = {"ensure": "absent"}
             continue
@@ -217,20 +220,34 @@ def _guests(
             "operations": _moving("30s"),
             "meta": {"allow-migrate": True, "resource-stickiness": _STAYS, "priority": options.get("priority", 0)},
         }
-        alone = []
-        for name in users[guest]:
-            first = f"{name}-clone" if name in everywhere else name
-            _tie(found, guest, first, f"{guest}-after-{name}", f"{guest}-with-{name}")
-            if name not in everywhere:
-                alone.append(name)
-        for one, next_one in itertools.pairwise(alone):
-            row = {"resource": next_one, "with": one, "score": "INFINITY"}
-            found["constraints"]["colocations"][f"{next_one}-with-{one}"] = row
         if alone:
             firsts[alone[0]] = guest
         _places(found, guest, options, nodes)
         _others(found, guest, options, wishes[guest], [one for one in users if one != guest])
-    _volumes_too(found, firsts, wishes, [name for name, *_ in volumes(storage) if name not in everywhere])
+    _volumes_too(found, firsts, wishes, [name for name in names if name not in everywhere])
+
+
+def _tied(found: dict[str, Any], guest: str, names: list[str], used: list[str], alone: list[str]) -> None:
+    """Has a guest start after its volumes and where they are, which are all on one node; unties it from the others.
+
+    Args:
+        found: what is added to.
+        guest: its name.
+        names: all volumes there are, as resources.
+        used: those of the guest, in order.
+        alone: those of them that are active on one node.
+    """
+    before = {then: first for first, then in itertools.pairwise(alone)}
+    colocations = found["constraints"].setdefault("colocations", {})
+    orders = found["constraints"].setdefault("orders", {})
+    for name in names:
+        order, beside, joins = f"{guest}-after-{name}", f"{guest}-with-{name}", f"{guest}-has-{name}"
+        if name in used:
+            _tie(found, guest, name if name in alone else f"{name}-clone", order, beside)
+        else:
+            orders[order] = colocations[beside] = {"ensure": "absent"}
+        row = {"resource": name, "with": before.get(name), "score": "INFINITY"}
+        colocations[joins] = row if name in before else {"ensure": "absent"}
 
 
 def _domain(guest: str) -> dict[str, Any]:

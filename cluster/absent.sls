@@ -14,5 +14,6 @@ cluster_left:
 {% if cluster.storage.lock_manager %}
       # Without it LVM would wait for locks that nobody gives any more.
       - /etc/lvm/lvmlocal.conf
+      - /etc/systemd/system/pacemaker.service.d/hypervisor-locks.conf
 {% endif %}
     - leaving: {{ leaving | json }}

@@ -44,3 +44,18 @@ cluster_lock_service_{{ unit }}:
 {% endif %}
 {% endfor %}
 {% endif %}
+
+# When the host boots, no volume is to be started before they are there.
+cluster_lock_order:
+{% if cluster.storage.lock_manager == 'sanlock' %}
+  file.managed:
+    - name: /etc/systemd/system/pacemaker.service.d/hypervisor-locks.conf
+    - source: salt://cluster/files/etc/systemd/system/pacemaker-locks.conf
+    - mode: '0644'
+    - makedirs: true
+{% else %}
+  file.absent:
+    - name: /etc/systemd/system/pacemaker.service.d/hypervisor-locks.conf
+{% endif %}
+    - require:
+      - pkg: cluster_packages

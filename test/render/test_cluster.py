@@ -189,6 +189,7 @@ def test_the_daemons_of_sanlock_are_services_of_each_node(compiled):
     assert states["cluster_lvm_config"]["context"]["host_id"] == 1
     for unit in ("wdmd", "sanlock", "lvmlockd"):
         assert states[f"cluster_lock_service_{unit}"]["enable"] is True
+    assert states["cluster_lock_order"]["fun"] == "managed"
     assert "service cluster_lock_service_sanlock" in required(states["cluster_lock_service_lvmlockd"])
     assert required(states["cluster_volume_group_vm"]) >= {
         "service cluster_lock_service_lvmlockd", "cib cluster_cib_fencing"

@@ -102,9 +102,7 @@ def test_without_quorum_nothing_moves_and_a_failed_lock_is_fenced():
 
 def test_a_volume_is_on_one_node_and_where_the_locks_are():
     found = declared(cluster(storage=storage()))
-    assert found["resources"]["vm-one"]["parameters"] == {
-        "vgname": "vm", "lvname": "one", "vg_access_mode": "lvmlockd", "activation_mode": "exclusive"
-    }  # fmt: skip
+    assert found["resources"]["vm-one"]["parameters"] == {"vgname": "vm", "lvname": "one"}
     assert "clone" not in found["resources"]["vm-one"]
     assert found["constraints"]["orders"] == {"vm-one-after-locking": {"first": "locking-clone", "then": "vm-one"}}
     assert found["constraints"]["colocations"] == {

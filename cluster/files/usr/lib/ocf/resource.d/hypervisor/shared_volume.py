@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,9 @@ SUCCESS, GENERIC, UNIMPLEMENTED, CONFIGURED = 0, 1, 3, 6
 ROOT = "/usr/lib/ocf"
 MARKS = Path("/run/hypervisor-volumes")
 SECONDS = 280.0  # less than the timeout that the formula gives to every operation
+# sanlock(8), with its default io_timeout of 10 s: a host that has gone keeps its leases eight times that and for the
+# 60 s in which its watchdog fires. How often another host asks until then.
+LEASE, PAUSE = 160.0, 5.0
 NAMES = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+-")
 METADATA = """<?xml version="1.0"?>
 <!DOCTYPE resource-agent SYSTEM "ra-api-1.dtd">
@@ -73,6 +77,12 @@ class Volume:
         argv = [f"{root}/resource.d/heartbeat/LVM-activate", action]
         return run(argv, {**self.environment, **own}, self.environment.get("OCF_RESOURCE_INSTANCE", ""))[0]
 
+    def leased(self) -> bool:
+        """Says whether the locks are leases of sanlock, which outlast a host that was fenced."""
+        argv = ["vgs", "--noheadings", "--options", "vg_lock_type", self.group]
+        done = _ask(argv, self.environment)
+        return not isinstance(done, str) and done.stdout.strip() == "sanlock"
+
     def lock(self, mode: str) -> tuple[bool, str]:
         """Changes the mode of the lock of a volume that is active: "ey" exclusive, "sy" shared.
 
@@ -102,18 +112,25 @@ class Volume:
 
 def run(argv: Sequence[str], environment: Mapping[str, str], told: str = "") -> tuple[int, str]:
     """Runs a program; returns its return code and what it said on standard error, which is passed on if ``told``."""
-    try:
-        done = subprocess.run(
-            list(argv), env=dict(environment), capture_output=True, text=True, errors="replace", timeout=SECONDS,
-            check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return GENERIC, str(error)
+    done = _ask(argv, environment)
+    if isinstance(done, str):
+        return GENERIC, done
     if told:
         # Pacemaker reads the reason of a failure from it.
         sys.stdout.write(done.stdout)
         sys.stderr.write(done.stderr)
     return done.returncode, " ".join(done.stderr.split())
+
+
+def _ask(argv: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str] | str:
+    """Runs a program; returns what came of it, or why it could not be run."""
+    try:
+        return subprocess.run(
+            list(argv), env=dict(environment), capture_output=True, text=True, errors="replace", timeout=SECONDS,
+            check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
 
 
 def failed(text: str) -> int:
@@ -123,8 +140,12 @@ def failed(text: str) -> int:
 
 
 def start(volume: Volume) -> int:
-    """Activates the volume; its lock is exclusive then."""
-    code = volume.delegate("start")
+    """Activates the volume; its lock is exclusive then. A lease of a host that has gone is waited for."""
+    deadline = time.monotonic() + LEASE
+    while (code := volume.delegate("start")) != SUCCESS:
+        if time.monotonic() + PAUSE > deadline or not volume.leased():
+            break
+        time.sleep(PAUSE)
     if code != SUCCESS:
         return code
     done, said = volume.exclusive()
