@@ -6,10 +6,29 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from render_harness import ROOT, Host
 
 MakeHost = Callable[..., Host]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Keeps the code of each template: Salt makes a new Jinja environment, like the last, for every rendering."""
+    original = jinja2.Environment.compile
+    codes: dict[tuple[Any, ...], Any] = {}
+
+    def compile_once(environment: Any, *source: Any, **options: Any) -> Any:
+        # Environments with the same syntax share their lexer.
+        key = (type(environment), environment.lexer, source, tuple(options.items()))
+        if key not in codes:
+            codes[key] = original(environment, *source, **options)
+        return codes[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jinja2.Environment, "compile", compile_once)
+        yield
 
 
 @pytest.fixture
