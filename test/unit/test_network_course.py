@@ -315,6 +315,8 @@ def test_what_leaves_the_pillar_stays_and_absent_takes_it_away(course, host):
     assert "br1" not in host.kernel
     with pytest.raises(RefusedError, match="eth0 is a port of br0, which has left the pillar"):
         stage(course, pillar({"bridges": {"br2": {"ports": ["eth0"], "dhcp4": True}}}))
+    with pytest.raises(RefusedError, match=r"eth0 is a port of br0, .*; until then it cannot have dhcp4 of its own"):
+        stage(course, pillar({"ethernets": {"eth0": {"dhcp4": True}}}))
 
 
 def test_the_way_back_to_the_bare_card(course, host):

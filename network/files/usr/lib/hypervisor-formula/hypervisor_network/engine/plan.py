@@ -23,13 +23,15 @@ from . import checks, files, runtime, switch, switch_plan
 from .host import LocalHost
 from .store import Change, Store
 
-# In the order in which they are asked: netplan writes for networkd and NetworkManager, so it goes before them.
 # What other programs' files keep secret, in each line of a comparison: of Wi-Fi, 802.1X and modems.
 _SECRET = re.compile(
     r"^(.[ \t]*[\w.-]*(?:passw|psk|secret|wep-?key|wireless-key|(?<![a-z])pin)[\w.-]*[\"']?[ \t]*[:= \t][ \t]*)\S.*$",
     re.IGNORECASE | re.MULTILINE,
 )
+# In the order in which they are asked: netplan writes for networkd and NetworkManager, so it goes before them.
 BACKENDS = ("netplan", "networkmanager", "networkd", "ifupdown")
+# By what a declaration gives an interface addresses, which a port has none of.
+OF_ADDRESSES = ("dhcp4", "dhcp6", "addresses", "gateway4", "gateway6", "routes")
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,22 @@ def kept(pillar: Mapping[str, Any], confirmed: Mapping[str, Any] | None) -> tupl
                 for port in spec.get("ports", ())
                 if port in taken
             ]  # fmt: skip
+            errors += [
+                f"{port} is a port of {name}, which has left the pillar and stays until it is declared "
+                f"with ensure: absent; until then it cannot have {' and '.join(own)} of its own"
+                for port in spec.get("ports", ())
+                if (own := _of_addresses(pillar, port))
+            ]  # fmt: skip
             if name in taken and key == "ethernets":
                 continue
             merged.setdefault(key, {})[name] = spec
     return merged, errors
+
+
+def _of_addresses(pillar: Mapping[str, Any], name: str) -> list[str]:
+    """Returns which keys of an interface that is declared give it addresses."""
+    specs = [spec for key in KINDS if (spec := pillar.get(key, {}).get(name))]
+    return [word for spec in specs if spec.get("ensure") != "absent" for word in OF_ADDRESSES if spec.get(word)]
 
 
 def _choose(host: LocalHost, profile: Profile, snapshot: Snapshot, carriers: Iterable[str]) -> Backend:
