@@ -77,6 +77,8 @@ def write_ssh_files(paths: Paths, addresses: Mapping[str, str]) -> None:
         "  GlobalKnownHostsFile /dev/null",
         "  StrictHostKeyChecking yes",
         "  BatchMode yes",
+        # The default one takes 0.4 s of each connection, and several seconds where a host is emulated.
+        "  KexAlgorithms curve25519-sha256",
         "  ConnectTimeout 10",
         "  ServerAliveInterval 10",
         "  ServerAliveCountMax 3",

@@ -68,6 +68,8 @@ growpart: {mode: "off"}
 resize_rootfs: false
 ssh_genkeytypes: [ed25519]
 """
+# Without PAM no session of logind is begun with each connection, which takes an emulated machine two seconds.
+SSHD = "UsePAM no\n"
 INTERFACES = "source /etc/network/interfaces.d/*\n\nauto lo\niface lo inet loopback\n"
 
 
@@ -278,6 +280,7 @@ def _prepare(root: Path, recipe: Recipe, identifier: str) -> None:
         script.chmod(0o755)
         shutil.copyfile(files / "lab-first-boot.service", root / "etc/systemd/system/lab-first-boot.service")
         (root / "etc/network/interfaces").write_text(INTERFACES)
+        (root / "etc/ssh/sshd_config.d/lab.conf").write_text(SSHD)
         vmdisk.in_tree(root, ["systemctl", "enable", "lab-first-boot.service"])
     vmdisk.in_tree(root, ["systemctl", "disable", *(unit for unit in unwanted if (units / unit).exists())])
     for path in [path for pattern in FORGOTTEN for path in root.glob(pattern)]:
