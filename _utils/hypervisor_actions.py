@@ -293,7 +293,12 @@ def used_by_others(virsh: Any, utils: Utils, uuid: str, backing: bool = True) ->
     used: dict[str, str] = {}
     for other, name in utils["hypervisor_guests.names"](virsh, utils).items():
         if other != uuid:
-            for disk in utils["hypervisor_xml.guest"](virsh.ask("dumpxml", other))["disks"]:
+            # What runs may differ from what is defined, such as after a disk was added for the next start.
+            live, defined = (
+                utils["hypervisor_xml.guest"](virsh.ask("dumpxml", other, *words))["disks"]
+                for words in ((), ("--inactive",))
+            )
+            for disk in [*live, *(disk for disk in defined if disk not in live)]:
                 files = _files(virsh, utils, disk, backing)
                 used |= dict.fromkeys([*files, *(os.path.realpath(path) for path in files)], name)
     return used

@@ -328,6 +328,17 @@ def test_a_disk_that_another_guest_stands_on_is_not_deleted():
     assert not libvirt.asked("undefine") + libvirt.asked("vol-delete")
 
 
+def test_a_disk_of_another_guests_next_start_is_not_deleted():
+    other = DOMAIN.replace(UUID, OTHER).replace("<name>web<", "<name>db<")
+    libvirt = stopped()
+    libvirt.table[(*LIST, "--name")] = f"{UUID} web\n{OTHER} db"
+    libvirt.table["dumpxml", OTHER] = f"<domain><name>db</name><uuid>{OTHER}</uuid><devices/></domain>"
+    libvirt.table["dumpxml", OTHER, "--inactive"] = other
+    with pytest.raises(CommandExecutionError, match=r"nothing was deleted: .*web\.qcow2 belongs to db too"):
+        hypervisor_actions.delete(libvirt, UTILS, "web", "delete")
+    assert not libvirt.asked("undefine") + libvirt.asked("vol-delete")
+
+
 @pytest.mark.parametrize("volume", [False, True])
 def test_what_a_guest_that_does_not_run_stands_on_is_not_deleted(tmp_path, volume):
     top, base = tmp_path / "top.qcow2", tmp_path / "web.qcow2"
