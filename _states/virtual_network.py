@@ -11,7 +11,8 @@ judged by the same schema.
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from salt.exceptions import CommandExecutionError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     __opts__: dict[str, Any] = {}
     __salt__: dict[str, Any] = {}
     __utils__: dict[str, Any] = {}
+
+_DEVICES = Path("/sys/class/net")
 
 
 def running(name: str, **settings: Any) -> dict[str, Any]:
@@ -107,9 +110,9 @@ def _managed(name: str, ensure: str, given: Mapping[str, Any]) -> dict[str, Any]
                 _add(ret["changes"], step.changes)
             comment = f"The network {name} {'would change' if ret['changes'] else 'is as it should be'}."
             return ret | {"result": None if ret["changes"] else True, "comment": comment + waits}
-        for step in todo.steps:
-            _do(step)
-            _add(ret["changes"], step.changes)
+        if cut := _done(todo.steps, ret["changes"]):
+            comment = f"The network {name} runs, but interfaces of guests are not plugged in again: {'; '.join(cut)}."
+            return ret | {"result": False, "comment": comment}
     except CommandExecutionError as error:
         return ret | {"result": False, "comment": f"Network {name}: {error}."}
     comment = f"The network {name} is {f'{ensure} now' if ret['changes'] else 'as it should be'}."
@@ -117,10 +120,10 @@ def _managed(name: str, ensure: str, given: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _planned(name: str, spec: Mapping[str, Any]) -> Any:
-    """Return libvirt_network's Plan, made with the guests in mind if it would restart the network."""
+    """Return libvirt_network's Plan, made with the guests in mind if it would start or restart the network."""
     facts = _facts(name)
     todo = __utils__["libvirt_network.plan"](name, spec, facts)
-    if any(step.arguments[0] == "net-destroy" for step in todo.steps):
+    if any(step.arguments[0] in {"net-destroy", "net-start"} for step in todo.steps):
         # Guests are asked themselves: what libvirt counts is lost by its own net-update.
         todo = __utils__["libvirt_network.plan"](name, spec, facts._replace(plugs=_plugs(name)))
     return todo
@@ -197,14 +200,36 @@ def _in_the_way(name: str, spec: Mapping[str, Any]) -> list[str]:
     return [f"{name}:{key}: {text}" for key, text in rules]
 
 
+def _done(steps: Iterable[Any], changes: dict[str, Any]) -> list[str]:
+    """Do the steps and add their changes; return which interfaces are not plugged in again, and why."""
+    cut = []
+    for step in steps:
+        if step.action == "plug":
+            cut += _plug(*step.arguments)
+        else:
+            _do(step)
+            _add(changes, step.changes)
+    return cut
+
+
 def _do(step: Any) -> None:
     """Do one step of a plan; raises CommandExecutionError."""
     if step.action == "define":
         __utils__["libvirt_tools.virsh"]("net-define", "/dev/stdin", stdin=step.arguments[0])
-    elif step.action == "plug":
-        name, _, device = step.arguments
-        bridge = re.search(r"<bridge name='([^']+)'", _virsh("net-dumpxml", "--", name))
-        if bridge and device:
-            __utils__["libvirt_tools.run"](["ip", "link", "set", "dev", device, "master", bridge.group(1)])
     else:
         _virsh(*step.arguments)
+
+
+def _plug(name: str, guest: str, device: str) -> list[str]:
+    """Put a guest's interface into a network's bridge again; return why it is not in it, if so."""
+    # One that is in a bridge has not been cut.
+    if not device or (_DEVICES / device / "master").exists():
+        return []
+    try:
+        bridge = re.search(r"<bridge name='([^']+)'", _virsh("net-dumpxml", "--", name))
+        if bridge:
+            __utils__["libvirt_tools.run"](["ip", "link", "set", "dev", device, "master", bridge.group(1)])
+    except CommandExecutionError as error:
+        # The guest may have ended meanwhile; the others still need theirs.
+        return [f"{guest} ({device}): {error}"] if (_DEVICES / device).exists() else []
+    return []

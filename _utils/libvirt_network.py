@@ -397,7 +397,7 @@ def plan(name: str, spec: Mapping[str, Any], facts: Facts) -> Plan:
 
     Returns:
         The steps. A change that needs a restart waits while guests are attached, unless the pillar
-        allows it; then their interfaces are plugged in again.
+        allows it; then their interfaces are plugged in again, as they are when it had been stopped.
     """
     want = wanted(spec)
     have = normal(facts.config) if facts.config is not None and facts.persistent else None
@@ -408,7 +408,8 @@ def plan(name: str, spec: Mapping[str, Any], facts: Facts) -> Plan:
         steps.append(Step("define", (text,), {"definition": differs(have or {}, want)}))
     again = live is not None and bool(differs(_fixed(live), _fixed(want)))
     # Guests in a host's own bridge stay in it whatever becomes of libvirt's network.
-    cut = facts.plugs if live is not None and live["forward"] != "bridge" else ()
+    known = live or (normal(facts.config) if facts.config is not None else None)
+    cut = facts.plugs if known is not None and known["forward"] != "bridge" else ()
     held = again and cut and not spec.get("allow_restart")
     if again and not held:
         steps.append(Step("virsh", ("net-destroy", "--", name), {}))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from salt.exceptions import CommandExecutionError
 
 from _states import virtual_network
 from _utils import (
@@ -547,6 +548,40 @@ def test_consent_plugs_the_guests_in_again(libvirt):
     ret = virtual_network.running("net0", **CALL, mtu=1400, allow_restart=True)
     assert list(ret["changes"]) == ["state"]
     assert libvirt.ran == [["ip", "link", "set", "dev", "vnet7", "master", "net0-br"]]
+
+
+GUEST = "<domain><interface><source network='net0'/><target dev='{}'/></interface></domain>"
+
+
+def test_a_network_that_somebody_has_stopped_gets_its_guests_back(libvirt, monkeypatch):
+    virtual_network.running("net0", **CALL)
+    libvirt.domains["web"] = GUEST.format("vnet7")
+    del libvirt.live["net0"]
+    libvirt.config["net0"] = NAT_XML
+    predicted = dry(monkeypatch, virtual_network.running, "net0", **CALL)
+    assert libvirt.ran == []
+    ret = virtual_network.running("net0", **CALL)
+    assert (ret["result"], ret["changes"]) == (True, predicted["changes"])
+    assert libvirt.ran == [["ip", "link", "set", "dev", "vnet7", "master", "net0-br"]]
+
+
+def test_an_interface_that_cannot_be_plugged_in_costs_no_other_guest_its_own(libvirt, monkeypatch, tmp_path):
+    def run(argv):
+        libvirt.ran.append(argv)
+        if argv[4] != "vnet9":
+            raise CommandExecutionError("ip: Cannot find device")
+
+    monkeypatch.setattr(virtual_network, "_DEVICES", tmp_path)
+    monkeypatch.setitem(virtual_network.__utils__, "libvirt_tools.run", run)
+    (tmp_path / "vnet8").mkdir()
+    (tmp_path / "vnet6/master").mkdir(parents=True)
+    libvirt.config["net0"] = NAT_XML
+    for name, device in (("ended", "vnet7"), ("web", "vnet8"), ("elsewhere", "vnet6"), ("db", "vnet9")):
+        libvirt.domains[name] = GUEST.format(device)
+    ret = virtual_network.running("net0", **CALL)
+    assert [argv[4] for argv in libvirt.ran] == ["vnet7", "vnet8", "vnet9"]
+    assert ret["result"] is False
+    assert ret["comment"].endswith("not plugged in again: web (vnet8): ip: Cannot find device.")
 
 
 def test_changes_of_several_entries_are_all_told(libvirt, monkeypatch):
