@@ -76,18 +76,26 @@ def edit(utils: Utils, name: str, steps: Sequence[tuple[str, str, str]]) -> None
     utils["libvirt_tools.virsh"]("define", "--validate", "/dev/stdin", stdin=xml)
 
 
-def attach(utils: Utils, name: str, kind: str, number: int) -> None:
+def attach(utils: Utils, name: str, kind: str, which: int | str) -> None:
     """Gives a running guest a device of its definition.
 
     Args:
         utils: functions by name.
         name: the guest.
         kind: "disk" or "interface" for a new device; "update" connects an interface anew.
-        number: of the device among its kind in the definition, from 1.
+        which: of a disk its name in the guest, else the number of the device among its kind in the definition, from 1.
+
+    Raises:
+        CommandExecutionError: the definition has no such disk, or the guest does not take the device.
     """
     xml = utils["libvirt_tools.virsh"]("dumpxml", "--inactive", "--", name)
     domain = utils["guest_domain.parse"](xml)
-    device = utils["guest_domain.fragment"](domain, "interface" if kind == "update" else kind, number)
+    if isinstance(which, str):
+        disks = utils["guest_domain.targets"](domain)
+        if which not in disks:
+            raise CommandExecutionError(f"its definition has no disk {which}")
+        which = disks.index(which) + 1
+    device = utils["guest_domain.fragment"](domain, "interface" if kind == "update" else kind, which)
     verb = "update-device" if kind == "update" else "attach-device"
     utils["libvirt_tools.virsh"](verb, "--live", "--domain", name, "--file", "/dev/stdin", stdin=device)
 

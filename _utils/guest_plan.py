@@ -62,14 +62,14 @@ class Plan(NamedTuple):
     """What to do.
 
     ``changes`` for a person, by aspect; ``steps`` for virt-xml, of the definition. For the running
-    guest ``live`` has pairs of an aspect and a command of virsh, and ``attach`` has aspect, kind and
-    number of a device of the edited definition.
+    guest ``live`` has pairs of an aspect and a command of virsh, and ``attach`` has aspect, kind and,
+    of a device of the edited definition, its number, of a disk its name in the guest: libvirt sorts disks.
     """
 
     changes: dict[str, Any]
     steps: list[Step]
     live: list[tuple[str, list[str]]]
-    attach: list[tuple[str, str, int]]
+    attach: list[tuple[str, str, int | str]]
 
 
 def nothing() -> Plan:
@@ -187,18 +187,18 @@ def _disks(utils: Utils, want: Wanted, domain: Any, live: Any, plan: Plan) -> No
             plan.changes.setdefault(label, {"old": None, "new": disk["path"] or "an empty drive"})
             plan.steps.extend(utils["guest_domain.new_device"]("disk", number, disk, dev))
         else:
-            _disk(utils, want, elements[number - 1], disk, (number, taken), plan)
+            dev = _disk(utils, want, elements[number - 1], disk, (number, taken), plan)
         if live is not None and running[place] is None:
             plan.changes.setdefault(label, {"old": None, "new": disk["path"] or "an empty drive"})
-            plan.attach.append((label, "disk", number))
+            plan.attach.append((label, "disk", dev))
     if any(path.endswith("/target/@bus") and text == "scsi" for _, path, text in plan.steps):
         plan.steps.extend(utils["guest_domain.scsi_controller"](domain))
 
 
 def _disk(
     utils: Utils, want: Wanted, element: Any, disk: Mapping[str, Any], place: tuple[int, list[str]], plan: Plan
-) -> None:
-    """Adds what differs in a disk that the guest has."""
+) -> str:
+    """Adds what differs in a disk that the guest has; returns the name that it has in it then."""
     number, taken = place
     found = utils["guest_domain.device_differences"](element, disk)
     path = utils["guest_domain.disk_path"](element, want.pools)
@@ -219,13 +219,15 @@ def _disk(
         target = utils["guest_domain.value"](element, "target/@dev")
         words = ["change-media", "--live", "--path", target, *medium]
         plan.live.append((label, [*words, "--domain", want.name]))
+    dev = str(utils["guest_domain.value"](element, "target/@dev"))
     if found:
-        dev = utils["guest_declared.target"](disk["props"]["target/@bus"], taken)
         if "target/@bus" in found:
+            dev = str(utils["guest_declared.target"](disk["props"]["target/@bus"], taken))
             taken.append(dev)
         plan.steps.extend(utils["guest_domain.device_steps"]("disk", number, disk, found, dev))
     for key, change in found.items():
         plan.changes[f"{label} {_KEYS[key]}"] = change
+    return dev
 
 
 def _refuse_layer(want: Wanted, disk: Mapping[str, Any]) -> None:

@@ -214,7 +214,7 @@ def test_a_new_disk_comes_with_the_next_free_name():
     assert ("set", "./devices/disk[4]/target/@dev", "vdc") in found.steps
     assert ("set", "./devices/disk[5]/target/@dev", "sdb") in found.steps
     assert ("set", "./devices/disk[4]/source/@file", f"{FOLDER}/web_more.qcow2") in found.steps
-    assert found.attach == [("disk more", "disk", 4), ("disk sata", "disk", 5)]
+    assert found.attach == [("disk more", "disk", "vdc"), ("disk sata", "disk", "sdb")]
 
 
 def test_a_disk_of_the_definition_that_the_running_guest_lacks_is_attached():
@@ -222,7 +222,7 @@ def test_a_disk_of_the_definition_that_the_running_guest_lacks_is_attached():
     live.find("devices").remove(live.findall("devices/disk")[0])
     found = plan(domain(), live, **SAME)
     assert found.steps == []
-    assert found.attach == [("disk system", "disk", 1)]
+    assert found.attach == [("disk system", "disk", "vda")]
     assert found.changes == {"disk system": {"old": None, "new": f"{FOLDER}/web_system.qcow2"}}
 
 
@@ -278,7 +278,7 @@ def test_an_empty_drive_stays_empty_and_is_made_so():
     assert plan(emptied, emptied, disks=[EMPTY]).changes == {}
     fresh = plan(domain(), domain(), disks=[{"name": "install", "device": "cdrom"}, {**EMPTY, "name": "second"}])
     assert fresh.changes["disk second"] == {"old": None, "new": "an empty drive"}
-    assert fresh.attach == [("disk second", "disk", 4)]
+    assert fresh.attach == [("disk second", "disk", "sdb")]
 
 
 def test_what_a_guest_does_not_give_out_waits():

@@ -245,6 +245,25 @@ def test_a_change_of_the_definition(host):
     assert set(ret["changes"]) == {"mem", "mem maximum"}
 
 
+def test_a_new_disk_is_attached_wherever_libvirt_has_sorted_it_in(host):
+    disk = "<disk type='file'><source file='/{0}'/><target dev='{0}' bus='virtio'/><address type='pci'/></disk>"
+    xml = f"<domain><devices>{''.join(map(disk.format, ('vda', 'vdb', 'sda')))}</devices></domain>"
+    done = []
+
+    def virsh(*argv, stdin=None):
+        done.append((argv[0], stdin))
+        return xml
+
+    utils = {**guest.__utils__, "libvirt_tools.virsh": virsh}
+    guest_host.attach(utils, "web", "disk", "vdb")
+    ((verb, device),) = done[1:]
+    assert verb == "attach-device"
+    assert "dev=\"vdb\"" in device
+    assert "<address" not in device
+    with pytest.raises(CommandExecutionError, match="has no disk vdc"):
+        guest_host.attach(utils, "web", "disk", "vdc")
+
+
 def test_what_a_running_guest_cannot_have_waits(host):
     host.have("running")
     ret = both(host, guest.running, cpu=2)
