@@ -39,6 +39,7 @@ _SIBLINGS = (
     "guest_storage.chain",
     "guest_storage.format_problem",
     "guest_storage.layers",
+    "guest_storage.marker",
     "hypervisor_actions.state",
     "hypervisor_actions.used_by_others",
     "hypervisor_checks.shown",

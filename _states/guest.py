@@ -10,7 +10,7 @@ comment says. A guest is restarted, or its power cut, only with ``allow_restart`
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,12 +209,12 @@ def _pools_to_come(names: list[str]) -> dict[str, dict[str, str]]:
     return {name: {"type": form["type"], "target": form["target"]} for name, form in forms.items()}
 
 
-def _plan_disks(want: Any, alive: bool, steps: _Steps) -> None:
-    """Add what has to be done for the disks themselves."""
+def _plan_disks(want: Any, alive: bool, steps: _Steps, used: Collection[str | None] = ()) -> None:
+    """Add what has to be done for the disks themselves; ``used`` are those that the guest has already."""
     for disk in want.disks:
         if disk["seed"]:
             continue
-        found = __utils__["guest_storage.survey"](__utils__["libvirt_tools.run"], disk)
+        found = __utils__["guest_storage.survey"](__utils__["libvirt_tools.run"], disk, disk["path"] in used)
         if found["note"]:
             steps.notes.append(found["note"])
         change = {f"disk {disk['label']}": {"old": found["old"], "new": found["new"]}}
@@ -340,7 +340,8 @@ def _plan_existing(name: str, ensure: str, declaration: Mapping[str, Any], xml: 
             # Without the key there is no disk to attach.
             declaration = {key: value for key, value in declaration.items() if key != "cloud_init"}
     want = _with_chains(_wanted(name, declaration, used), domain)
-    _plan_disks(want, alive, steps)
+    used_paths = [__utils__["guest_domain.disk_path"](disk, want.pools) for disk in domain.findall("devices/disk")]
+    _plan_disks(want, alive, steps, used_paths)
     if not elsewhere:
         _plan_seed(name, declaration, want, steps)
     plan = __utils__["guest_plan.existing"](_utils(), want, domain, live)

@@ -151,5 +151,7 @@ def delete(utils: Utils, path: str) -> None:
     """Deletes a disk: a file, or the volume of a pool that is a device."""
     if path.startswith("/dev/"):
         utils["libvirt_tools.virsh"]("vol-delete", "--", path)
+        # Another device of this name is not half filled, if this one was.
+        utils["guest_storage.marker"](path).unlink(missing_ok=True)
     else:
         Path(path).unlink(missing_ok=True)

@@ -15,7 +15,7 @@ _NEEDS = (
     "guest_domain.differences", "guest_domain.disk_path", "guest_domain.facts", "guest_domain.foundation",
     "guest_domain.fragment", "guest_domain.new_device", "guest_domain.pair_disks", "guest_domain.pair_interfaces",
     "guest_domain.parse", "guest_domain.scsi_controller", "guest_domain.steps", "guest_domain.targets",
-    "guest_domain.value",
+    "guest_domain.value", "guest_storage.marker",
     "libvirt_tools.definition", "libvirt_tools.run", "libvirt_tools.virsh",
 )  # fmt: skip
 Step = tuple[str, str, str]

@@ -93,12 +93,14 @@ def format_problem(path: str, kind: str, wanted: str = "") -> str:
     return ""
 
 
-def survey(run: Run, disk: Mapping[str, Any]) -> dict[str, Any]:
+def survey(run: Run, disk: Mapping[str, Any], used: bool = False) -> dict[str, Any]:
     """Says what has to be done for a declared disk, and touches nothing.
 
     Args:
         run: ``libvirt_tools.run``.
         disk: as ``guest_declared.disks`` describes it.
+        used: whether a guest has it already. That comes after it was filled, so a note of the contrary is of another
+            device, which had this name before.
 
     Returns:
         ``do`` (None, "create" or "grow"), ``old`` and ``new`` for a person to read, and ``note`` for
@@ -112,7 +114,7 @@ def survey(run: Run, disk: Mapping[str, Any]) -> dict[str, Any]:
     path = disk["path"]
     if path is None:
         return nothing
-    unfinished = disk["block"] and marker(path).exists()
+    unfinished = disk["block"] and not used and marker(path).exists()
     if not Path(path).exists() or unfinished:
         if disk["exists"]:
             raise ValueError(f"disks:{disk['label']}:source_file: there is no {path}")
@@ -296,8 +298,7 @@ def _fill_device(run: Run, virsh: Run, disk: Mapping[str, Any], base: str | None
         if not disk["pool"]:
             raise ValueError(f"disks:{disk['label']}:path: there is no device {disk['path']}")
         if base:
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.write_text(f"{disk['path']}\n", encoding="utf-8")
+            _mark(mark, disk["path"])
         size = f"{disk['size']}MiB" if disk["size"] else str(info(run, str(base))["virtual-size"])
         name = Path(disk["path"]).name
         virsh("vol-create-as", "--pool", disk["pool"], "--name", name, "--capacity", size, "--format", "raw")
@@ -306,6 +307,20 @@ def _fill_device(run: Run, virsh: Run, disk: Mapping[str, Any], base: str | None
         run(argv, LONG, label="qemu-img convert")
         os.sync()
         mark.unlink(missing_ok=True)
+
+
+def _mark(mark: Path, path: str) -> None:
+    """Notes that a block device is going to be filled; that is on disk before the device is there."""
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    with mark.open("w", encoding="utf-8") as handle:
+        handle.write(f"{path}\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    folder = os.open(mark.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def grow(run: Run, virsh: Run, disk: Mapping[str, Any], guest: str | None) -> None:

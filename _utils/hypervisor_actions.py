@@ -228,7 +228,14 @@ def delete(virsh: Any, utils: Utils, name: str, disks: str | None, images: str =
         flags.append("--managed-save")
     virsh.ask("undefine", uuid, *flags)
     utils["hypervisor_records.remove"](name)
-    failures = [failed for key in keys if (failed := virsh.attempt("vol-delete", key)[1])]
+    failures = []
+    for key in keys:
+        _, failed = virsh.attempt("vol-delete", key)
+        if failed:
+            failures.append(failed)
+        else:
+            # Another device of this name is not half filled, if this one was.
+            utils["guest_storage.marker"](key).unlink(missing_ok=True)
     for path in files:
         try:
             Path(path).unlink(missing_ok=True)

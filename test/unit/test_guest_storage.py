@@ -226,6 +226,20 @@ def test_a_volume_that_was_left_half_filled_is_filled_again(tools, tmp_path):
     assert guest_storage.survey(tools.run, one)["do"] is None
 
 
+def test_a_volume_that_a_guest_has_is_never_filled_again(tools, tmp_path):
+    base = tmp_path / "base.qcow2"
+    base.write_text("8")
+    one = disk(tmp_path, size=64, pool="vg0", image="/base.qcow2")
+    tools.device = Path(one["path"])
+    tools.fail = "convert"
+    with pytest.raises(CommandExecutionError):
+        make(tools, one, str(base))
+    # Somebody removed it by hand, and a migration brought a guest with a volume of this name.
+    tools.device.write_text("64")
+    tools.kind = "raw"
+    assert guest_storage.survey(tools.run, one, used=True)["do"] is None
+
+
 def test_growing(tools, tmp_path):
     one = disk(tmp_path, size=64)
     Path(one["path"]).write_text("32")

@@ -12,7 +12,14 @@ from hypervisor_harness import DOMAIN, LIST, OTHER, ROOT, UUID, Libvirt, utiliti
 from salt.exceptions import CommandExecutionError
 
 from _modules import hypervisor
-from _utils import hypervisor_actions, hypervisor_guests, hypervisor_host, hypervisor_records, hypervisor_xml
+from _utils import (
+    guest_storage,
+    hypervisor_actions,
+    hypervisor_guests,
+    hypervisor_host,
+    hypervisor_records,
+    hypervisor_xml,
+)
 
 UTILS = utilities()
 
@@ -316,6 +323,19 @@ def test_delete_takes_its_own_disks_and_never_their_base():
     found = hypervisor_actions.delete(libvirt, UTILS, "web", "delete")
     assert found["disks_deleted"] == ["/var/lib/libvirt/images/web.qcow2"]
     assert libvirt.asked("vol-delete") == [("vol-delete", "/var/lib/libvirt/images/web.qcow2")]
+
+
+def test_a_deleted_volume_leaves_no_note_that_it_is_half_filled(tmp_path, monkeypatch):
+    monkeypatch.setattr(guest_storage, "UNFINISHED", tmp_path)
+    note = guest_storage.marker("/var/lib/libvirt/images/web.qcow2")
+    note.touch()
+    libvirt = stopped()
+    libvirt.table["vol-delete",] = CommandExecutionError("virsh vol-delete: in use")
+    with pytest.raises(CommandExecutionError, match="not all of its disks"):
+        hypervisor_actions.delete(libvirt, UTILS, "web", "delete")
+    assert note.exists()
+    hypervisor_actions.delete(stopped(), UTILS, "web", "delete")
+    assert not note.exists()
 
 
 def test_a_disk_that_another_guest_stands_on_is_not_deleted():
