@@ -138,9 +138,12 @@ def edited(defaults: str, wanted: Change) -> str:
     for key in _BOTH:
         change = wanted if key == _BOTH[0] else Change((), tuple(sorted(wanted.owned)))
         try:
-            words = " ".join(shlex.split(lines[key])) if key in lines else ""
+            values = shlex.split(lines.get(key, ""))
         except ValueError as error:
             raise ValueError(f"the line {key} in /etc/default/grub cannot be read: {error}") from error
+        if len(values) > 1 and not values[1].startswith("#"):
+            raise ValueError(f"the line {key} in /etc/default/grub holds more than a value; edit it by hand")
+        words = " ".join("".join(values[:1]).split())
         if any(char in words for char in '"`$\\'):
             raise ValueError(f"the line {key} in /etc/default/grub holds shell syntax; edit it by hand")
         line = f'{key}="{applied(words, change)}"'

@@ -116,6 +116,12 @@ def test_edited_takes_arguments_off_the_second_line_too():
     assert kernel_cmdline.edited(once, WANTED) == once
 
 
+def test_edited_does_not_hand_a_comment_to_the_kernel():
+    once = kernel_cmdline.edited('GRUB_CMDLINE_LINUX="a" # init=/bin/sh helps\n', Change(("nosmt",), ()))
+    assert once == 'GRUB_CMDLINE_LINUX="a nosmt"\n'
+    assert kernel_cmdline.edited("GRUB_CMDLINE_LINUX=a#b\n", Change(("c",), ())) == 'GRUB_CMDLINE_LINUX="a#b c"\n'
+
+
 def test_edited_leaves_lines_alone_that_are_right():
     text = "GRUB_CMDLINE_LINUX='  nosmt  a'\nGRUB_CMDLINE_LINUX_DEFAULT=\"x  y\"\n"
     assert kernel_cmdline.edited(text, Change((), ("quiet",))) == text
@@ -135,6 +141,7 @@ def test_edited_adds_a_missing_line_once():
         'GRUB_CMDLINE_LINUX="a"\nGRUB_CMDLINE_LINUX+=" b"\n',
         'GRUB_CMDLINE_LINUX="a"\n  export GRUB_CMDLINE_LINUX="b"\n',
         'GRUB_CMDLINE_LINUX_DEFAULT="`a`"\n',
+        'GRUB_CMDLINE_LINUX="a" update-something\n',
     ],
 )
 def test_edited_refuses_what_it_would_break(text):
