@@ -214,7 +214,8 @@ def _is_mounted(path: str) -> bool:
 
 def _users(name: str, target: str, *, only_running: bool) -> tuple[str, ...]:
     """Return the names of guests that use a pool."""
-    guests = _virsh("list", "--name", *([] if only_running else ["--all"])).split()
+    # A name of somebody else's guest may hold blanks.
+    guests = _virsh("list", "--name", *([] if only_running else ["--all"])).strip().splitlines()
     option = [] if only_running else ["--inactive"]
     return tuple(
         guest

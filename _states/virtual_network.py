@@ -184,7 +184,8 @@ def _facts(name: str) -> Any:
 def _plugs(name: str, *options: str) -> tuple[tuple[str, str], ...]:
     """Return the guests' interfaces in a network, as pairs of a guest and a device; by default of running guests."""
     found: list[tuple[str, str]] = []
-    for guest in _virsh("list", "--name", *[one for one in options if one == "--all"]).split():
+    # A name of somebody else's guest may hold blanks.
+    for guest in _virsh("list", "--name", *[one for one in options if one == "--all"]).strip().splitlines():
         xml = _virsh("dumpxml", *[one for one in options if one != "--all"], "--", guest)
         found += [(guest, device) for device in __utils__["libvirt_network.plugs"](xml, name)]
     return tuple(found)
@@ -192,7 +193,7 @@ def _plugs(name: str, *options: str) -> tuple[tuple[str, str], ...]:
 
 def _in_the_way(name: str, spec: Mapping[str, Any]) -> list[str]:
     """Find networks that run already and overlap; return one line for each."""
-    rules, others = [], _virsh("net-list", "--name").split()
+    rules, others = [], _virsh("net-list", "--name").strip().splitlines()
     for other in others:
         if other != name:
             xml = _virsh("net-dumpxml", "--", other)

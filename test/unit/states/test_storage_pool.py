@@ -448,10 +448,10 @@ def test_a_pool_is_predicted_made_left_alone_and_taken_away(libvirt, monkeypatch
     assert dry(monkeypatch, storage_pool.running, "images", **call)["result"] is True
 
     (target / "disk.qcow2").touch()
-    libvirt.domains["web"] = f"<domain><disk><source file='{target}/disk.qcow2'/></disk></domain>"
+    libvirt.domains["a web"] = f"<domain><disk><source file='{target}/disk.qcow2'/></disk></domain>"
     ret = storage_pool.absent("images")
     assert (ret["result"], ret["changes"]) == (False, {})
-    assert ret["comment"].endswith("web.")
+    assert ret["comment"].endswith(": a web.")
     libvirt.domains.clear()
     predicted = dry(monkeypatch, storage_pool.absent, "images")
     ret = storage_pool.absent("images")

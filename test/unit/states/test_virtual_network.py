@@ -555,7 +555,7 @@ GUEST = "<domain><interface><source network='net0'/><target dev='{}'/></interfac
 
 def test_a_network_that_somebody_has_stopped_gets_its_guests_back(libvirt, monkeypatch):
     virtual_network.running("net0", **CALL)
-    libvirt.domains["web"] = GUEST.format("vnet7")
+    libvirt.domains["a web"] = GUEST.format("vnet7")
     del libvirt.live["net0"]
     libvirt.config["net0"] = NAT_XML
     predicted = dry(monkeypatch, virtual_network.running, "net0", **CALL)
