@@ -88,7 +88,7 @@ def wanted(spec: Mapping[str, Any]) -> dict[str, Any]:
         "domain_local": bool(spec.get("domain") and spec.get("domain_local")),
         "nat_ipv6": bool((spec.get("ipv6_config") or {}).get("nat")),
         "dns_off": not dns.get("enable", True),
-        "dns_forwarders": list(dns.get("forwarders") or []),
+        "dns_forwarders": [_ip(address) for address in dns.get("forwarders") or []],
         "dns_hosts": {_ip(ip): sorted(names) for ip, names in (dns.get("hosts") or {}).items()},
         "dns_txt": dict(dns.get("txt") or {}),
         "virtualport": _wanted_port(spec.get("virtualport")),
@@ -150,7 +150,7 @@ def normal(text: str) -> dict[str, Any]:
         "nat_ipv6": _get(root, "forward/nat", "ipv6") == "yes",
         "dns_off": _get(root, "dns", "enable") == "no",
         "dns_forwarders": [
-            one.get("addr") or f"domain {one.get('domain')}" for one in root.findall("dns/forwarder")
+            _ip(one.get("addr", "")) or f"domain {one.get('domain')}" for one in root.findall("dns/forwarder")
         ],
         "dns_hosts": {
             _ip(one.get("ip", "")): sorted(str(name.text) for name in one.findall("hostname"))

@@ -428,6 +428,14 @@ def test_the_rules_of_pools_are_asked_too():
     assert path == "libvirt:pools:fast:target"
 
 
+def test_a_forwarder_is_the_same_however_its_address_is_written():
+    spec = {**NAT, "dns": {"forwarders": ["2001:DB8:0::53"]}}
+    text = libvirt_network.definition("net0", spec, NAT_XML)
+    assert 'addr="2001:db8::53"' in text
+    running = facts(config=text, live=text)
+    assert libvirt_network.plan("net0", spec, running).steps == ()
+
+
 # ---- the state ----
 
 
