@@ -27,6 +27,7 @@ _UNIT = "hypervisor-firewall.service"
 _UNIT_FILE = Path("/etc/systemd/system") / _UNIT
 _ZONES = Path("/etc/firewalld/zones")
 _TIMEOUT = 60  # seconds for one command
+_LOCK = 30  # seconds that iptables waits for whoever changes its rules at the moment
 _BACKENDS = ("auto", "nftables", "iptables", "firewalld")
 # Who loads the other rules of a host: after each of them come ours.
 _LOADERS = (
@@ -57,7 +58,8 @@ _NFT = _Filter(
 def _ipt(version: int) -> _Filter:
     """Return iptables for IPv4 or IPv6."""
     name = "iptables" if version == 4 else "ip6tables"
-    restore = (f"{name}-restore", "--noflush")
+    # At boot libvirt itself adds rules at the same time; the old iptables has one lock for all, and gives up at once.
+    restore = (f"{name}-restore", "--noflush", f"--wait={_LOCK}")
     return _Filter(f"libvirt.{name}", (f"{name}-save",), (*restore, "--test"), restore, restore)
 
 

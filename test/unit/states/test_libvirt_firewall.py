@@ -166,8 +166,8 @@ def test_iptables_is_checked_and_told_in_one_transaction(monkeypatch, tmp_path):
     ret = opened()
     assert ret["changes"]["iptables"] == {"opened": ["192.0.2.0/24 to TCP 16514"]}
     assert [line for line in host.told() if "iptables" in line] == [
-        "iptables-restore --noflush --test",
-        "iptables-restore --noflush",
+        "iptables-restore --noflush --wait=30 --test",
+        "iptables-restore --noflush --wait=30",
     ]
 
 
