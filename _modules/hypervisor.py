@@ -36,6 +36,8 @@ _SIBLINGS = (
     "cluster_tools.watchdog",
     "guest_declared.disks",
     "guest_declared.seed_disk",
+    "guest_domain.parse",
+    "guest_domain.seed_path",
     "guest_storage.chain",
     "guest_storage.format_problem",
     "guest_storage.layers",

@@ -217,12 +217,15 @@ def delete(virsh: Any, utils: Utils, name: str, disks: str | None, images: str =
     now = state(virsh, uuid)
     if now not in {"shut_off", "crashed"}:
         raise CommandExecutionError(f"{name} is {now}; only a guest that is shut off is deleted")
-    found = utils["hypervisor_xml.guest"](virsh.ask("dumpxml", uuid, "--inactive"))
+    text = virsh.ask("dumpxml", uuid, "--inactive")
+    found = utils["hypervisor_xml.guest"](text)
     own = [disk for disk in found["disks"] if disk["device"] == "disk" and (disk["source"] or disk["volume"])]
     paths = [str(disk["source"] or f"{disk['pool']}/{disk['volume']}") for disk in own]
     if own and disks is None:
         raise CommandExecutionError(f"{name} has disks: say disks=keep or disks=delete for {', '.join(paths)}")
     keys, files = _deletable(virsh, utils, uuid, own, images) if disks == "delete" else ([], [])
+    if disks == "delete":
+        files += _seed(virsh, utils, uuid, name, text)
     flags = ["--nvram"] if found["firmware"] == "uefi" else []
     if uuid in utils["hypervisor_xml.lines"](virsh.ask("list", "--all", "--uuid", "--with-managed-save")):
         flags.append("--managed-save")
@@ -277,6 +280,14 @@ def _deletable(
     if wrong:
         raise CommandExecutionError(f"nothing was deleted: {'; '.join(wrong)}")
     return keys, files
+
+
+def _seed(virsh: Any, utils: Utils, uuid: str, name: str, text: str) -> list[str]:
+    """Returns the path of the disk that cloud-init was given, which may hold secrets, unless another guest uses it."""
+    path = utils["guest_domain.seed_path"](utils["guest_domain.parse"](text)) or ""
+    if Path(path).name != f"{name}_cloud-init.iso" or not _is_image(path, str(Path(path).parent)):
+        return []
+    return [] if path in used_by_others(virsh, utils, uuid) else [path]
 
 
 def _is_image(path: str, images: str) -> bool:

@@ -325,6 +325,19 @@ def test_delete_takes_its_own_disks_and_never_their_base():
     assert libvirt.asked("vol-delete") == [("vol-delete", "/var/lib/libvirt/images/web.qcow2")]
 
 
+@pytest.mark.parametrize(("name", "disks", "there"), [("web", "delete", False), ("web", "keep", True),
+                                                      ("db", "delete", True)])  # fmt: skip
+def test_the_disk_with_a_guests_secrets_goes_with_its_others(tmp_path, name, disks, there):
+    seed = tmp_path / f"{name}_cloud-init.iso"
+    seed.touch()
+    cdrom = f"<disk device='cdrom'><source file='{seed}'/><readonly/><alias name='ua-disk-cloud-init'/></disk>"
+    libvirt = stopped()
+    libvirt.table["dumpxml", UUID, "--inactive"] = DOMAIN.replace("</devices>", f"{cdrom}</devices>")
+    found = hypervisor_actions.delete(libvirt, UTILS, "web", disks)
+    assert seed.exists() is there
+    assert (str(seed) in found["disks_deleted"]) is not there
+
+
 def test_a_deleted_volume_leaves_no_note_that_it_is_half_filled(tmp_path, monkeypatch):
     monkeypatch.setattr(guest_storage, "UNFINISHED", tmp_path)
     note = guest_storage.marker("/var/lib/libvirt/images/web.qcow2")
