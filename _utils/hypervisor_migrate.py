@@ -16,6 +16,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -77,6 +78,19 @@ class Move:
             job = self.utils["hypervisor_xml.pairs"](printed).get("job type", "")
         certificates = self.utils["hypervisor_host.certificates"](dt.datetime.now(tz=dt.timezone.utc))
         found: list[Reason] = self.utils["hypervisor_obstacles.here"](self.guest, certificates, snapshots, job)
+        return found + (self._resting(virsh, text) if self.guest["state"] == "shut_off" else [])
+
+    def _resting(self, virsh: Any, text: str) -> list[Reason]:
+        """Judges what a guest that is shut off has on this host besides its definition and disks."""
+        variables, tpm = self.utils["hypervisor_xml.beside"](text)
+        kind = self.utils["hypervisor_obstacles.mounted"](variables, Path("/proc/mounts").read_text(encoding="utf-8"))
+        # A guest that has never run has none yet.
+        if not variables or not Path(variables).exists() or self.utils["hypervisor_obstacles.is_shared"](kind):
+            variables = ""
+        saved = virsh.ask("list", "--all", "--uuid", "--with-managed-save")
+        found: list[Reason] = self.utils["hypervisor_obstacles.resting"](
+            variables, tpm, self.uuid in self.utils["hypervisor_xml.lines"](saved)
+        )
         return found
 
     def judge(self, virsh: Any, there: Any, copy_disks: bool, port: int) -> list[Reason]:

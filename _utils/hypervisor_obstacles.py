@@ -76,6 +76,24 @@ def here(
     return found
 
 
+def resting(variables: str, tpm: bool, saved: bool) -> list[Reason]:
+    """Judges what a guest that is shut off would leave behind: its definition alone moves.
+
+    Args:
+        variables: path of its UEFI variables on this host alone, empty without any.
+        tpm: whether it has an emulated TPM.
+        saved: whether its memory is saved on this host, to go on with.
+    """
+    found = []
+    if variables:
+        found.append(reason("state", f"its UEFI variables ({variables}) would stay here; start it first"))
+    if tpm:
+        found.append(reason("state", "what its TPM holds would be lost; start it first"))
+    if saved:
+        found.append(reason("state", "its memory is saved on this host and would stay here; start it first"))
+    return found
+
+
 def identity(guest: Mapping[str, Any], known: Mapping[str, str], uuids: tuple[str, str], host: str) -> list[Reason]:
     """Judges names and UUIDs.
 

@@ -242,6 +242,17 @@ def guest(text: str) -> dict[str, Any]:
     }
 
 
+def beside(text: str) -> tuple[str, bool]:
+    """Returns the path of a guest's own UEFI variables, empty without any, and whether it has an emulated TPM."""
+    root = parsed(text)
+    variables = root.find("os/nvram")
+    source = None if variables is None else variables.find("source")
+    path = "" if variables is None else variables.text or ""
+    if source is not None:
+        path = source.get("file") or source.get("dev") or ""
+    return path.strip(), root.find("devices/tpm/backend[@type='emulator']") is not None
+
+
 def cpu(text: str) -> tuple[str, str]:
     """Returns the mode of a guest's processor, such as "custom", and its XML; empty texts if it has none."""
     found = parsed(text).find("cpu")

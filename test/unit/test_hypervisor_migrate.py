@@ -454,6 +454,34 @@ def test_a_guest_that_is_shut_off_moves_with_its_definition_alone(hosts):
     assert command[3:] == ("--p2p", "--undefinesource", "--persistent", "--offline", "--tls")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("</os>", "<nvram template='/t'>{}</nvram></os>", "its UEFI variables ({}) would stay here"),
+        ("</os>", "<nvram type='file'><source file='{}'/></nvram></os>", "its UEFI variables ({}) would stay here"),
+        ("</devices>", "<tpm model='tpm-crb'><backend type='emulator'/></tpm></devices>", "what its TPM holds"),
+    ],
+)
+def test_a_guest_that_is_shut_off_leaves_nothing_of_its_own_behind(hosts, tmp_path, old, new, words):
+    variables = tmp_path / "web_VARS.fd"
+    hosts.here.table["dumpxml", UUID] = DISKLESS.replace(old, new.format(variables), 1)
+    assert old in DISKLESS
+    variables.touch()
+    assert "state" not in hosts.reasons()
+    hosts.here.table["domstate", UUID] = "shut off"
+    hosts.opened.clear()
+    assert words.format(variables) in hosts.reasons()["state"]
+    variables.unlink()
+    hosts.opened.clear()
+    assert ("state" in hosts.reasons()) is ("TPM" in words)
+
+
+def test_the_saved_memory_of_a_guest_is_not_left_behind(hosts):
+    hosts.here.table["domstate", UUID] = "shut off"
+    hosts.here.table[(*LIST, "--with-managed-save")] = UUID
+    assert "its memory is saved on this host" in hosts.reasons()["state"]
+
+
 def test_the_disks_of_a_guest_that_is_shut_off_are_not_copied(disk):
     disk.here.table["domstate", UUID] = "shut off"
     assert "start it first" in disk.reasons(copy_disks=True)["state"]
