@@ -60,12 +60,29 @@ def start(virsh: Any, utils: Utils, guest: str, kind: str, digest: str) -> dict[
     Raises:
         CommandExecutionError: there is no such guest, it does not run or has no such console; or this host serves none.
     """
-    tickets = FOLDER / "tickets"
-    if not tickets.is_dir():
+    with _tickets() as tickets:
+        return _start(virsh, utils, (guest, kind, digest), tickets)
+
+
+@contextlib.contextmanager
+def _tickets() -> Iterator[int]:
+    """Opens the folder of tickets: the service's user could put a link in its place, and that leads root nowhere."""
+    try:
+        descriptor = os.open(FOLDER / "tickets", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
         raise CommandExecutionError(
             "this host serves no consoles: libvirt:console:enabled is not true, or hypervisor-console.service "
             "does not run"
-        )
+        ) from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _start(virsh: Any, utils: Utils, asked: tuple[str, str, str], tickets: int) -> dict[str, Any]:
+    """Leaves a ticket in the folder with this descriptor; see :func:`start`."""
+    guest, kind, digest = asked
     uuid = utils["hypervisor_guests.resolve"](virsh, utils, guest)
     before = utils["hypervisor_xml.consoles"](virsh.ask("dumpxml", uuid))
     if before["run"] is None:
@@ -123,24 +140,25 @@ def _bridge(path: str) -> str:
     return f"hypervisor-console-serial@{path.rpartition('/')[2]}.service"
 
 
-def _sweep(tickets: Path) -> None:
+def _sweep(tickets: int) -> None:
     """Removes tickets that nobody came with."""
     waiting = 0
     oldest = time.time() - LIFETIME - 1
-    for path in tickets.iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            if path.lstat().st_mtime < oldest:
-                path.unlink()
+    for name in os.listdir(tickets):
+        # What is no file, the service's user has put there: it is nobody's ticket.
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            if os.stat(name, dir_fd=tickets, follow_symlinks=False).st_mtime < oldest:
+                os.unlink(name, dir_fd=tickets)
             else:
                 waiting += 1
     if waiting >= MOST:
         raise CommandExecutionError(f"{waiting} tickets wait for their holders already; try again in {LIFETIME} s")
 
 
-def _leave(tickets: Path, digest: str, text: str) -> None:
+def _leave(tickets: int, digest: str, text: str) -> None:
     """Makes the file of a ticket, whole or not at all."""
-    new = tickets / f".{secrets.token_hex(8)}"
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    new = f".{secrets.token_hex(8)}"
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=tickets)
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as handle:
             handle.write(text)
@@ -149,13 +167,14 @@ def _leave(tickets: Path, digest: str, text: str) -> None:
             os.fchmod(handle.fileno(), 0o640)
         try:
             # A link, unlike a rename, replaces nothing.
-            os.link(new, tickets / digest, follow_symlinks=False)
+            os.link(new, digest, src_dir_fd=tickets, dst_dir_fd=tickets, follow_symlinks=False)
         except FileExistsError:
             raise CommandExecutionError("this ticket waits for its holder already: make another one") from None
     except KeyError:
         raise CommandExecutionError(f"there is no group {USER}") from None
     finally:
-        new.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=tickets)
 
 
 def sessions() -> list[dict[str, Any]]:

@@ -171,6 +171,25 @@ def test_tickets_that_nobody_came_with_go_and_are_limited(module, folder, monkey
     assert "wait for their holders" in refused(module[0], "start", "web", "serial", "f" * 64)
 
 
+def test_a_link_in_the_place_of_the_tickets_leads_nowhere(module, folder):
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    kept = elsewhere / "kept"
+    kept.write_text("")
+    os.utime(kept, (0, 0))
+    (folder / "tickets").rmdir()
+    (folder / "tickets").symlink_to(elsewhere)
+    assert "serves no consoles" in refused(module[0], "start", "web", "serial", HASH)
+    assert list(elsewhere.iterdir()) == [kept]
+
+
+def test_a_folder_among_the_tickets_is_no_ticket(module, folder):
+    (folder / "tickets/folder").mkdir()
+    os.utime(folder / "tickets/folder", (0, 0))
+    module[0].start("web", "serial", HASH)
+    assert (folder / "tickets" / HASH).exists()
+
+
 @pytest.fixture(name="process")
 def session_process():
     """A process that could be a session."""
