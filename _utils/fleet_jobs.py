@@ -6,9 +6,12 @@ it counts as lost if it says no, or nothing for too long.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
+
+from salt.exceptions import SaltException
 
 # What a course asks of a host: minion id, function, arguments by name.
 Question = tuple[str, str, dict[str, Any]]
@@ -28,10 +31,11 @@ class Job:
         host: minion id.
         jid: Salt's id; empty if the host was not there.
         now: seconds of a steady clock.
+        why: there is no id, empty if the host was not there.
     """
 
-    def __init__(self, host: str, jid: str, now: float) -> None:
-        self.host, self.jid = host, jid
+    def __init__(self, host: str, jid: str, now: float, why: str = "") -> None:
+        self.host, self.jid, self.why = host, jid, why
         self.heard = self.asked = now
         self.probes: list[str] = []
         self.ended: float | None = None
@@ -52,9 +56,12 @@ class Jobs:
         self._client, self._returns, self._clock = client, returns, clock
 
     def start(self, question: Question) -> Job:
-        """Starts a function on a host."""
+        """Starts a function on a host. A master that takes no job now ends one course by that, and not all of them."""
         host, function, arguments = question
-        published = self._client.run_job([host], function, tgt_type="list", kwarg=arguments)
+        try:
+            published = self._client.run_job([host], function, tgt_type="list", kwarg=arguments)
+        except SaltException as error:
+            return Job(host, "", self._clock(), f"the master did not take the job: {error}")
         return Job(host, str((published or {}).get("jid") or ""), self._clock())
 
     def look(self, job: Job) -> dict[str, Any] | None:
@@ -64,7 +71,7 @@ class Jobs:
             ``ok``, ``value`` and ``lost``: why there is no answer, empty if there is one.
         """
         if not job.jid:
-            return _lost(f"{job.host} is not a minion of this master")
+            return _lost(job.why or f"{job.host} is not a minion of this master")
         answered = self._returns(job.jid).get(job.host)
         if isinstance(answered, Mapping) and "return" in answered:
             good = answered.get("retcode", 0) == 0 and answered.get("success", True) is True
@@ -89,9 +96,10 @@ class Jobs:
             return _lost(f"{job.host} has not answered for {now - job.heard:.0f} s")
         if now - job.asked > _PROBE_SECONDS:
             job.asked = now
-            published = self._client.run_job([job.host], "saltutil.find_job", arg=[job.jid], tgt_type="list")
-            if (published or {}).get("jid"):
-                job.probes.append(str(published["jid"]))
+            with contextlib.suppress(SaltException):
+                published = self._client.run_job([job.host], "saltutil.find_job", arg=[job.jid], tgt_type="list")
+                if (published or {}).get("jid"):
+                    job.probes.append(str(published["jid"]))
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from salt.exceptions import SaltClientError
 
 from _utils import fleet_jobs, fleet_moves
 
@@ -238,6 +239,23 @@ def test_an_answer_is_one(job):
     assert made.look(one) == good({"x": 1})
     returns["1"] = {"hv1": {"return": "ERROR: no", "retcode": 1}}
     assert made.look(one) == bad("ERROR: no")
+
+
+def test_a_master_that_takes_no_job_ends_no_other(job, monkeypatch):
+    made, one, returns, clock, client = job
+
+    def away(*_, **__):
+        raise SaltClientError("Is master running?")
+
+    monkeypatch.setattr(client, "run_job", away)
+    other = made.start(("hv2", "hypervisor.migrate", {}))
+    lost = {"ok": False, "value": None, "lost": "the master did not take the job: Is master running?"}
+    assert made.look(other) == lost
+    # Nor does a host whose master cannot be asked whether it is at work.
+    clock[0] = 6
+    assert made.look(one) is None
+    returns["1"] = {"hv1": {"return": {}}}
+    assert made.look(one) == good({})
 
 
 def test_a_host_at_work_is_waited_for(job):
