@@ -5,6 +5,7 @@ A course asks its questions one by one (``yield``) and is told the answers, so t
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
@@ -114,8 +115,10 @@ def _reasons(answer: Answer) -> list[str]:
     if answer["lost"]:
         return [f"lost: {answer['lost']}"]
     value = answer["value"]
-    if answer["ok"] and isinstance(value, Mapping) and "possible" in value:
-        return [] if value["possible"] else [f"{row['check']}: {row['text']}" for row in value["reasons"]]
+    # One host that answers something else must not end the courses of all others.
+    with contextlib.suppress(KeyError, TypeError):
+        if answer["ok"] and isinstance(value, Mapping):
+            return [] if value["possible"] is True else [f"{row['check']}: {row['text']}" for row in value["reasons"]]
     return [f"error: {' '.join(str(value).split())}"]
 
 
@@ -125,7 +128,7 @@ def _move(course: Course, target: str, note: Callable[[str, str], None]) -> Aski
     course.tell("moving", guest=course.name, to=target, **{"from": course.source})
     answer = yield course.question(target, test=False)
     value = answer["value"]
-    if answer["ok"] and isinstance(value, Mapping):
+    if answer["ok"] and _report(value):
         note("moved", target)
         figures = {key: value.get(key) for key in _FIGURES}
         text = f"to {target} in {value['seconds']:.1f} s"
@@ -135,6 +138,12 @@ def _move(course: Course, target: str, note: Callable[[str, str], None]) -> Aski
         return course.result("moved", text, to=target, state=value["state"], **figures)
     why = answer["lost"] or " ".join(str(value).split())
     return (yield from _settle(course, target, why, note))
+
+
+def _report(value: Any) -> bool:
+    """Says whether an answer is what a migration that went well returns."""
+    known = isinstance(value, Mapping) and isinstance(value.get("seconds"), int | float)
+    return known and "state" in value and isinstance(value.get("warnings"), list)
 
 
 def _settle(course: Course, target: str, why: str, note: Callable[[str, str], None]) -> Asking:
@@ -165,10 +174,12 @@ def _state(answer: Answer, uuid: str) -> str:
     """Returns a guest's state on a host that was asked for its guests."""
     if not answer["ok"] or not isinstance(answer["value"], Mapping):
         return "unreachable"
-    for row in answer["value"]["guests"]:
-        if row["uuid"] == uuid:
-            return str(row["state"])
-    return "gone"
+    try:
+        states = [str(row["state"]) for row in answer["value"]["guests"] if row["uuid"] == uuid]
+    except (KeyError, TypeError):
+        # It has told nothing that can be relied on.
+        return "unreachable"
+    return states[0] if states else "gone"
 
 
 def _there(state: str) -> bool:

@@ -33,11 +33,20 @@ def host(name: str, info: Any, guests: Any, evacuated: bool = False) -> Host:
     Returns:
         ``name``, ``live``, ``problems``, ``evacuated``, ``guests`` (a list), what it has (``cpus``, ``memory_mib``,
         ``available_mib``, ``load``, ``architecture``, ``domain_types``, ``networks``, ``bridges``, ``pools``) and what
-        of it is promised to guests that run (``promised_mib``, ``promised_vcpus``).
+        of it is promised to guests that run (``promised_mib``, ``promised_vcpus``). A host whose answer has another
+        form is one that does not tell anything: no other may be held up by it.
     """
+    try:
+        return _host(name, info, guests, evacuated)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return _host(name, "its answer is not understood; is it of another version?", None, evacuated)
+
+
+def _host(name: str, info: Any, guests: Any, evacuated: bool) -> Host:
+    """Describes a host, see :func:`host`; raises KeyError, TypeError and the like for an answer of another form."""
     found: Host = {"name": name, "live": isinstance(info, Mapping), "evacuated": evacuated}
     info = info if isinstance(info, Mapping) else {"problems": [_one_line(info) or "does not answer"]}
-    listed = guests.get("guests", []) if isinstance(guests, Mapping) else []
+    listed = [_guest(row) for row in guests.get("guests", [])] if isinstance(guests, Mapping) else []
     problems = list(info.get("problems") or [])
     if found["live"] and not isinstance(guests, Mapping):
         problems.append(_one_line(guests) or "does not tell its guests")
@@ -48,20 +57,36 @@ def host(name: str, info: Any, guests: Any, evacuated: bool = False) -> Host:
         "guests": listed,
         # Without libvirt there is no knowing which guests it has.
         "knows": isinstance(guests, Mapping),
-        "cpus": cpu.get("cpus") or 0,
+        "cpus": _count(cpu.get("cpus")),
         "architecture": cpu.get("architecture"),
         "load": (info.get("load") or [None])[0],
-        "memory_mib": memory.get("total_mib") or 0,
-        "available_mib": memory.get("available_mib") or 0,
+        "memory_mib": _count(memory.get("total_mib")),
+        "available_mib": _count(memory.get("available_mib")),
         "promised_mib": sum(row["memory_mib"] or 0 for row in active),
         "promised_vcpus": sum(row["vcpus"] or 0 for row in active),
         "active": len(active),
         "domain_types": list(info.get("domain_types") or []),
         "networks": [row["name"] for row in info.get("networks") or [] if row["active"]],
         "bridges": [row["name"] for row in info.get("bridges") or []],
-        "pools": {row["name"]: row["available_bytes"] or 0 for row in info.get("pools") or [] if row["active"]},
+        "pools": {row["name"]: _count(row["available_bytes"]) for row in info.get("pools") or [] if row["active"]},
         "hugepages": _pages(info.get("hugepages") or []),
     }
+
+
+def _guest(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a guest as a host tells it; raises KeyError or TypeError unless that is one."""
+    if not all(isinstance(row[key], str) for key in ("name", "uuid", "state")):
+        raise TypeError("guest")
+    _count(row["memory_mib"])
+    _count(row["vcpus"])
+    return dict(row)
+
+
+def _count(value: Any) -> Any:
+    """Returns a number, 0 for one that is not known; raises TypeError for anything else."""
+    if not isinstance(value, int | float | None):
+        raise TypeError("number")
+    return value or 0
 
 
 def _one_line(text: Any) -> str:
@@ -73,7 +98,7 @@ def _pages(rows: Iterable[Mapping[str, int]]) -> dict[int, int]:
     """Returns free huge pages by size."""
     found: dict[int, int] = {}
     for row in rows:
-        found[row["size_kib"]] = found.get(row["size_kib"], 0) + row["free"]
+        found[row["size_kib"]] = found.get(row["size_kib"], 0) + _count(row["free"])
     return found
 
 

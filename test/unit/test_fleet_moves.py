@@ -152,6 +152,14 @@ def test_a_guest_that_stays_on_both_for_too_long_is_said(monkeypatch):
     assert (done.row["outcome"], "running on hv1 and paused on hv2" in done.row["text"]) == ("unknown", True)
 
 
+def test_answers_of_another_form_are_no_success_and_end_nothing():
+    done = Moved(good({"possible": False, "reasons": [{}]}), good({"possible": "yes"}))
+    assert done.row["outcome"] == "stays"
+    assert done.row["against"]["hv3"] == ["error: {'possible': 'yes'}"]
+    done = Moved(POSSIBLE, good({"seconds": "1"}), good({"guests": [{}]}), has("running"))
+    assert (done.row["outcome"], "not known (no answer) on hv1" in done.row["text"]) == ("unknown", True)
+
+
 # ---- several at a time ----
 
 

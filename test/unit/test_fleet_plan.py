@@ -32,6 +32,19 @@ def host(name, *guests, evacuated=False, **over):
     return fleet_plan.host(name, info(**over), {"guests": list(guests)}, evacuated)
 
 
+@pytest.mark.parametrize(("answer", "guests"), [
+    (info(cpu={"cpus": "4"}), []), (info(cpu=7), []), (info(pools=[{"name": "images"}]), []), (info(load=7), []),
+    (info(memory={"total_mib": [1]}), []), (info(hugepages=[{}]), []), (info(), ["web"]), (info(), [{"name": "web"}]),
+    (info(), [{**row("a"), "name": None}]), (info(), [row("a", memory_mib="512")]), (info(), 7),
+])  # fmt: skip
+def test_an_answer_of_another_form_is_that_hosts_problem_alone(answer, guests):
+    there = fleet_plan.host("hv1", answer, {"guests": guests})
+    assert (there["live"], there["knows"], there["guests"]) == (False, False, [])
+    assert fleet_plan.choose([there, host("hv2")], SMALL)["hosts"] == ["hv2"]
+    assert "hv1   NO ANSWER" in fleet_tables.hosts({"hv1": there})
+    assert "its answer is not understood" in fleet_tables.guests({"hv1": there})
+
+
 SMALL = fleet_plan.need({"mem": 512, "cpu": 1})
 
 
