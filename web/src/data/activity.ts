@@ -2,6 +2,7 @@
 import { effect, signal } from "@preact/signals";
 import * as api from "./api";
 import type { Job, Outcome } from "./model";
+import { whenLeft } from "./session";
 import { tables } from "./store";
 
 export interface Activity {
@@ -16,6 +17,7 @@ export interface Activity {
 }
 
 export const activities = signal<Activity[]>([]);
+whenLeft(() => (activities.value = []));
 let last = 0;
 
 function change(id: number, with_: Partial<Activity>): void {

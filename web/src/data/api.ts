@@ -79,12 +79,10 @@ export async function login(username: string, password: string): Promise<void> {
 }
 
 export async function logout(): Promise<void> {
-  try {
-    await posted("/api/logout", {});
-  } catch {
-    // The token ends by itself; here it is forgotten in any case.
-  }
+  const asked = posted("/api/logout", {});
+  // Not when the server answers, which may be never: the token ends by itself, and here it is forgotten in any case.
   end();
+  await asked.catch(() => undefined);
 }
 
 async function started(request: Record<string, unknown>, otherwise: string): Promise<string> {

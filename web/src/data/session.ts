@@ -23,7 +23,19 @@ export const session = signal<Session | null>(stored());
 /** A login that was good and is not any more: the page stays as it is and asks for the password. */
 export const expired = signal(false);
 
+const forgetters: (() => void)[] = [];
+
+/** Has something forgotten when a user leaves: what one has seen and begun is nothing to the next at the same page. */
+export function whenLeft(forgotten: () => void): void {
+  forgetters.push(forgotten);
+}
+
+function left(): void {
+  for (const forgotten of forgetters) forgotten();
+}
+
 export function begin(next: Session): void {
+  if (session.value !== null && session.value.user !== next.user) left();
   session.value = next;
   expired.value = false;
   try {
@@ -39,6 +51,7 @@ export function expire(): void {
 }
 
 export function end(): void {
+  left();
   session.value = null;
   expired.value = false;
   forget();

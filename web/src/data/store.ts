@@ -2,7 +2,7 @@
 import { batch, computed, effect, signal, untracked } from "@preact/signals";
 import * as api from "./api";
 import { applied, empty, readChange, type Guest, type Inventory, type User } from "./model";
-import { expired, session } from "./session";
+import { expired, session, whenLeft } from "./session";
 import { EventReader, type ServerEvent } from "./sse";
 
 export type Connection = "idle" | "connecting" | "live" | "lost";
@@ -35,9 +35,14 @@ export function may(host: string, verb: string): boolean {
   return allowed?.includes(verb.includes(".") ? verb : `hypervisor.${verb}`) ?? false;
 }
 
-/** Finds a guest wherever it is: the one that runs, while two hosts know it during a migration. */
+/**
+ * Finds a guest wherever it is: the one that runs, while two hosts know it during a migration. What a host told that is
+ * not heard any more counts only where no other one has it: a cluster has started the guest elsewhere since.
+ */
 export function guestByUuid(uuid: string): Guest | undefined {
-  const found = guests.value.filter((guest) => guest.uuid === uuid);
+  const all = guests.value.filter((guest) => guest.uuid === uuid);
+  const heard = all.filter((guest) => tables.value.hosts.get(guest.host)?.live);
+  const found = heard.length > 0 ? heard : all;
   return found.find((guest) => guest.state === "running") ?? found.find((guest) => guest.persistent) ?? found[0];
 }
 
@@ -61,7 +66,10 @@ function take(event: ServerEvent): boolean {
 }
 
 async function resync(): Promise<void> {
+  const asked = session.peek()?.token;
   const snapshot = await api.snapshot();
+  // It is what another login may see, if that has come between.
+  if (session.peek()?.token !== asked) return;
   batch(() => {
     revision = snapshot.revision;
     tables.value = snapshot.tables;
@@ -148,13 +156,14 @@ export function keep(): void {
 }
 
 function stop(loggedOut: boolean): void {
-  if (loggedOut) {
-    batch(() => {
-      revision = 0;
-      tables.value = empty();
-      user.value = { name: "", functions: {} };
-      loaded.value = false;
-      connection.value = "idle";
-    });
-  } else connection.value = "lost";
+  connection.value = loggedOut ? "idle" : "lost";
 }
+
+whenLeft(() => {
+  batch(() => {
+    revision = 0;
+    tables.value = empty();
+    user.value = { name: "", functions: {} };
+    loaded.value = false;
+  });
+});

@@ -3,6 +3,7 @@ import { signal } from "@preact/signals";
 import type { Action } from "../data/actions";
 import { act } from "../data/activity";
 import type { Guest } from "../data/model";
+import { whenLeft } from "../data/session";
 
 /** The question that is open, if any. */
 export interface Question {
@@ -13,6 +14,7 @@ export interface Question {
 }
 
 export const question = signal<Question | null>(null);
+whenLeft(() => (question.value = null));
 
 export function beginAction(action: Action, guest: Guest): void {
   if (action.verb === "migrate") beginMove(guest, "");

@@ -6,6 +6,7 @@ import { mib, since } from "../data/format";
 import { offered, type Action } from "../data/actions";
 import type { Guest } from "../data/model";
 import { paced } from "../data/pace";
+import { whenLeft } from "../data/session";
 import { hosts, may, now, user } from "../data/store";
 import { beginAction } from "./doing";
 import { State } from "./basics";
@@ -25,6 +26,7 @@ const COLUMNS: readonly { column: Column; label: string; narrow?: boolean }[] = 
 
 // They outlive the views, so that one comes back to the same table.
 export const typed = signal("");
+whenLeft(() => (typed.value = ""));
 const wanted = paced(typed, (work) => void requestAnimationFrame(work));
 export const order = signal<Order>({ column: "name", descending: false });
 

@@ -7,6 +7,7 @@ import { bridgesIn, known, MOST_ASKED, unoffered, unread, type Answers } from ".
 import { BLANK, check, declaration, placed, type Errors, type Field as Name, type Form } from "../data/declaration";
 import { bytes } from "../data/format";
 import type { Host, Job } from "../data/model";
+import { whenLeft } from "../data/session";
 import { guests, hosts, may, tables } from "../data/store";
 import { go } from "../route";
 import { described, Empty, Field } from "../parts/basics";
@@ -278,6 +279,7 @@ function Chosen({ form }: { form: Form }) {
 
 // What was typed stays while one looks at something else, and when a login expires.
 let kept: Form = BLANK;
+whenLeft(() => (kept = BLANK));
 
 const CHOICE = "The emptiest host that it fits on; the job says which, and why.";
 
