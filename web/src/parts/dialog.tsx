@@ -10,11 +10,13 @@ interface Props {
 
 export function Dialog({ title, onClose, children }: Props) {
   const element = useRef<HTMLDialogElement>(null);
+  const over = useRef(false);
   useEffect(() => {
     const dialog = element.current;
     const before = document.activeElement;
     if (dialog && !dialog.open) dialog.showModal();
     return () => {
+      over.current = true;
       dialog?.close();
       if (before instanceof HTMLElement && before.isConnected) before.focus();
     };
@@ -26,6 +28,12 @@ export function Dialog({ title, onClose, children }: Props) {
       onCancel={(event) => {
         event.preventDefault();
         onClose?.();
+      }}
+      onClose={() => {
+        // Chrome closes it at the second Escape whatever the first one was told, and then it would be asked unseen.
+        if (over.current) return;
+        if (onClose) onClose();
+        else element.current?.showModal();
       }}
       onClick={(event) => event.stopPropagation()}
     >
