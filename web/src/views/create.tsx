@@ -293,6 +293,13 @@ export function Create() {
   const [errors, setErrors] = useState<Errors>({});
   const [busy, setBusy] = useState(false);
   const [answers, setAnswers] = useState<Answers>({});
+  const here = useRef(true);
+  useEffect(
+    () => () => {
+      here.current = false;
+    },
+    [],
+  );
   const allowed = hosts.value.filter((host) => may(host.name, "create"));
   // Where the roles let the master choose, it chooses among these.
   const choosing = hosts.value.filter((host) => host.live && may(host.name, "fleet.create")).map((host) => host.name);
@@ -330,9 +337,12 @@ export function Create() {
     }
     setBusy(true);
     const refused = await made(form);
+    // What was typed meanwhile is about another guest.
+    if (refused === null && kept === form) kept = BLANK;
+    // Whoever went elsewhere stays there: the message tells how it ended.
+    if (!here.current) return;
     setBusy(false);
     if (refused === null) {
-      kept = BLANK;
       const guest = guests.value.find((one) => places.includes(one.host) && one.name === form.name);
       go(guest ? `/guest/${encodeURIComponent(guest.uuid)}` : "/overview");
     } else {
