@@ -140,6 +140,21 @@ def test_a_restart_goes_on_where_it_was(trail):
     assert {job.job: job.hosts for job in again.open.values()} == {"one": {"hv2"}, "three": {"hv1", "hv2"}}
 
 
+def test_no_outcome_stands_above_the_beginning_of_its_job(trail, monkeypatch):
+    write = trail.write
+
+    def slow(event, **fields):
+        # The other thread looks while this line is on its way.
+        if event == "started":
+            trail.look(lambda job: {"hv1": {"return": {}, "retcode": 0}}, 1e12)
+        write(event, **fields)
+
+    monkeypatch.setattr(trail, "write", slow)
+    trail.started("1", "20261128", ["hv1"])
+    trail.look(lambda job: {"hv1": {"return": {}, "retcode": 0}}, 1e12)
+    assert [row["event"] for row in lines(trail)] == ["started", "outcome"]
+
+
 def test_a_host_that_never_answers_is_given_up(trail):
     trail.started("n1", "2026", ["hv1"])
     began = trail.open["n1"].began

@@ -110,8 +110,11 @@ class Trail:
 
     def started(self, number: str, job: str, hosts: list[str]) -> None:
         """Writes down which job a request became."""
-        self.open[number] = Job(number, job, set(hosts), time.time())
-        self.write("started", id=number, job=job, hosts=hosts)
+        try:
+            self.write("started", id=number, job=job, hosts=hosts)
+        finally:
+            # Not before: an outcome that stands above this line is the outcome of nothing.
+            self.open[number] = Job(number, job, set(hosts), time.time())
 
     def recall(self) -> None:
         """Finds the jobs whose outcome is missing, in the file and in the one that was rotated last."""
