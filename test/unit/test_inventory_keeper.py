@@ -250,6 +250,12 @@ def test_what_happens_to_a_guest_is_kept_and_its_record_says_when(master, told):
     assert master.keeper.store.get("guests", key)["happened"] == 5000
 
 
+def test_what_is_told_late_of_a_guest_does_not_bring_it_back(master, told):
+    gone = event(told.message(f"guest/{UUID}/undefined", gone={"guests": [UUID]}))
+    master.take(gone, event(told.message("host/changed", happened=[[UUID, 5000, "undefined"]])))
+    assert master.guests() == {}
+
+
 def test_nothing_happens_later_than_now(master, told):
     before = time.time_ns() // 1_000_000
     master.take(event(told.message("guest/x/stopped", happened=[[UUID, 2**43, "crashed"]])))

@@ -307,7 +307,8 @@ class Keeper:
         for uuid, at, _ in rows:
             key = f"{message.host}/{uuid}"
             self._happened[key] = max(at, self._happened.get(key, 0))
-            record = guests.get(key) or self.store.get("guests", key)
+            # One that was just told to be gone is gone, whatever the database still has of it.
+            record = guests[key] if key in guests else self.store.get("guests", key)
             if record:
                 guests[key] = record | {"happened": self._happened[key]}
         if removed:
