@@ -99,6 +99,10 @@ def test_what_is_long_gone_is_forgotten_and_the_floor_says_so(base):
     changed, _ = reader.look()
     assert changed == [("guests", "hv1/3"), ("guests", "hv1/4")]
     assert reader.floor == base.revision - 4
+    base.prune(most=1)
+    assert reader.look() == ([], False)
+    # A reader that lives long forgets it too.
+    assert list(reader.records["guests"]) == ["hv1/4"]
     reader.close()
 
 

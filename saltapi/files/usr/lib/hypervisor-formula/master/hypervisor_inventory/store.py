@@ -332,9 +332,16 @@ class Reader:
             self.records = {kind: {} for kind in KINDS}
         for kind, key, host, revision, value in changed:
             self.records.setdefault(kind, {})[key] = (revision, host, json.loads(value) if value else None)
+        if int(meta["floor"]) > self.floor:
+            self._forget(int(meta["floor"]))
         self.revision, self.floor = int(meta["revision"]), int(meta["floor"])
         self.beat = float(meta.get("beat", "0"))
         return [(row[0], row[1]) for row in changed], anew
+
+    def _forget(self, floor: int) -> None:
+        """Forgets what is gone up to a revision, as the writer has: nobody is told changes since one before it."""
+        for kind, rows in self.records.items():
+            self.records[kind] = {key: row for key, row in rows.items() if row[2] is not None or row[0] > floor}
 
     def happened(self, uuid: str) -> list[tuple[str, int, str]]:
         """Returns what has happened to a guest, the newest first: host, milliseconds since 1970 and a word.
