@@ -298,6 +298,9 @@ def test_a_client_that_does_not_read_is_let_go():
             assert not stream.ended
             stream.put(view.event("change", number, {}))
         assert stream.ended
+        for number in range(10):
+            stream.put(view.event("change", number, {}))
+        assert len(stream.waiting) == service._MOST_WAITING + 1
 
     asyncio.run(flood())
 

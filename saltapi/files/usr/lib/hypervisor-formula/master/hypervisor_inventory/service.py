@@ -55,6 +55,9 @@ class Stream:
 
     def put(self, event: bytes) -> None:
         """Adds an event; a client that is too slow is told to begin anew instead."""
+        # One that reads nothing at all does not even learn that it has ended.
+        if self.ended:
+            return
         self.waiting.append(event)
         if len(self.waiting) > _MOST_WAITING:
             self.end()
