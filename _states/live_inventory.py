@@ -28,7 +28,8 @@ _MINION = "salt-minion.service"
 _RESTART_UNIT = "hypervisor-formula-minion-restart.service"
 _PROGRAM = Path("/usr/lib/hypervisor-formula/libvirt_watch.py")
 # What the engine on a hypervisor is made of, below the folder of extension modules.
-_ENGINE = ("engines/guest_events.py", "utils/inventory_words.py", "utils/hypervisor_xml.py", "utils/hypervisor_host.py")
+_UTILITIES = ("engine_work", "hypervisor_host", "hypervisor_xml", "inventory_words", "network_tool")
+_ENGINE = ("engines/guest_events.py", *(f"utils/{name}.py" for name in _UTILITIES))
 _MODE = 0o2750
 _GRACE = 3  # seconds from the end of a run to the restart, for its result to reach the master
 _LONGEST_RUN = 7200  # seconds that a restart waits for the end of the run

@@ -38,7 +38,7 @@ _READS_OF_API = (
 )
 # What the engine on the master and the answers for tokens are made of.
 _INVENTORY = Path("/usr/lib/hypervisor-formula/master/hypervisor_inventory")
-_ENGINE = "engines/inventory.py"
+_ENGINE = ("engines/inventory.py", "utils/engine_work.py")
 _RESTART_UNIT = "hypervisor-formula-salt-restart.service"
 _GRACE = 3  # seconds from the end of a run to the restart, for its result to reach the master
 _LONGEST_RUN = 7200  # seconds that a restart waits for the end of the run
@@ -259,7 +259,7 @@ def _mtime(path: str) -> float:
 def _inventory() -> list[str]:
     """Return the files of the inventory that the master and salt-api read."""
     extensions = salt.config.master_config(str(_MASTER)).get("extension_modules") or ""
-    return [str(Path(extensions, _ENGINE)), *map(str, _INVENTORY.glob("*.py"))]
+    return [*(str(Path(extensions, one)) for one in _ENGINE), *map(str, _INVENTORY.glob("*.py"))]
 
 
 def _answers(port: int) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import grp
+import inspect
 import os
 import pwd
+import re
 import stat
 import time
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from _states import live_inventory
+from _engines import guest_events, inventory
+from _states import live_inventory, salt_api
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 MINE = grp.getgrgid(os.getegid()).gr_name
@@ -95,6 +98,16 @@ def test_a_minion_that_is_older_restarts_when_the_run_has_ended(host, file):
     assert any(f"--pid={os.getpid()}" in word for word in call)
     host.pending = "activating"
     assert live_inventory.engine(str(host.drop_in))["changes"] == {}
+
+
+def test_all_that_the_engine_is_made_of_counts():
+    calls = [*guest_events._SIBLINGS, *re.findall(r'__utils__\["([a-z_.]+)"\]', inspect.getsource(guest_events))]
+    assert {f"utils/{name.partition('.')[0]}.py" for name in calls} == set(live_inventory._ENGINE[1:])
+
+
+def test_all_that_the_masters_engine_is_made_of_counts():
+    calls = re.findall(r'__utils__\["([a-z_.]+)"\]', inspect.getsource(inventory))
+    assert {f"utils/{name.partition('.')[0]}.py" for name in calls} == set(salt_api._ENGINE[1:])
 
 
 def test_a_watch_predicts_a_restart(host):
