@@ -12,9 +12,14 @@ include:
 saltapi_service:
   salt_api.running:
     - port: {{ saltapi.port }}
+    # Nothing restarts for these: hashes are read at each login.
+    - require:
+      - salt_api: saltapi_users
+{% if saltapi.inventory.enabled %}
+      - live_inventory: saltapi_inventory_folder
+{% endif %}
     - watch:
       - salt_api: saltapi_master
-      - salt_api: saltapi_users
       - file: saltapi_code_auth
       - file: saltapi_code_netapi
       - file: saltapi_code_audit
@@ -22,5 +27,4 @@ saltapi_service:
 {% if saltapi.inventory.enabled %}
       - file: saltapi_inventory_code
       - master_modules: saltapi_inventory_engine
-      - live_inventory: saltapi_inventory_folder
 {% endif %}

@@ -181,6 +181,16 @@ def test_a_dry_run_predicts_a_restart_for_a_file_that_would_change(master):
     assert master.calls == []
 
 
+def test_only_what_the_daemons_read_when_they_start_is_watched():
+    # A dry run predicts a restart for whatever is, and a run restarts for files of the daemons alone.
+    _, sls = (Path(__file__).parents[3] / "saltapi/service.sls").read_text(encoding="utf-8").split("- watch:")
+    watched = {line.rpartition(": ")[2] for line in sls.splitlines() if line.strip().startswith("- ")}
+    assert watched == {
+        "saltapi_master", "saltapi_code_auth", "saltapi_code_netapi", "saltapi_code_audit", "saltapi_sandbox",
+        "saltapi_inventory_code", "saltapi_inventory_engine",
+    }  # fmt: skip
+
+
 def test_a_restart_that_systemd_refuses_is_a_failure(master, monkeypatch):
     os.utime(master.files[0], (time.time() + 5,) * 2)
     run = master.run
