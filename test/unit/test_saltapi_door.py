@@ -287,6 +287,25 @@ def test_refusals_by_status(api, token):
     assert api.post("/run", {**GOOD, "tgt": "hv2"}, X_Auth_Token=token)[0] == 403
 
 
+def test_who_has_not_logged_in_leaves_no_session(api, token):
+    kept = set(door.Sessions.cache)
+    for _ in range(5):
+        assert api.post("/run", GOOD)[0] == 401
+    assert set(door.Sessions.cache) == kept
+    assert token in kept
+
+
+def test_a_session_is_kept_for_a_login_alone():
+    made = [door.Sessions(timeout=1) for _ in range(2)]
+    made[0]["token"] = "abc123"
+    assert "token" not in made[1]
+    for one in made:
+        one.acquire_lock()
+        one.save()
+    assert [one.id in door.Sessions.cache for one in made] == [True, False]
+    made[0].delete()
+
+
 def test_a_cookie_and_a_form_are_worth_nothing(api, token):
     """A foreign page can send both, and neither reads X-Auth-Token nor may set it."""
     seen = len(SEEN)

@@ -209,6 +209,15 @@ def _as_json(status: str, message: str, traceback: str, version: str) -> str:
     return json.dumps({"error": message, "status": int(status.split(maxsplit=1)[0])})
 
 
+class Sessions(cherrypy.lib.sessions.RamSession):  # type: ignore[misc]
+    """Sessions of logins. Salt before 3008.3 also keeps one for each request without a login, for ten hours."""
+
+    def _save(self, expiration_time: Any) -> None:
+        """Keeps a session that somebody has logged in with."""
+        if self._data:
+            super()._save(expiration_time)
+
+
 class _Handler(app.LowDataAdapter):  # type: ignore[misc]
     """What all three have in common. There is nothing to GET."""
 
@@ -356,6 +365,8 @@ def configuration(settings: Mapping[str, Any]) -> dict[str, Any]:
             "tools.hypervisor_no_cookies.on": True,
             "tools.hypervisor_no_cookie_back.on": True,
             "tools.hypervisor_json.on": True,
+            # Salt's own handlers have theirs where it does the same.
+            "tools.sessions.storage_class": Sessions,
         },
     }
 
