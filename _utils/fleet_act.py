@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import salt.client
 import salt.loader
 import salt.utils.event
-from salt.exceptions import SaltInvocationError
+from salt.exceptions import SaltException, SaltInvocationError
+
+log = logging.getLogger(__name__)
 
 _SOON = 10  # seconds that hosts have to answer
 
@@ -74,8 +77,11 @@ class Act:
 
     def fire(self, step: str, **what: Any) -> None:
         """Fires an event, without which the act goes on all the same."""
-        with salt.utils.event.get_master_event(self._opts, self._opts["sock_dir"], listen=False) as bus:
-            bus.fire_event(self.who | what, f"hypervisor/fleet/{self.jid}/{step}")
+        try:
+            with salt.utils.event.get_master_event(self._opts, self._opts["sock_dir"], listen=False) as bus:
+                bus.fire_event(self.who | what, f"hypervisor/fleet/{self.jid}/{step}")
+        except (SaltException, OSError) as error:
+            log.warning("the step %s of %s was not fired: %s", step, self.jid, error)
 
     def tell(self, step: str, **what: Any) -> None:
         """Notes a step and fires it as an event."""

@@ -180,6 +180,15 @@ def test_a_host_is_emptied_and_filled_again(hosts):
     assert fleet.restore("hv1")["text"] == "hv1 was not evacuated"
 
 
+def test_a_bus_that_takes_no_event_stops_nothing(hosts, monkeypatch):
+    def away(*_, **__):
+        raise ConnectionResetError
+
+    monkeypatch.setattr(salt.utils.event, "get_master_event", away)
+    assert fleet.evacuate("hv1")["ok"]
+    assert set(hosts.where().values()) == {"hv2", "hv3"}
+
+
 def test_an_evacuation_that_was_killed_is_gone_on_with(hosts, monkeypatch):
     class Killed(BaseException):
         """What no function of the runner catches."""
