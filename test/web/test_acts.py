@@ -209,3 +209,22 @@ def test_an_answer_that_comes_late_is_none_to_what_was_typed_meanwhile(look, sit
     site.answers["fleet.create"] = {"outcome": {"success": True, "comment": "new2 would be made on hv1: it is free"}}
     ask.click()
     expect(page.get_by_text("new2 would be made on hv1")).to_be_visible()
+
+
+def test_who_went_elsewhere_stays_there_when_the_guest_has_been_made(look, site):
+    site.reads["hypervisor.host_info"] = {"bridges": []}
+    page = look(at="/create")
+    page.get_by_label("Name", exact=True).fill("new1")
+    page.get_by_label("Image", exact=True).fill("salt://images/debian.qcow2")
+    page.get_by_role("button", name="Create", exact=True).click()
+    expect(page.get_by_role("button", name="A host makes it…")).to_be_disabled()
+    page.get_by_role("link", name="Jobs").click()
+    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    ((jid, job),) = site.tables["jobs"].items()
+    site.change("jobs", jid, {**job, "outcome": {"success": True, "comment": "new1 was made on hv2: it is free"}})
+    expect(page.get_by_role("listitem").get_by_text("new1 was made on hv2: it is free")).to_be_visible()
+    page.get_by_role("link", name="Create").click()
+    # What is made is typed no more, and nothing has led away from the jobs meanwhile.
+    expect(page.get_by_label("Name", exact=True)).to_have_value("")
+    page.go_back()
+    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
