@@ -372,8 +372,13 @@ class Course:
         elif line is None or line.startswith("!"):
             self._lost(now, (line or "!it ended")[1:])
         else:
+            try:
+                said = json.loads(line)
+            except ValueError:
+                # Half a line, of a child that was killed: its end comes next.
+                return
             self._heard, self._failures = now, 0
-            self._teller.take(json.loads(line))
+            self._teller.take(said)
 
     def _lost(self, now: float, why: str) -> None:
         """Waits a little before libvirt is asked again, and says why there is nothing new until then."""

@@ -219,6 +219,17 @@ def test_a_program_that_is_not_there_is_a_problem_of_the_host(host):
     assert course._start > time.monotonic()
 
 
+def test_a_child_that_is_killed_in_the_midst_of_a_line_ends_nothing_else(host):
+    program = "import os; os.write(1, b'[1, 2'); os._exit(9)"
+    course = guest_events.Course(host.teller, [sys.executable, "-c", program], 60, 3600)
+    course._due(time.monotonic())
+    child: Any = course._child
+    turn(course, lambda: course._child is None)
+    assert host.teller.libvirt == "it ended"
+    for stream in (child.process.stdin, child.process.stdout, child.process.stderr):
+        stream.close()
+
+
 def test_a_silent_child_is_ended(host):
     course = guest_events.Course(host.teller, [sys.executable, "-c", "import time; time.sleep(600)"], 60, 3600)
     course._due(time.monotonic())
