@@ -174,12 +174,12 @@ def test_a_new_life_of_the_sender_ends_the_old_one(master, told):
 
 
 def test_an_old_recording_is_worth_nothing_to_a_new_database(master, told):
-    recorded = whole(voice("hv1", 5))
+    recorded = [whole(voice("hv1", 5)), whole(voice("hv1", 6), nonce=master.keeper.hosts["hv1"].nonce)]
     master.keeper.store.begin_anew("test")
     master.keeper._recall()
-    master.take(recorded)
+    master.take(*recorded)
     assert master.guests() == {}
-    assert master.refused == {"not asked for": 1}
+    assert master.refused == {"not asked for": 2}
 
 
 def test_messages_that_overtake_each_other_are_put_in_order(master, told):

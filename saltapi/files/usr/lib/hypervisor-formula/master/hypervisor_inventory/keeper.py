@@ -128,7 +128,6 @@ class Keeper:
         self._jobs = jobs.Jobs(paths.audit, returns, paths.fleet / "jobs")
         self._evacuated = acts.Evacuated(paths.fleet / "evacuated")
         self._asker = Asker(publish)
-        self._nonce = secrets.token_hex(16)
         self._next = {"beat": 0.0, "hosts": 0.0, "report": 0.0, "prune": 0.0, "examine": 0.0}
         self._last_reconcile = time.monotonic()
         self._told = 0
@@ -139,6 +138,8 @@ class Keeper:
 
     def _recall(self) -> None:
         """Knows again who was heard with what."""
+        # An answer to what was asked for another database is a repetition too.
+        self._nonce = secrets.token_hex(16)
         if self.store.rebuilt:
             log.warning("the inventory is begun anew: %s", self.store.rebuilt)
         self._stamp: tuple[int, int] | None = None
