@@ -245,5 +245,6 @@ class Subject:
         # The answer may not arrive: the way back takes the connection, too.
         with contextlib.suppress(CommandError):
             self.run(["systemd-run", "--quiet", "--collect", "network-profile", "rollback"], check=False)
-        time.sleep(1)
+        # Until it has begun the change counts as over, too.
+        self.waits_for("rolled-back", 120)
         self.over()
