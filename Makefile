@@ -85,9 +85,10 @@ faults: venv ## cut the power of hosts after a highstate, break networks and clu
 	PYTHONPATH=.:test:test/integration $(BIN)/python -m faults $(FAULTS)
 
 .PHONY: slow
-slow: venv ## tests that reboot virtual machines and take many minutes without KVM (root)
+slow: venv ## tests that start whole systems and take many minutes without KVM (root)
 	$(BIN)/lab deps
-	LAB_SLOW=1 $(PYTEST) $(SLOW)
+	LAB_SLOW=1 $(PYTEST) --instafail $(SLOW)
+	LAB_SLOW=1 $(PYTEST) --instafail -m long test/integration $(SLOW:%=--ignore=%)
 
 .PHONY: ruff mypy yamllint salt-lint shell-lint docs-check web-lint web-test
 ruff: venv

@@ -3,7 +3,7 @@
 A verifier of Test Kitchen names its host in the environment (KITCHEN_HOSTNAME and the others); the tests of a
 suite then run against it alone. Without them the tests start a lab. ``LAB_NAME`` names it (default ``test``);
 ``LAB_KEEP=1`` leaves it running for a look; a run on it again has no first highstate to judge. ``LAB_PLATFORM``
-chooses the operating system of its hosts.
+chooses the operating system of its hosts. ``LAB_SLOW=1`` runs what is marked as long, too.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ NAME = os.environ.get("LAB_NAME", "test")
 KEEP = os.environ.get("LAB_KEEP") == "1"
 # Suites with hosts of their own. All others share a lab, in which one test goes on from what the last one left.
 OWN_HOSTS = {
-    **dict.fromkeys(("vm", "uplink", "network", "tunnels"), "machines"),
+    **dict.fromkeys(("network", "tunnels"), "stacks"),
+    "uplink": "uplink",
+    "vm": "machines",
     "cluster": "cluster",
     "cluster_storage": "disks",
 }
-LONGEST_FIRST = ("lab", "disks", "machines", "cluster")
+LONGEST_FIRST = ("lab", "disks", "stacks", "uplink", "machines", "cluster")
 
 
 class ByLab(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
@@ -54,7 +56,11 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Begin with what takes longest, where there are several workers."""
+    """Leave out what takes minutes for one thing, unless it is wanted; begin with what takes longest."""
+    if os.environ.get("LAB_SLOW") != "1":
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     if hasattr(config, "workerinput"):
         order = [*LONGEST_FIRST, ""]
         items.sort(key=lambda item: order.index(_lab_of(item.nodeid)))

@@ -13,6 +13,7 @@ from support import counted_to, seconds
 
 from lab import bootmedia, guest
 
+pytestmark = pytest.mark.long
 MEDIA = "/srv/bt-media"
 TFTP = "/srv/bt-tftp"
 NETWORK: dict[str, Any] = {

@@ -14,6 +14,7 @@ from declared import FOLDER, HOST, call, declare, end, predicted_and_done
 
 from lab import vmimage
 
+pytestmark = pytest.mark.long
 NAME = "cg-web.lab"
 WEB = "/srv/cg-images"
 PORT = 8123
