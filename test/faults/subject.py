@@ -18,6 +18,8 @@ WINDOW = 20  # seconds, unless somebody wants another one for a slow machine
 # After the window a host has this long to be what it was.
 GRACE = 10.0
 SOURCE = CHECKOUT / "network" / "files"
+# Seconds between two looks: each costs an emulated host a second of its processor, which the change needs itself.
+PAUSE = 3
 # The machines' IPv6 network, of those that are for examples (RFC 3849), and its router: the controller.
 SIX = "2001:db8:77:"
 SIX_ROUTER = f"{SIX}:1"
@@ -205,16 +207,17 @@ class Subject:
                 continue
             if not state["left"] and state["state"] in {"idle", "confirmed", "rolled-back"}:
                 return state
-            time.sleep(1)
+            time.sleep(PAUSE)
         raise LabError(f"{self.name} does not answer, or its change is not over, after {patience:.0f} s")
 
-    def waits_for(self, wanted: str, patience: float = 60) -> None:
-        """Wait until the change has come to a state."""
+    def waits_for(self, wanted: str, patience: float = 60, pause: float = 0.2) -> None:
+        """Wait until the change has come to a state, with a pause between two looks."""
         end = time.monotonic() + patience
         while time.monotonic() < end:
             try:
                 if self.standing()["state"] == wanted:
                     return
+                time.sleep(pause)
             except (CommandError, ValueError):
                 time.sleep(0.2)
 
@@ -246,5 +249,5 @@ class Subject:
         with contextlib.suppress(CommandError):
             self.run(["systemd-run", "--quiet", "--collect", "network-profile", "rollback"], check=False)
         # Until it has begun the change counts as over, too.
-        self.waits_for("rolled-back", 120)
+        self.waits_for("rolled-back", 120, PAUSE)
         self.over()
