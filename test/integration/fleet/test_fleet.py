@@ -159,6 +159,7 @@ def test_a_running_guest_moves_and_counts_on(lab):
     counts_on(lab, "hv1", "anchor")
 
 
+@pytest.mark.long  # the page does it too, see web/test_evacuate.py
 def test_a_host_is_emptied_but_for_what_cannot_move_and_gets_its_guests_back(lab):
     moor(lab, "hv1", STUCK, BRIDGE)
     asked = fleet(lab, "evacuate", "hv1", "test=True", good=False)

@@ -274,10 +274,14 @@ FAULTS = {
     "the master's engine's work is killed": ("controller", WORK.format("inventory")),
     "the database is damaged": ("controller", f"python3 -c '{WHOLE}'; head -c 20000 /dev/urandom > {DATABASE}"),
 }
+# Those which hit most at once; the others take minutes.
+OFTEN = ("libvirtd is killed", "the minion is killed", "the master restarts")
 
 
 @needs_lab
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [one if one in OFTEN else pytest.param(one, marks=pytest.mark.long) for one in FAULTS]
+)
 def test_after_a_fault_it_equals_virsh_again(inventory, telling, fault, record_property):
     took = quickest(telling, fault, lambda: felt(telling, inventory, *FAULTS[fault]))
     record_property("seconds", took)

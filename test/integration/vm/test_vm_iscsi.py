@@ -7,6 +7,7 @@ from declared import HOST, call, predicted_and_done
 
 from lab import salt
 
+pytestmark = pytest.mark.long
 TARGET = "iqn.2003-01.org.example:disk1"
 NAME = "iqn.2026-01.org.example:hv1"
 PASSWORD, WRONG = "only-these-two-know", "somebody-elses-word"

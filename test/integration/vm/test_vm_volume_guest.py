@@ -7,6 +7,7 @@ from declared import HOST, call, domain, end, predicted_and_done
 
 from lab import guest, salt
 
+pytestmark = pytest.mark.long
 NAME = "vv-db"
 IMAGE, DISK = "/srv/vv-image.raw", "/srv/vv-disk.raw"
 VOLUME = f"/dev/vv-fast/{NAME}_system"
