@@ -111,17 +111,20 @@ def power_cut(hv1, spare, shared):
     return machine, text
 
 
+@pytest.mark.long
 def test_synced_data_survives_a_power_cut(after_power_cut):
     machine, text = after_power_cut
     assert machine.ssh(["cat", "/root/synced"]).stdout.strip() == text
 
 
+@pytest.mark.long
 def test_a_host_keeps_its_identity_over_a_power_cut(mixed, after_power_cut):
     machine, _ = after_power_cut
     assert machine.ssh(["hostname"]).stdout.strip() == "hv1"
     salt.wait_answering(mixed.hosts)
 
 
+@pytest.mark.long
 def test_two_machines_of_one_image_are_not_the_same(after_power_cut, spare):
     machine, _ = after_power_cut
     assert machine.spec.image == spare.spec.image
@@ -131,6 +134,7 @@ def test_two_machines_of_one_image_are_not_the_same(after_power_cut, spare):
         assert own != other
 
 
+@pytest.mark.long
 def test_two_machines_see_the_same_disk(after_power_cut, spare):
     machine, _ = after_power_cut
     text = secrets.token_hex(256)
@@ -144,6 +148,7 @@ def test_two_machines_see_the_same_disk(after_power_cut, spare):
     assert machine.ssh(read).stdout == answer
 
 
+@pytest.mark.long
 def test_machines_reach_each_other_on_layer_two(after_power_cut, spare):
     machine, _ = after_power_cut
     spare.ssh(["ping", "-c", "1", "-W", "5", machine.spec.address])
@@ -151,6 +156,7 @@ def test_machines_reach_each_other_on_layer_two(after_power_cut, spare):
     assert f"{machine.spec.address} lladdr {machine.spec.mac(0)}" in neighbours
 
 
+@pytest.mark.long
 def test_a_machine_shuts_down_when_asked(spare):
     begun = time.monotonic()
     spare.stop(timeout=90)
