@@ -72,6 +72,7 @@ def test_up_works_after_a_host_was_stopped(lab):
     assert all(row["running"] for row in result["hosts"].values())
 
 
+@pytest.mark.long
 def test_two_labs_start_at_once_and_go_alone(lab, spare):
     before = machine.snapshot()
     names = (spare, "spare-2")
@@ -103,6 +104,7 @@ def test_a_second_command_on_the_same_lab_is_refused(spare):
 
 
 @pytest.mark.parametrize(("sent", "after"), [(signal.SIGINT, 1.5), (signal.SIGKILL, 4.0)])
+@pytest.mark.long
 def test_interrupted_and_run_again(spare, sent, after):
     # Whoever began the tests in the background may have them ignore an interrupt, and all that they start.
     argv = ["env", "--default-signal=INT", *command("up", "--name", spare, *SMALL)]
@@ -171,6 +173,7 @@ def test_a_port_that_is_taken_is_named(lab):
     assert lab.run("hv1", ["virsh", "--connect", "qemu+tls://hv2/system", "list"]).returncode == 0
 
 
+@pytest.mark.long
 def test_a_master_killed_during_a_highstate(lab):
     """The run is lost, nothing else is: the master comes back by itself and the next run is green."""
     argv = [*lab.hosts.ssh_argv("controller"), "--", "salt", "*", "state.highstate"]
