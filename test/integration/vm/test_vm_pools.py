@@ -3,6 +3,7 @@
 import pytest
 from support import apply_states, changes_of, converge
 
+pytestmark = pytest.mark.long
 HOST = "hv1"
 IMAGE = "/srv/pools.raw"
 # Its own name for a loop device of a file, which stands for a second disk.
