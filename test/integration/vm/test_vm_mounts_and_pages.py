@@ -201,6 +201,7 @@ def after_the_reboot(site, mixed, hv1):
     return results, seconds
 
 
+@pytest.mark.long
 def test_dead_servers_cost_a_highstate_seconds_and_are_named(rebooted):
     results, _ = rebooted
     failed = failures(results)
@@ -212,18 +213,21 @@ def test_dead_servers_cost_a_highstate_seconds_and_are_named(rebooted):
     assert sum(float(row["duration"]) for row in mounts) / 1000 < LIMIT
 
 
+@pytest.mark.long
 def test_the_highstate_returned_before_the_reboot_that_it_announced(rebooted, hv1):
     # If the other tests of virtual machine hosts did not run before, more arguments have waited for a boot.
     assert "+mitigations=off" in rebooted[0]["kvm_kernel_booted"]["changes"]["reboot"]["for"]
     assert "mitigations=off" in hv1.ssh(["cat", "/proc/cmdline"]).stdout.split()
 
 
+@pytest.mark.long
 def test_no_boot_waits_for_a_dead_server(rebooted, site):
     assert site.text("systemctl", "--failed", "--no-legend", "--plain") == ""
     assert "autofs" in site.text("findmnt", "--noheadings", "--output", "FSTYPE", "/vm")
     assert site.pages() == [8, 24]
 
 
+@pytest.mark.long
 def test_mounts_heal_when_the_server_is_back_and_nothing_reboots_again(rebooted, site, mixed, hv1):
     boot = hv1.boot_id()
     hv1.ssh(["systemctl", "start", "nfs-server"])
