@@ -136,7 +136,10 @@ class Filtered:
         return row
 
 
-@pytest.fixture(params=[Nftables, Iptables, Firewalld], ids=lambda kind: kind.__name__.lower())
+FILTERS = [Nftables, Iptables, pytest.param(Firewalld, marks=pytest.mark.long)]
+
+
+@pytest.fixture(params=FILTERS, ids=["nftables", "iptables", "firewalld"])
 def filtered(lab, request):
     host = Filtered(lab, request.param)
     kind = host.kind

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 
+import pytest
+
 from lab import kitchen
 from lab.state import CHECKOUT
 
@@ -42,6 +44,7 @@ def ended_well(argv, folder, environment):
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
+@pytest.mark.long
 def test_verifier_commands(lab):
     reached = targets(lab)
     # What the lab's own pillar brings about; the other suites have tests that give their hosts the suite's pillar.

@@ -13,7 +13,10 @@ from saltapi_client import Api
 
 from lab import salt
 
-pytestmark = pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="installs what the lab has at hand")
+pytestmark = [
+    pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="installs what the lab has at hand"),
+    pytest.mark.long,
+]
 SUITE = Path(__file__).with_name("pillar.sls")
 HOLDING = ["/etc/salt/master.d/hypervisor-api.conf", "/var/cache/salt/master/pillar/controller.p"]
 UNIT = "hypervisor-formula-salt-restart.service"
