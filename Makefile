@@ -49,7 +49,7 @@ kitchen: venv ## write .kitchen.local.yml, so that Test Kitchen works on the run
 .PHONY: test
 test: venv lint web-test oldest browser web ## everything: installs what it needs, all checks, the hosts' tests (root)
 	$(BIN)/lab deps
-	$(PYTEST) -n $(PYTEST_WORKERS) --instafail --timeout=1500 --durations=25 --durations-min=10 \
+	$(PYTEST) -n $(PYTEST_WORKERS) --instafail --timeout=2700 --durations=25 --durations-min=10 \
 	  test/unit test/render test/golden test/web test/integration $(SLOW:%=--ignore=%)
 
 .PHONY: check
