@@ -208,7 +208,8 @@ def test_a_failure_leaves_nothing(tools, tmp_path, keys):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_volume_that_was_left_half_filled_is_filled_again(tools, tmp_path):
+def half_filled(tools, tmp_path):
+    """Begin to fill a volume and fail; return its disk and the image."""
     base = tmp_path / "base.qcow2"
     base.write_text("8")
     one = disk(tmp_path, size=64, pool="vg0", image="/base.qcow2")
@@ -216,6 +217,11 @@ def test_a_volume_that_was_left_half_filled_is_filled_again(tools, tmp_path):
     tools.fail = "convert"
     with pytest.raises(CommandExecutionError):
         make(tools, one, str(base))
+    return one, base
+
+
+def test_a_volume_that_was_left_half_filled_is_filled_again(tools, tmp_path):
+    one, base = half_filled(tools, tmp_path)
     assert guest_storage.survey(tools.run, one)["do"] == "create"
     tools.fail = ""
     make(tools, one, str(base))
@@ -227,13 +233,7 @@ def test_a_volume_that_was_left_half_filled_is_filled_again(tools, tmp_path):
 
 
 def test_a_volume_that_a_guest_has_is_never_filled_again(tools, tmp_path):
-    base = tmp_path / "base.qcow2"
-    base.write_text("8")
-    one = disk(tmp_path, size=64, pool="vg0", image="/base.qcow2")
-    tools.device = Path(one["path"])
-    tools.fail = "convert"
-    with pytest.raises(CommandExecutionError):
-        make(tools, one, str(base))
+    one, _ = half_filled(tools, tmp_path)
     # Somebody removed it by hand, and a migration brought a guest with a volume of this name.
     tools.device.write_text("64")
     tools.kind = "raw"
