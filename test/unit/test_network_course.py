@@ -127,6 +127,34 @@ def test_a_vlan_that_nobody_hears_is_undone(course, host):
     assert outcome(host, before) == "old"
 
 
+@pytest.mark.parametrize(("slow", "ended"), [(1, 20), (12, 27), (18, 37)])
+def test_a_slow_host_begins_its_way_back_so_that_it_ends_in_time(course, host, slow, ended):
+    """A change that takes 12 s leaves 8 of 20, of which at least 4 are for checks."""
+    activate = host.activate
+
+    def slowly():
+        host.clock += slow
+        return activate()
+
+    host.activate = slowly
+    stage(course, pillar({"bridges": {"br0": {"ports": ["eth0"], "addresses": ["10.0.9.5/24"]}}}))
+    began = host.clock
+    assert course.run().verified is True
+    assert host.clock - began == pytest.approx(ended, abs=2)
+
+
+def test_a_slow_host_may_use_its_window_once_a_round_was_good(course, host):
+    activate = host.activate
+
+    def slowly():
+        host.clock += 14
+        return activate()
+
+    host.activate = slowly
+    stage(course, pillar(successes=5))
+    assert course.run().state == "confirmed"
+
+
 def test_every_check_of_the_pillar_counts(course, host):
     stage(course, pillar(checks=[["true"], ["false"]]))
     assert course.run().reason == "false fails"

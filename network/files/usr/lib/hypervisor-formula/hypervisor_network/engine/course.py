@@ -42,6 +42,7 @@ from .store import (
 UNIT = "hypervisor-network-apply.service"
 _SPACE = 2 << 20  # bytes that must be free besides what a change writes
 _ROUND = 1.0  # seconds between two rounds of checks
+_PROMPT = 7.0  # seconds: a way back that takes no longer ends, with what is around it, 10 s after the window
 _SETTLES = 10.0  # seconds in which a restored runtime may become what it was
 _REPAIR_AFTER = 3.0  # seconds of these after which `ip` is used
 _PERSON_WAITS = 60.0  # seconds that the commands for a person wait for the applier
@@ -305,7 +306,7 @@ class Course:
         outage.start()
         window = step.profile.confirm.window
         state = self.store.set(replace(state, state=APPLYING, started=self.host.date(), window=window))
-        deadline = self.host.now() + window
+        began = self.host.now()
         try:
             with _alarm(window):
                 self.say(f"changing {', '.join(change.changed)} ({change.backend})")
@@ -317,7 +318,7 @@ class Course:
                 self.say("changed, checking")
                 outage.calm(calm=True)
                 state = self.store.set(replace(state, state=APPLIED))
-                reason = self._checked(change, step, targets, deadline)
+                reason = self._checked(change, step, targets, began)
         except (BackendError, OSError) as error:
             reason = str(error) or type(error).__name__
         except _WindowOver:
@@ -336,9 +337,14 @@ class Course:
         finally:
             outage.stop()
 
-    def _checked(self, change: Change, step: Step, targets: Sequence[checks.Target], deadline: float) -> str:
-        """Checks until all is good several times in a row; returns what is not when the window is over."""
-        good = 0
+    def _checked(self, change: Change, step: Step, targets: Sequence[checks.Target], began: float) -> str:
+        """Checks until all is good several times in a row; returns what is not when the window is over.
+
+        The way back takes about as long as the change has taken. On a host where that is long it begins before the
+        window is over, if nothing is good then; half of the time that is left is checked in any case.
+        """
+        good, now, deadline = 0, self.host.now(), began + step.profile.confirm.window
+        early = max(0.0, min(now - began - _PROMPT, (deadline - now) / 2))
         rows = switch.Rows.load(change.rows_after)
         while True:
             if self.store.asked("rollback"):
@@ -352,7 +358,7 @@ class Course:
             good = 0 if self._said else good + 1
             if good >= step.profile.confirm.successes:
                 return ""
-            if self.host.now() + _ROUND >= deadline:
+            if self.host.now() + _ROUND >= deadline - (0.0 if good else early):
                 return self._unchecked("the checks had not succeeded often enough")
             self.host.sleep(_ROUND)
 
