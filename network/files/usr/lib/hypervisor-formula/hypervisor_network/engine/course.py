@@ -351,6 +351,7 @@ class Course:
                 return "a person asked for it"
             if self.store.asked("confirm"):
                 return ""
+            begun = self.host.now()
             # What was found last counts until a whole round has found something else.
             self._said = switch.lacking(self.host, rows) or checks.failures(
                 self.host, step.profile, targets, change.expected, change.gateway
@@ -358,7 +359,10 @@ class Course:
             good = 0 if self._said else good + 1
             if good >= step.profile.confirm.successes:
                 return ""
-            if self.host.now() + _ROUND >= deadline - (0.0 if good else early):
+            now = self.host.now()
+            # A slow host's next round takes its time, too.
+            sooner = early + (now - begun) if early and not good else 0.0
+            if now + _ROUND >= deadline - sooner:
                 return self._unchecked("the checks had not succeeded often enough")
             self.host.sleep(_ROUND)
 
