@@ -32,6 +32,7 @@ def configured(
     other_config: dict[str, Any] | None = None,
     node: str = "",
     auth: str = "psk",
+    masters: list[str] | None = None,
 ) -> dict[str, Any]:
     """Make sure that Open vSwitch has these bridges with their ports.
 
@@ -42,14 +43,15 @@ def configured(
         other_config: Settings of the switch itself; None takes one out.
         node: This host's name in a mesh; by default its minion id.
         auth: How the ends of tunnels with IPsec know each other: psk, or certificate; empty without such tunnels.
+        masters: Names or addresses of what the host must not lose the way to; by default the minion's masters.
 
     Returns a state result with each column that changed; of a key only that it did.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
         composed = _composed(bridges or {}, mesh or {}, node, auth)
-        run, masters = __utils__["ovs_tools.run"], __utils__["network_tool.masters"](__opts__)
-        carrying = __utils__["network_uplink.carriers"](run, masters)
+        reached = masters or __utils__["network_tool.masters"](__opts__)
+        carrying = __utils__["network_uplink.carriers"](__utils__["ovs_tools.run"], reached)
         plan = _planned(composed, other_config or {}, auth, carrying)
         if plan.errors:
             return ret | {"result": False, "comment": _refusal(plan.errors)}

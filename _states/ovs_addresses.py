@@ -4,7 +4,7 @@ The switch makes such a port when it starts, later than most ways to set up inte
 systemd gives it its addresses as soon as the switch runs, whichever of them a host has.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,11 @@ _TEXT = (
 
 
 def applied(
-    name: str, bridges: dict[str, Any] | None = None, mesh: dict[str, Any] | None = None, node: str = ""
+    name: str,
+    bridges: dict[str, Any] | None = None,
+    mesh: dict[str, Any] | None = None,
+    node: str = "",
+    masters: list[str] | None = None,
 ) -> dict[str, Any]:
     """Make sure that internal ports have their addresses, and no others; those of the connection to the master stay.
 
@@ -40,6 +44,7 @@ def applied(
         bridges: As in the pillar ``network:ovs:bridges``.
         mesh: As in the pillar ``network:mesh``.
         node: This host's name in a mesh; by default its minion id.
+        masters: Names or addresses of what the host must not lose the way to; by default the minion's masters.
 
     Returns a state result.
     """
@@ -52,7 +57,7 @@ def applied(
         run = __utils__["ovs_tools.run"]
         nics = __utils__["ovs_plan.nics_of"](run(["ip", "-json", "address", "show"]))
         differ = __utils__["network_tunnels.address_changes"](wanted, nics)
-        if refused := _refused(differ, composed):
+        if refused := _refused(differ, composed, masters):
             lines = [f"{_key(port, declared, node or __opts__['id'])}: {text}" for port, text in refused.items()]
             return ret | {"result": False, "comment": "\n".join(["Nothing was changed:", *lines])}
         unit = _TEXT.format(ip=__utils__["ovs_tools.path"]("ip") or "/usr/sbin/ip")
@@ -77,13 +82,15 @@ def applied(
     return ret
 
 
-def _refused(differ: Iterable[str], composed: Mapping[str, Any]) -> dict[str, str]:
+def _refused(
+    differ: Iterable[str], composed: Mapping[str, Any], masters: Sequence[str] | None
+) -> dict[str, str]:
     """Return why ports would not get other addresses: they carry the connection to the master."""
     ports = {port: name for name, bridge in composed.items() for port in bridge["ports"] if port in differ}
     if not ports:
         return {}
-    masters = __utils__["network_tool.masters"](__opts__)
-    carrying = __utils__["network_uplink.carriers"](__utils__["ovs_tools.run"], masters)
+    reached = masters or __utils__["network_tool.masters"](__opts__)
+    carrying = __utils__["network_uplink.carriers"](__utils__["ovs_tools.run"], reached)
     found: dict[str, str] = __utils__["ovs_plan.unmoved"](ports, __utils__["network_tool.switches"](), carrying)
     return found
 

@@ -5,7 +5,7 @@ has a DHCP client of its own, in a unit of systemd. It takes its address and not
 name servers, which belong to what carries the connection to the master.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ def kept(
     mesh: dict[str, Any] | None = None,
     node: str = "",
     packages: list[str] | None = None,
+    masters: list[str] | None = None,
 ) -> dict[str, Any]:
     """Make sure that internal ports with ``dhcp4`` have a DHCP client, and that no others have one of this formula.
 
@@ -62,6 +63,7 @@ def kept(
         mesh: As in the pillar ``network:mesh``.
         node: This host's name in a mesh; by default its minion id.
         packages: What brings the client, udhcpc; without any it has to be there before, also for a dry run.
+        masters: Names or addresses of what the host must not lose the way to; by default the minion's masters.
 
     Returns a state result. That no server answers is no failure: the client goes on asking. A port that carries the
     connection to the master is refused where it would begin or cease to ask.
@@ -83,7 +85,7 @@ def kept(
             _SCRIPT: (_SCRIPT_TEXT, 0o755),
         }
         ret["changes"] = _changes(files, wanted)
-        if refused := _refused(ret["changes"], composed):
+        if refused := _refused(ret["changes"], composed, masters):
             comment = "\n".join(["Nothing was changed:", *refused])
             return ret | {"result": False, "changes": {}, "comment": comment}
         if wanted:
@@ -116,7 +118,9 @@ def _changes(files: dict[Path, tuple[str, int]], wanted: Iterable[str]) -> dict[
     return found
 
 
-def _refused(changes: Mapping[str, str], composed: Mapping[str, Any]) -> list[str]:
+def _refused(
+    changes: Mapping[str, str], composed: Mapping[str, Any], masters: Sequence[str] | None
+) -> list[str]:
     """Return a line for each port that carries the connection to the master and would begin or cease to ask."""
     homes = {port: bridge for bridge, spec in composed.items() for port in spec["ports"]}
     enabled, ports = _enabled(), {}
@@ -126,8 +130,8 @@ def _refused(changes: Mapping[str, str], composed: Mapping[str, Any]) -> list[st
             ports[port] = homes.get(port, "")
     if not ports:
         return []
-    masters = __utils__["network_tool.masters"](__opts__)
-    carrying = __utils__["network_uplink.carriers"](__utils__["ovs_tools.run"], masters)
+    reached = masters or __utils__["network_tool.masters"](__opts__)
+    carrying = __utils__["network_uplink.carriers"](__utils__["ovs_tools.run"], reached)
     reasons = __utils__["ovs_plan.unmoved"](ports, __utils__["network_tool.switches"](), carrying)
     return [
         f"network:ovs:bridges{f':{ports[port]}:ports:{port}:dhcp4' if ports[port] else ''}: {text}"

@@ -51,6 +51,7 @@ network_ovs:
   ovs.configured:
     - bridges: &bridges {{ bridges | json }}
     - mesh: &mesh {{ mesh | json }}
+    - masters: &masters {{ network.confirm.masters | json }}
     - other_config: {{ network.ovs.other_config | json }}
     - auth: {{ (ipsec.auth if network.uses.ipsec else '') | yaml_dquote }}
     - require:
@@ -64,6 +65,7 @@ network_ovs_leases:
   ovs_leases.kept:
     - bridges: *bridges
     - mesh: *mesh
+    - masters: *masters
     - packages: {{ network.packages.dhcp | json }}
     - require:
       - ovs: network_ovs
@@ -74,6 +76,7 @@ network_ovs_addresses:
   ovs_addresses.applied:
     - bridges: *bridges
     - mesh: *mesh
+    - masters: *masters
     - require_any:
       - ovs: network_ovs
       - ovs_leases: network_ovs_leases

@@ -200,3 +200,6 @@ def test_a_bridge_that_carries_the_connection_to_the_master_is_not_changed(monke
     )
     # A run that changes nothing is none of that.
     assert ovs.configured("net", BRIDGES, MESH)["result"] is True
+    # What the pillar names as masters counts instead of the minion's own.
+    elsewhere = ovs.configured("net", {"ovs0": {"fail_mode": "secure"}}, MESH, masters=["192.0.2.9"])
+    assert "carries the connection" not in elsewhere["comment"]

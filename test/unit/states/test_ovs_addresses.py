@@ -115,6 +115,10 @@ def test_a_port_that_carries_the_connection_to_the_master_keeps_its_addresses(
     ret = ovs_addresses.applied("net", **arguments)
     assert (ret["result"], ret["changes"], host.told, list(tmp_path.iterdir())) == (False, {}, [], [])
     assert ret["comment"] == f"Nothing was changed:\n{where}: {CARRIES}ovs0:switch: openvswitch"
+    # What the pillar names as masters counts instead of the minion's own.
+    monkeypatch.setitem(ovs_addresses.__opts__, "test", True)
+    assert ovs_addresses.applied("net", **arguments, masters=["192.0.2.9"])["result"] is None
+    monkeypatch.setitem(ovs_addresses.__opts__, "test", test)
     # What it has already may be declared.
     host.held = ["10.0.0.1/24"]
     assert ovs_addresses.applied("net", **arguments)["result"] is (None if test else True)
