@@ -60,11 +60,12 @@ def defined(name: str, **settings: Any) -> dict[str, Any]:
     return _managed(name, "defined", settings)
 
 
-def absent(name: str) -> dict[str, Any]:
+def absent(name: str, leaving: list[str] | None = None) -> dict[str, Any]:
     """Make sure that libvirt has no pool of this name; what was in it stays where it is.
 
     Args:
         name: The pool.
+        leaving: Guests that the same run removes before: a dry run, which still finds them, does not count them.
 
     Returns a state result; a failure that names them while guests have disks in it.
     """
@@ -79,6 +80,8 @@ def absent(name: str) -> dict[str, Any]:
         if config is None:
             return ret | {"comment": f"There is no pool {name}."}
         users = _users(name, __utils__["libvirt_pool.normal"](config)["target"], only_running=False)
+        if __opts__["test"]:
+            users = [guest for guest in users if guest not in (leaving or ())]
         if users:
             comment = f"The pool {name} stays: guests have disks in it: {', '.join(users)}."
             return ret | {"result": False, "comment": comment}

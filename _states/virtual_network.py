@@ -51,11 +51,12 @@ def defined(name: str, **settings: Any) -> dict[str, Any]:
     return _managed(name, "defined", settings)
 
 
-def absent(name: str) -> dict[str, Any]:
+def absent(name: str, leaving: list[str] | None = None) -> dict[str, Any]:
     """Make sure that libvirt has no network of this name.
 
     Args:
         name: The network.
+        leaving: Guests that the same run removes before: a dry run, which still finds them, does not count them.
 
     Returns a state result; a failure that names them while guests, running or not, are attached.
     """
@@ -70,6 +71,8 @@ def absent(name: str) -> dict[str, Any]:
         if config is None:
             return ret | {"comment": f"There is no network {name}."}
         users = dict.fromkeys([guest for guest, _ in _plugs(name, "--all", "--inactive") + _plugs(name)])
+        if __opts__["test"]:
+            users = dict.fromkeys(guest for guest in users if guest not in (leaving or ()))
         if users:
             comment = f"The network {name} stays: guests are attached to it: {', '.join(users)}."
             return ret | {"result": False, "comment": comment}

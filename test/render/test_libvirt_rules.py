@@ -36,6 +36,25 @@ def test_each_state_waits_for_the_daemon_and_absent_names_nothing_else(make_host
         assert {"libvirt_daemon": "libvirt_daemon"} in states[ident]["require"]
 
 
+def test_guests_that_go_are_gone_before_what_they_used(make_host):
+    gone = {"ensure": "absent"}
+    pools = {"images": gone, "kept": {"ptype": "dir", "target": "/srv/kept"}}
+    pillar = {"libvirt": {"networks": {"net": gone}, "pools": pools, "guests": {"web": gone, "db": {"mem": 64}}}}
+    low, errors = make_host(DEBIAN, pillar, ROOT).compile("libvirt")
+    assert errors == []
+    states = {chunk["__id__"]: chunk for chunk in low}
+    for ident in ("libvirt_network_net", "libvirt_pool_images"):
+        assert states[ident]["leaving"] == ["web"]
+        assert {"guest": "libvirt_guest_web"} in states[ident]["require"]
+        assert {"guest": "libvirt_guest_db"} not in states[ident]["require"]
+    assert states["libvirt_pool_kept"]["require"] == [{"libvirt_daemon": "libvirt_daemon"}]
+    # Applied alone, pools bring guests along only where one has to go first.
+    low, errors = make_host(DEBIAN, pillar, ROOT).compile("libvirt.pools")
+    assert (errors, "libvirt_guest_web" in {chunk["__id__"] for chunk in low}) == ([], True)
+    low, errors = make_host(DEBIAN, {"libvirt": {**pillar["libvirt"], "pools": {}}}, ROOT).compile("libvirt.pools")
+    assert (errors, "libvirt_guest_web" in {chunk["__id__"] for chunk in low}) == ([], False)
+
+
 def test_a_pool_waits_for_the_mounts_that_it_lies_on(make_host):
     mount = {"device": "nfs:/a", "fstype": "nfs"}
     pools = {"on": "/srv/vm/images", "at": "/srv/vm", "beside": "/srv/vm2"}

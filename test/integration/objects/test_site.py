@@ -78,3 +78,15 @@ def test_what_leaves_the_pillar_stays_and_a_pool_in_use_is_not_taken_away(site):
     assert all("site-guest" in rows[key]["comment"] for key in IDS[:2])
     assert changed(rows) == []
     assert site.run(HOST, ["virsh", "domstate", "site-guest"]).stdout.strip() == "running"
+
+
+def test_one_run_takes_away_what_a_pillar_no_longer_wants_in_its_order(site):
+    apply(site, PILLAR)
+    foreseen, done = apply(site, ABSENT, test=True), apply(site, ABSENT)
+    for rows in (foreseen, done):
+        assert [row["comment"] for row in rows.values() if row["result"] is False] == []
+        assert changed(rows)[0] == IDS[-1], "what the guest uses went first"
+        assert sorted(changed(rows)) == sorted(IDS)
+    assert {key: done[key]["changes"] for key in IDS} == {key: foreseen[key]["changes"] for key in IDS}
+    assert "site-guest" not in site.run(HOST, ["virsh", "list", "--all", "--name"]).stdout.split()
+    assert changed(apply(site, ABSENT)) == []

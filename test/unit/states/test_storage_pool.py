@@ -452,6 +452,10 @@ def test_a_pool_is_predicted_made_left_alone_and_taken_away(libvirt, monkeypatch
     ret = storage_pool.absent("images")
     assert (ret["result"], ret["changes"]) == (False, {})
     assert ret["comment"].endswith(": a web.")
+    # It is gone before, and a dry run knows that; a run looks whether it is.
+    assert dry(monkeypatch, storage_pool.absent, "images", leaving=["a web"])["result"] is None
+    assert dry(monkeypatch, storage_pool.absent, "images", leaving=["other"])["result"] is False
+    assert storage_pool.absent("images", leaving=["a web"])["result"] is False
     libvirt.domains.clear()
     predicted = dry(monkeypatch, storage_pool.absent, "images")
     ret = storage_pool.absent("images")

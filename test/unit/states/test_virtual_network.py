@@ -530,6 +530,10 @@ def test_a_network_is_predicted_made_left_alone_and_taken_away(libvirt, monkeypa
     ret = virtual_network.absent("net0")
     assert (ret["result"], ret["changes"]) == (False, {})
     assert ret["comment"].endswith("web.")
+    # It is gone before, and a dry run knows that; a run looks whether it is.
+    assert dry(monkeypatch, virtual_network.absent, "net0", leaving=["web"])["result"] is None
+    assert dry(monkeypatch, virtual_network.absent, "net0", leaving=["other"])["result"] is False
+    assert virtual_network.absent("net0", leaving=["web"])["result"] is False
     libvirt.domains.clear()
     predicted = dry(monkeypatch, virtual_network.absent, "net0")
     ret = virtual_network.absent("net0")
