@@ -31,7 +31,9 @@ authority = load(open(folder + "/ca.key", "rb").read(), None)
 issuer = x509.load_pem_x509_certificate(open(folder + "/ca.crt", "rb").read())
 now = datetime.datetime.now(datetime.timezone.utc)
 end = now + datetime.timedelta(days=days)
-made = (x509.CertificateBuilder().subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+# openvswitch-ipsec finds the common name by what follows it.
+subject = [(NameOID.ORGANIZATION_NAME, "hypervisor tunnel"), (NameOID.COMMON_NAME, name)]
+made = (x509.CertificateBuilder().subject_name(x509.Name([x509.NameAttribute(*one) for one in subject]))
     .issuer_name(issuer.subject).public_key(key.public_key()).serial_number(x509.random_serial_number())
     .not_valid_before(min(now, end) - datetime.timedelta(days=9)).not_valid_after(end)
     .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), False)
@@ -120,12 +122,15 @@ def test_root_alone_reads_the_key_and_the_certificate_is_in_the_hosts_name(certi
 
 
 def agreed(pair, host):
-    """Return the row of the state that looks whether a host's tunnels have agreed on keys."""
-    argv = ["salt-call", "--out=json", "--log-level=quiet", "state.sls_id", "network_ipsec_established"]
-    said = pair.machines[host].ssh([*argv, "network.openvswitch"], check=False, timeout=300).stdout
-    # What it requires runs as well.
-    rows = {row["__id__"]: row for row in json.loads(said)["local"].values()}
-    return rows["network_ipsec_established"]
+    """Return the row of the state that looks whether a host's tunnels have agreed on keys; it alone is run.
+
+    What it requires would replace the bad certificate.
+    """
+    argv = ["salt-call", "--out=json", "--log-level=quiet", "state.single", "tunnel_ipsec.established", "name=looked"]
+    mesh = json.dumps(network(pair, host)["mesh"])
+    said = pair.machines[host].ssh([*argv, f"mesh={mesh}", "wait_seconds=20"], check=False, timeout=300).stdout
+    (row,) = json.loads(said)["local"].values()
+    return row
 
 
 @pytest.mark.parametrize(
