@@ -18,16 +18,17 @@ from lab.state import CHECKOUT
 HERE = "/etc/ipsec.d"
 NAMES = {kind: f"{HERE}/{kind}/hypervisor-tunnel.pem" for kind in ("certs", "private", "cacerts")}
 ROOTS = "file_roots:\n  base: [/srv/formulas, /srv/salt]\ninclude: [hypervisor-pki.conf]\n"
-# Signs a certificate like the policy's, but for what the test wants to be wrong.
+# Signs a certificate like the policy's, but for what the test wants to be wrong. It is of a new key: for the old one
+# strongSwan at the other end still has the good certificate, and takes it.
 SIGN = """
 import datetime, sys
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID, ExtendedKeyUsageOID
 folder, days, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-load = serialization.load_pem_private_key
-key = load(open("/etc/ipsec.d/private/hypervisor-tunnel.pem", "rb").read(), None)
-authority = load(open(folder + "/ca.key", "rb").read(), None)
+key = rsa.generate_private_key(65537, 2048)
+authority = serialization.load_pem_private_key(open(folder + "/ca.key", "rb").read(), None)
 issuer = x509.load_pem_x509_certificate(open(folder + "/ca.crt", "rb").read())
 now = datetime.datetime.now(datetime.timezone.utc)
 end = now + datetime.timedelta(days=days)
@@ -40,7 +41,10 @@ made = (x509.CertificateBuilder().subject_name(x509.Name([x509.NameAttribute(*on
     .add_extension(x509.BasicConstraints(False, None), True)
     .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), False)
     .sign(authority, hashes.SHA256()))
-open("/etc/ipsec.d/certs/hypervisor-tunnel.pem", "wb").write(made.public_bytes(serialization.Encoding.PEM))
+pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+open("/etc/ipsec.d/private/hypervisor-tunnel.pem", "wb").write(private)
+open("/etc/ipsec.d/certs/hypervisor-tunnel.pem", "wb").write(made.public_bytes(pem))
 """
 
 
