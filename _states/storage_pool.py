@@ -81,7 +81,7 @@ def absent(name: str, leaving: list[str] | None = None) -> dict[str, Any]:
             return ret | {"comment": f"There is no pool {name}."}
         users = _users(name, __utils__["libvirt_pool.normal"](config)["target"], only_running=False)
         if __opts__["test"]:
-            users = [guest for guest in users if guest not in (leaving or ())]
+            users = tuple(guest for guest in users if guest not in (leaving or ()))
         if users:
             comment = f"The pool {name} stays: guests have disks in it: {', '.join(users)}."
             return ret | {"result": False, "comment": comment}
