@@ -341,6 +341,41 @@ def test_a_bridge_speaks_to_a_dhcp_server_as_its_port_did(tmp_path, name, said, 
     assert backend.render(backend.adapt(host, pillar)) == first
 
 
+@pytest.mark.parametrize("name", ["networkd", "netplan"])
+def test_a_bridge_on_a_bond_speaks_as_the_bond_did(tmp_path, name):
+    host, backend = Stack(tmp_path), backend_of(name)
+    said = " DHCP4 Client ID: IAID:0x2a/DUID\n"
+    host.answers["networkctl status --no-pager bond0"] = Done(0, said, "")
+    bond = {"bonds": {"bond0": {"ports": ["eth0", "eth1"]}}}
+    pillar = resolved({**bond, "bridges": {"br0": {"ports": ["bond0"], "dhcp4": True}}})
+    assert any("IAID=42" in one.text for one in backend.render(backend.adapt(host, pillar)).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("networkd", "/etc/systemd/network/05-hypervisor-{}.network"),
+        ("netplan", "/etc/netplan/90-hypervisor-0-{}.yaml"),
+    ],
+)
+def test_a_port_that_is_no_longer_one_leaves_before_another_joins(tmp_path, name, path):
+    """networkd leaves a link without a file as it was: two cards in one bridge would make a loop."""
+    host = Stack(tmp_path, "eth0", "eth1", "vnet3", "g-eth1")
+    with_bridge(host)
+    for one in ("eth1", "vnet3", "g-eth1"):
+        host.there[one]["master"] = "br0"
+    moved = step(BRIDGE)
+    gone = {path.format("eth1"): b"old"}
+    moved = replace(moved, before=gone, after=dict.fromkeys(gone))
+    backend_of(name).activate(host, moved)
+    assert [line for line in host.ran if "master" in line] == ["ip link set dev eth1 nomaster"]
+    assert host.ran.index("ip link set dev eth1 nomaster") < host.ran.index("networkctl reload")
+    # On the way back it is given its file, and with that its bridge, again.
+    host.ran.clear()
+    backend_of(name).activate(host, replace(moved, back=True, before=moved.after, after=moved.before))
+    assert not any("nomaster" in line for line in host.ran)
+
+
 def test_networkd_and_netplan_know_each_others_files(tmp_path):
     host = Stack(tmp_path)
     networkd_state(host, "eth0")

@@ -347,6 +347,56 @@ def test_what_leaves_the_pillar_stays_and_absent_takes_it_away(course, host):
         stage(course, pillar({"ethernets": {"eth0": {"dhcp4": True}}}))
 
 
+def test_what_has_left_the_pillar_is_judged_with_what_is_there(course, host):
+    bond = {"bonds": {"bond1": {"ports": ["eth1", "eth2"]}}}
+    left = {"pillar": {**bond, "bridges": {"br1": {"ports": ["bond1"]}}}}
+    gone = {"bonds": {"bond1": {"ensure": "absent"}}}
+    _, errors = planning.kept(gone, left)
+    assert errors == [
+        "bond1 is declared with ensure: absent, but br1, which has left the pillar and stays, stands on it; declare "
+        "br1 with ensure: absent too"
+    ]
+    vlan = {"pillar": {**bond, "vlans": {"v7": {"link": "bond1", "id": 7}}}}
+    assert "declare v7 with ensure: absent too" in planning.kept(gone, vlan)[1][0]
+    alone = {"pillar": {"bonds": {"bond1": {**bond["bonds"]["bond1"], "dhcp4": True}}}}
+    (error,) = planning.kept({"bridges": {"br1": {"ports": ["bond1"]}}}, alone)[1]
+    assert error == "bond1 has left the pillar and stays with its dhcp4; declare it without, so that it can be a port of br1"
+    assert planning.kept({"bridges": {"br1": {"ports": ["bond1"]}}}, {"pillar": bond})[1] == []
+
+
+def test_a_card_that_has_left_the_pillar_and_the_host_is_named_with_the_way_out(course, host):
+    stage(course, pillar({"ethernets": {"eth0": {"dhcp4": True}, "eth1": {"addresses": ["10.0.7.1/24"]}}}))
+    assert course.run().state == "confirmed"
+    del host.kernel["eth1"]
+    one = {"ethernets": {"eth0": {"dhcp4": True, "mtu": 1400}}}
+    with pytest.raises(RefusedError, match=r"eth1: this host has no such card; .*until it is declared with ensure: absent"):
+        stage(course, pillar(one))
+    one["ethernets"]["eth1"] = {"ensure": "absent"}
+    assert stage(course, pillar(one))["changed"]
+
+
+def test_what_was_not_as_declared_before_does_not_undo_a_change_of_something_else(course, host):
+    activate, given = host.activate, [{"family": "inet", "local": "10.0.7.9", "prefixlen": 24, "scope": "global"}]
+
+    def with_another_server():
+        activate()
+        host.kernel["eth1"]["given"] = list(given)
+
+    host.activate = with_another_server
+    both = {"ethernets": {"eth0": {"dhcp4": True}, "eth1": {"dhcp4": True}}}
+    stage(course, pillar(both))
+    assert course.run().state == "confirmed"
+    # The other card's server, or its cable, is gone.
+    given.clear()
+    host.kernel["eth1"]["given"] = []
+    stage(course, pillar({**both, "bridges": {"br5": {"ports": ["eth2"]}}}))
+    state = course.run()
+    assert (state.state, state.reason) == ("confirmed", "")
+    # A change of that card itself has to bring its lease.
+    stage(course, pillar({"ethernets": {**both["ethernets"], "eth1": {"dhcp4": True, "mtu": 1400}}}))
+    assert "eth1 has no IPv4 address of a DHCP server" in course.run().reason
+
+
 def test_the_way_back_to_the_bare_card(course, host):
     stage(course)
     course.run()

@@ -92,6 +92,8 @@ def test_a_file_of_ours_is_not_somebody_elses(tmp_path):
         ("mapping eth*\n    script /bin/true\n", "maps eth0"),
         ("iface eth1 inet static inherits eth0\n", "eth1 inherits from eth0"),
         ("auto /eth*\n", "is for eth0 too"),
+        ("auto eth1 eth0:0\n", "eth0:0 gives eth0 a further address"),
+        ("iface eth0:web inet static\n    address 192.0.2.9/24\n", "eth0:web gives eth0 a further address"),
     ],
 )
 def test_what_cannot_be_taken_apart_is_named(tmp_path, text, why):
@@ -149,11 +151,28 @@ def test_a_definition_is_known_by_what_it_matches(tmp_path, definition):
         ("network: {ethernets: {eth0: {dhcp4: true}}}\n", "not written in blocks"),
         ("network:\n  ethernets: {eth0: {dhcp4: true}}\n", "ethernets: this YAML is not written in blocks"),
         ("network:\n  ethernets:\n    all:\n      match: {name: 'eth*'}\n", "all matches eth0 and others"),
+        (
+            "network:\n  ethernets:\n    lan: {match: {driver: ixgbe}, set-name: eth0, dhcp4: true}\n",
+            "lan: this YAML is not written in blocks",
+        ),
     ],
 )
 def test_yaml_that_cannot_be_taken_apart_is_named(tmp_path, text, why):
     with pytest.raises(BackendError, match=why):
         takeover(tmp_path, "netplan", {"/etc/netplan/a.yaml": text})
+
+
+def test_another_cards_name_is_no_reason(tmp_path):
+    text = 'network:\n  ethernets:\n    eth0: {match: {driver: ixgbe}, "set-name": "lan7"}\n'
+    assert takeover(tmp_path, "netplan", {"/etc/netplan/a.yaml": text}) == {}
+
+
+def test_a_card_that_is_known_by_its_driver_keeps_its_name(tmp_path):
+    host, backend = Stack(tmp_path), backend_of("netplan")
+    text = "network:\n  ethernets:\n    lan:\n      match:\n        driver: ixgbe\n      set-name: eth0\n"
+    host.write({"/etc/netplan/a.yaml": text})
+    found = backend.render(backend.adapt(host, resolved(BRIDGE)))["/etc/netplan/90-hypervisor-0-eth0.yaml"].text
+    assert f'macaddress: "{MACS["eth0"]}"\n      set-name: eth0\n' in found
 
 
 def test_a_file_that_is_not_in_etc_is_named(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -195,6 +195,27 @@ def reattach(host: Host, step: Step) -> None:
         kept = name not in {one.name for one in step.profile.interfaces}
         if kept and master in step.changed and master in there and name in there and not there[name].get("master"):
             host.run(["ip", "link", "set", "dev", name, "master", master])
+
+
+def free_ports(host: Host, step: Step, own: Callable[[str, str], bool]) -> None:
+    """Takes links that are declared no longer out of the bridges and bonds that a change touches.
+
+    networkd leaves a link that has lost its file as it was. What others have put into a bridge, such as a guest's card,
+    never had a file of the formula.
+
+    Args:
+        host: the host.
+        step: the change, forth.
+        own: says whether a path is the formula's file of a link.
+
+    Raises:
+        BackendError: one stays.
+    """
+    declared = {one.name for one in step.profile.interfaces}
+    gone = [path for path, content in step.after.items() if content is None and step.before.get(path) is not None]
+    for name, link in links(host).items():
+        if name not in declared and link.get("master") in step.changed and any(own(path, name) for path in gone):
+            ran(host, ["ip", "link", "set", "dev", name, "nomaster"])
 
 
 def remove_made(host: Host, step: Step) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,7 +133,12 @@ def gateways(snapshot: Snapshot) -> list[str]:
 
 
 def failures(
-    host: LocalHost, profile: Profile, wanted: Sequence[Target], leases: Mapping[str, Sequence[str]], gateway: bool
+    host: LocalHost,
+    profile: Profile,
+    wanted: Sequence[Target],
+    leases: Mapping[str, Sequence[str]],
+    gateway: bool,
+    excused: Collection[str] = (),
 ) -> list[str]:
     """Makes one round of checks.
 
@@ -143,12 +148,14 @@ def failures(
         wanted: what must answer.
         leases: IPv4 addresses that a DHCP server must have given, by interface.
         gateway: whether the routers of the default routes must answer.
+        excused: what may be so, since it was before and has nothing to do with the change.
 
     Returns:
         What is not good, one sentence without a full stop each.
     """
     now = runtime.take(host)
-    found = [line for lines in runtime.differences(profile, now, leased=True).values() for line in lines]
+    differing = runtime.differences(profile, now, leased=True).values()
+    found = [line for lines in differing for line in lines if line not in excused]
     for name, given in leases.items():
         have = [str(one.get("local")) for one in runtime.addresses_of(now, name) if one.get("family") == "inet"]
         if not set(given) & set(have):

@@ -354,7 +354,7 @@ class Course:
             begun = self.host.now()
             # What was found last counts until a whole round has found something else.
             self._said = switch.lacking(self.host, rows) or checks.failures(
-                self.host, step.profile, targets, change.expected, change.gateway
+                self.host, step.profile, targets, change.expected, change.gateway, change.excused
             )
             good = 0 if self._said else good + 1
             if good >= step.profile.confirm.successes:

@@ -10,7 +10,7 @@ import importlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,7 @@ def kept(pillar: Mapping[str, Any], confirmed: Mapping[str, Any] | None) -> tupl
         if spec.get("ensure") != "absent"
         for port in spec.get("ports", ())
     }
+    gone = {name for key in KINDS for name, spec in pillar.get(key, {}).items() if spec.get("ensure") == "absent"}
     errors = []
     for key in KINDS:
         for name, spec in ((confirmed or {}).get("pillar", {}).get(key) or {}).items():
@@ -144,8 +145,19 @@ def kept(pillar: Mapping[str, Any], confirmed: Mapping[str, Any] | None) -> tupl
                 for port in spec.get("ports", ())
                 if (own := _of_addresses(pillar, port))
             ]  # fmt: skip
+            errors += [
+                f"{below} is declared with ensure: absent, but {name}, which has left the pillar and stays, stands on "
+                f"it; declare {name} with ensure: absent too"
+                for below in (*spec.get("ports", ()), spec.get("link"))
+                if below in gone
+            ]  # fmt: skip
             if name in taken and key == "ethernets":
                 continue
+            if name in taken and (own := [word for word in OF_ADDRESSES if spec.get(word)]):
+                errors.append(
+                    f"{name} has left the pillar and stays with its {' and '.join(own)}; declare it without, so that "
+                    f"it can be a port of {taken[name]}"
+                )
             merged.setdefault(key, {})[name] = spec
     return merged, errors
 
@@ -242,6 +254,12 @@ def _changed(
     return [name for name in names if name in touched]
 
 
+def _excused(profile: Profile, changed: Collection[str], snapshot: Snapshot) -> list[str]:
+    """Returns what is not as declared of interfaces that a change does not touch, such as a lease that nobody gives."""
+    found = runtime.differences(profile, snapshot, leased=True)
+    return [line for name, lines in found.items() if name not in changed for line in lines]
+
+
 def _rewritten(
     backend: Backend, profile: Profile, after: Mapping[str, object], changed: Sequence[str], names: Sequence[str]
 ) -> set[str]:
@@ -325,7 +343,8 @@ def make(
     if not snapshot.links:
         return Plan(errors=("`ip -j -d link show` shows nothing; is iproute2 installed?",))
     names, macs = runtime.cards(host, declared, snapshot)
-    errors += runtime.missing(declared, names, snapshot)
+    left = {name for key in KINDS for name in whole.get(key, {}) if name not in pillar.get(key, {})}
+    errors += runtime.missing(declared, names, snapshot, left)
     if errors:
         return Plan(errors=tuple(errors))
     try:
@@ -410,6 +429,7 @@ def _fitting(
         targets=[one.stored() for one in targets],
         previous=confirmed,
         gateway=bool(uplink),
+        excused=_excused(profile, {*changed, *reached}, snapshot),
         rows_before=rows_before.stored(),
         rows_after=rows_after.stored(),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from hypervisor_network.backends import common
@@ -193,13 +193,16 @@ def _path(host: LocalHost, name: str) -> str:
     return found[0] if found else ""
 
 
-def missing(profile: Profile, names: Mapping[str, str], snapshot: Snapshot) -> list[str]:
+def missing(
+    profile: Profile, names: Mapping[str, str], snapshot: Snapshot, left: Collection[str] = frozenset()
+) -> list[str]:
     """Names the cards that are not on this host; nothing may be changed then.
 
     Args:
         profile: as the pillar has it.
         names: see :func:`cards`.
         snapshot: the runtime.
+        left: interfaces that the pillar no longer has, and that stay.
     """
     there = snapshot.names()
     lines = []
@@ -210,11 +213,12 @@ def missing(profile: Profile, names: Mapping[str, str], snapshot: Snapshot) -> l
         what = f"with the MAC address {one.match.mac}" if one.match.mac else f"at {one.match.path}"
         user = next((f" (a port of {other.name})" for other in profile.present if one.name in other.ports), "")
         user = user or next((f" (the link of {other.name})" for other in profile.present if one.name == other.link), "")
+        gone = "; it has left the pillar and stays until it is declared with ensure: absent" if one.name in left else ""
         if one.match.mac or one.match.path:
-            lines.append(f"{one.name}{user}: this host has no card {what}")
+            lines.append(f"{one.name}{user}: this host has no card {what}{gone}")
         else:
             have = ", ".join(sorted(str(link["ifname"]) for link in snapshot.links if kind(link) == "ethernet"))
-            lines.append(f"{names.get(one.name, one.name)}{user}: this host has no such card; it has {have}")
+            lines.append(f"{names.get(one.name, one.name)}{user}: this host has no such card; it has {have}{gone}")
     return lines
 
 

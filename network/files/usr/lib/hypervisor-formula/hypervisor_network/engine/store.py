@@ -94,6 +94,7 @@ class Change:
         targets: what must answer, see ``checks``.
         previous: what was confirmed before this change, see :meth:`Store.confirmed`.
         gateway: whether the routers of the default routes must answer.
+        excused: what was not as declared before, of interfaces that the change does not touch.
         rows_before: rows of Open vSwitch's database, see ``switch.Rows``.
         rows_after: the same rows as they shall be.
     """
@@ -109,6 +110,7 @@ class Change:
     targets: list[dict[str, Any]] = field(default_factory=list)
     previous: Any = None
     gateway: bool = True
+    excused: list[str] = field(default_factory=list)
     rows_before: dict[str, Any] = field(default_factory=dict)
     rows_after: dict[str, Any] = field(default_factory=dict)
 

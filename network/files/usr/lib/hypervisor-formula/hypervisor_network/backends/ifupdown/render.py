@@ -42,7 +42,8 @@ def _text(profile: Profile, one: Interface) -> str:
     stanzas[-1] += _routes(one)
     if not one.configured and not one.master:
         # A guest could otherwise give the host an address, by a router advertisement.
-        stanzas[-1].append(f"up sysctl -q -w net/ipv6/conf/{one.name}/accept_ra=0")
+        # Where IPv6 is off, there is nothing to set.
+        stanzas[-1].append(f"up sysctl -q -w net/ipv6/conf/{one.name}/accept_ra=0 || true")
     text = "\n\n".join("\n    ".join(lines) for lines in stanzas)
     return f"{HEADER}\nauto {one.name}\n{text}\n"
 

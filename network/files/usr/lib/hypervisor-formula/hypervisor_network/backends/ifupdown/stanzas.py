@@ -119,8 +119,15 @@ def without(text: str, names: Collection[str], where: str) -> str:
 
 
 def _refuse(words: list[str], names: Collection[str], where: str) -> None:
-    """Raises what cannot be taken apart: patterns and stanzas that inherit."""
+    """Raises what cannot be taken apart: patterns, stanzas that inherit, and addresses under a name of their own."""
     rest = words[1:]
+    if words[0] == "iface" or _SELECT.fullmatch(words[0]):
+        for word in rest if words[0] != "iface" else rest[:1]:
+            base, colon, _ = word.partition(":")
+            if colon and base in names:
+                raise BackendError(
+                    f"{where}: {word} gives {base} a further address; take it out of there and declare that address"
+                )
     if words[0] == "mapping":
         hit = [name for name in names if any(fnmatch.fnmatch(name, word) for word in rest)]
         if hit:

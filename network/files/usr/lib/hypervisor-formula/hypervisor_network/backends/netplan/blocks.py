@@ -14,6 +14,7 @@ from hypervisor_network.backends.contract import BackendError
 
 _SECTIONS = frozenset({"ethernets", "bridges", "bonds", "vlans", "wifis", "tunnels", "vrfs", "modems", "dummy-devices"})
 _KEY = re.compile(r"""^(\s*)(?:"([^"]+)"|'([^']+)'|([^\s#'"\[\]{}][^:#]*?))\s*:(?:\s+(.*))?$""")
+_SET_NAME = re.compile(r"set-name[\"']?\s*:\s*[\"']?([^\"',}\s]+)")
 _NOT_BLOCKS = "this YAML is not written in blocks, so that nothing can be taken out of it safely"
 
 
@@ -134,6 +135,11 @@ def meant(definition: Definition, macs: Mapping[str, str], names: Collection[str
         BackendError: it is for one of them and for others.
     """
     below = definition.below
+    if named := _SET_NAME.search(below.get("flow", "")):
+        if named[1] in names:
+            # Without its line the card would have another name from the next boot on.
+            raise BackendError(f"{where}, {definition.key}: {_NOT_BLOCKS}")
+        return ""
     if below.get("set-name"):
         return below["set-name"] if below["set-name"] in names else ""
     if "match:macaddress" in below:

@@ -42,8 +42,9 @@ class Backend(networkd.Backend):
 
     def adapt(self, host: Host, profile: Profile) -> Profile:
         """Adds as whom bridges speak to a DHCP server, and which cards netplan gives their names."""
+        macs = {name: mac for mac, name in _macs(host).items()}
         named = {name: mac for _, one in self._all(host) if (name := one.below.get("set-name"))
-                 and (mac := one.below.get("match:macaddress"))}  # fmt: skip
+                 and (mac := one.below.get("match:macaddress") or macs.get(name))}  # fmt: skip
         profile = super().adapt(host, profile)
         return replace(
             profile,
@@ -143,6 +144,10 @@ class Backend(networkd.Backend):
     def boot(self, host: Host) -> None:
         """Makes networkd's files anew: this boot's were made of files that have been replaced since."""
         self._generate(host)
+
+    def _is_file_of(self, path: str, name: str) -> bool:
+        """Says whether that is the formula's file of an interface, declared or not."""
+        return re.fullmatch(rf"{render.FOLDER}/{render.PREFIX}-\d+-{re.escape(name)}\.yaml", path) is not None
 
     def _is_ours(self, file: str, one: Interface) -> bool:
         """Says whether that is the file that networkd should take for an interface."""

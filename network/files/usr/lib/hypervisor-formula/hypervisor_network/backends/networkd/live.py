@@ -44,7 +44,7 @@ class Backend:
         return replace(profile, interfaces=tuple(self._identified(host, profile, one) for one in profile.interfaces))
 
     def _identified(self, host: Host, profile: Profile, one: Interface) -> Interface:
-        """Finds an interface's identity in its own file, else with its first port."""
+        """Finds an interface's identity in its own file, else with the first of what it stands on that has a lease."""
         if not (one.dhcp4 or one.dhcp6) or not one.ports or one.absent:
             return one
         file = host.path(self._identity_file(one))
@@ -52,10 +52,12 @@ class Backend:
             text = common.text_of(file)
             known = common.values(text, "DHCPv4", "IAID") + common.values(text, "DHCPv6", "IAID")
             return replace(one, client=(known + common.values(text, "DHCPv4", "ClientIdentifier") + [""])[0])
-        port: Interface | None = one
-        while port is not None and port.ports:
-            port = profile.get(port.ports[0])
-        return replace(one, client=client_of(host, port.name)) if port is not None else one
+        below: Interface | None = one
+        while below is not None and below.ports:
+            below = profile.get(below.ports[0])
+            if below is not None and (client := client_of(host, below.name)):
+                return replace(one, client=client)
+        return one if below is None else replace(one, client="")
 
     def _identity_file(self, one: Interface) -> str:
         """Returns the file that says as whom an interface speaks."""
@@ -125,6 +127,7 @@ class Backend:
             common.remove_made(host, step)
         else:
             common.remove_absent(host, step)
+            common.free_ports(host, step, self._is_file_of)
         self._reload(host)
         if step.back:
             managed = step.snapshot.extra.get("managed", [])
@@ -172,6 +175,10 @@ class Backend:
             if not self._is_ours(file, one):
                 found.append(f"networkd has set up {one.name} by {file or 'no file'}")
         return found
+
+    def _is_file_of(self, path: str, name: str) -> bool:
+        """Says whether that is the formula's file of an interface, declared or not."""
+        return path == render.path(name, "network")
 
     def _is_ours(self, file: str, one: Interface) -> bool:
         """Says whether that is the file that networkd should take for an interface."""
