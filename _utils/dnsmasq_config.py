@@ -120,14 +120,16 @@ def _dhcp(name: str, spec: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _static_networks(spec: Mapping[str, Any]) -> list[ipaddress.IPv4Network]:
-    """Returns the networks in which only listed hosts get an address: those that ``network`` names without a range.
+    """Returns the networks in which only listed hosts get an address: that of ``network``, if no range lies in it.
 
     Raises:
         ValueError: there are hosts, but neither a range nor an IPv4 network to serve them in.
     """
-    if spec.get("ranges"):
-        return []
     network = ipaddress.ip_network(spec["network"]) if "network" in spec else None
+    if ranges := spec.get("ranges"):
+        if not isinstance(network, ipaddress.IPv4Network):
+            return []
+        return [] if any(ipaddress.ip_address(one["start"]) in network for one in ranges) else [network]
     if not isinstance(network, ipaddress.IPv4Network):
         found = f"{network} is not an IPv4 network" if network else "missing"
         raise ValueError(f"network: {found}; without ranges it must be the IPv4 network of the hosts")

@@ -372,6 +372,9 @@ def _fixed(spec: Mapping[str, Any], networks: list[Any]) -> Iterator[tuple[str, 
     """Yields what is wrong with hosts of fixed addresses and names."""
     known: dict[Any, str] = {}
     names: dict[str, str] = {}
+    starts = [ipaddress.ip_address(one["start"]) for one in spec.get("ranges") or []]
+    named = ipaddress.ip_network(spec["network"]) if "network" in spec else None
+    served = [one for one in networks if one == named or any(start in one for start in starts)]
     for mac, host in (spec.get("hosts") or {}).items():
         if "name" in host:
             other = names.setdefault(host["name"].lower(), mac)
@@ -385,6 +388,9 @@ def _fixed(spec: Mapping[str, Any], networks: list[Any]) -> Iterator[tuple[str, 
             yield f"hosts:{mac}:ip", f"{address} is the address of {other} already"
         elif not any(address in network for network in networks):
             yield f"hosts:{mac}:ip", f"{address} is not in {_listed(networks)}"
+        elif served and not any(address in network for network in served):
+            unanswered = "has neither a range nor the key network, so that nobody would answer there"
+            yield f"hosts:{mac}:ip", f"the network of {address} {unanswered}; served: {_listed(served)}"
 
 
 def _range(one: Mapping[str, Any], networks: list[Any], taken: list[tuple[Any, Any]]) -> Iterator[str]:
@@ -395,6 +401,8 @@ def _range(one: Mapping[str, Any], networks: list[Any], taken: list[tuple[Any, A
         yield f"starts at {start}, after its end {end}"
     elif not any(start in network and end in network for network in networks):
         yield f"{start} to {end} is not in {_listed(networks)}"
+    elif start.version == 6 and not any(start in network and network.prefixlen <= 64 for network in networks):
+        yield f"dnsmasq serves IPv6 networks of /64; {start} is in {_listed([one for one in networks if start in one])}"
     elif any(start.version == first.version and start <= last and first <= end for first, last in taken):
         yield f"{start} to {end} overlaps another range"
     else:

@@ -88,7 +88,12 @@ def test_a_host_that_is_no_router_and_no_name_server_says_so():
     assert "dhcp" not in names[CONF]
     assert lines(names[OPTIONS]) == []
     fixed = {"interface": "priv0", "network": "10.9.0.0/24", "hosts": SPEC["hosts"]}
-    assert "dhcp-range=10.9.0.0,static,255.255.255.0,12h" in lines(dnsmasq_config.files("net", fixed)[CONF])
+    static = "dhcp-range=10.9.0.0,static,255.255.255.0,12h"
+    assert static in lines(dnsmasq_config.files("net", fixed)[CONF])
+    # A range of the other family, or of another network, is none for them.
+    six = {**fixed, "ranges": [{"start": "fd00:9::100", "end": "fd00:9::1ff"}]}
+    assert static in lines(dnsmasq_config.files("net", six)[CONF])
+    assert static not in dnsmasq_config.files("net", {**SPEC, "network": "10.9.0.0/24"})[CONF]
 
 
 @pytest.mark.parametrize(

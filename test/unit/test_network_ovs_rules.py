@@ -16,6 +16,8 @@ KEY, OTHER = "kq3Vw8yR0bN5tXz1LmCe", "Zp7Hd2sUa9fQ4jGx6IoM"
 NODES = {"hv1": {"address": "192.0.2.1", "inside": ["10.9.0.1/24"]}, "hv2": {"address": "192.0.2.2"}}
 MESH: dict[str, Any] = {"bridge": "ovs0", "port": "priv0", "nodes": NODES}
 GRE: dict[str, Any] = {"type": "gre", "remote": "192.0.2.2"}
+BOTH = {"hv1": {"address": "192.0.2.1", "inside": ["10.9.0.1/24", "fd00:9::1/64"]}}
+SIX = [{"start": "fd00:9::10", "end": "fd00:9::20"}]
 
 
 def judged(pillar: dict[str, Any]) -> list[tuple[str, str]]:
@@ -87,6 +89,11 @@ def test_listed_hosts_alone_are_served_in_a_network_of_the_interface():
     assert judged(served(domain="private.example")) == []
 
 
+def test_listed_hosts_of_one_family_are_served_beside_a_range_of_the_other():
+    pillar = {**served(hosts=FIXED, ranges=SIX, network="10.9.0.0/24"), **mesh(nodes=BOTH)}
+    assert judged(pillar) == []
+
+
 def test_what_fits_is_accepted():
     ranges = [{"start": "10.9.0.100", "end": "10.9.0.150"}, {"start": "10.9.0.160", "end": "10.9.0.170"}]
     pillar = served(ranges=ranges, hosts={"52:54:00:00:00:01": {"ip": "10.9.0.10", "name": "web"}}, router="10.9.0.1")
@@ -111,6 +118,7 @@ PORTS = "network:ovs:bridges:ovs0:ports"
 AT = f"{PORTS}:p1"
 MAC = "52:54:00:00:00:01"
 HOSTS = {MAC: {"name": "web"}}
+FIXED = {MAC: {"ip": "10.9.0.5"}}
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     # certificates
     (certified(psk=KEY), "network:ipsec:psk", "not allowed with network:ipsec:auth certificate"),
@@ -268,6 +276,16 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         {**served(hosts=HOSTS), **mesh(nodes={"hv1": {"address": "192.0.2.1", "inside": ["fd00:9::1/64"]}})},
         "network:dnsmasq:net:network",
         "allowed: none, since priv0 has no static IPv4 address",
+    ),
+    (
+        {**served(hosts=FIXED, ranges=SIX), **mesh(nodes=BOTH)},
+        f"network:dnsmasq:net:hosts:{MAC}:ip",
+        "the network of 10.9.0.5 has neither a range nor the key network, so that nobody would answer there",
+    ),
+    (
+        {**served(ranges=SIX), **mesh(nodes={"hv1": {"address": "192.0.2.1", "inside": ["fd00:9::1/112"]}})},
+        "network:dnsmasq:net:ranges:0",
+        "dnsmasq serves IPv6 networks of /64; fd00:9::10 is in fd00:9::/112",
     ),
     (served(router="10.8.0.1"), "network:dnsmasq:net:router", "not in 10.9.0.0/24"),
     (
