@@ -359,7 +359,7 @@ def test_a_bridge_on_a_bond_speaks_as_the_bond_did(tmp_path, name):
     ],
 )
 def test_a_port_that_is_no_longer_one_leaves_before_another_joins(tmp_path, name, path):
-    """networkd leaves a link without a file as it was: two cards in one bridge would make a loop."""
+    """It leaves a link without a file as it was: two cards in one bridge would make a loop."""
     host = Stack(tmp_path, "eth0", "eth1", "vnet3", "g-eth1")
     with_bridge(host)
     for one in ("eth1", "vnet3", "g-eth1"):

@@ -211,9 +211,15 @@ def test_networkds_files_for_the_interfaces_alone_go(tmp_path):
     assert takeover(tmp_path, "networkd", files) == {f"{folder}/{name}": None for name in gone}
 
 
-def test_a_file_that_networkd_reads_before_ours_is_named(tmp_path):
-    with pytest.raises(BackendError, match=r"00-two.network is for more than eth0 and is read first"):
-        takeover(tmp_path, "networkd", {"/etc/systemd/network/00-two.network": "[Match]\nName=eth0 eth1\n"})
+@pytest.mark.parametrize("names", ["eth0 eth1", "en* eth*", "!wl*"])
+def test_a_file_that_networkd_reads_before_ours_is_named(tmp_path, names):
+    with pytest.raises(BackendError, match=r"00-two.network is for more than \w+0 and is read first"):
+        takeover(tmp_path, "networkd", {"/etc/systemd/network/00-two.network": f"[Match]\nName={names}\n"})
+
+
+@pytest.mark.parametrize("names", ["eth1", "en*", "!br0 eth*"])
+def test_a_file_for_other_interfaces_may_be_read_first(tmp_path, names):
+    assert takeover(tmp_path, "networkd", {"/etc/systemd/network/00-x.network": f"[Match]\nName={names}\n"}) == {}
 
 
 # ---- NetworkManager ----

@@ -123,10 +123,10 @@ def _refuse(words: list[str], names: Collection[str], where: str) -> None:
     rest = words[1:]
     if words[0] == "iface" or _SELECT.fullmatch(words[0]):
         for word in rest if words[0] != "iface" else rest[:1]:
-            base, colon, _ = word.partition(":")
-            if colon and base in names:
+            card, colon, _ = word.partition(":")
+            if colon and card in names:
                 raise BackendError(
-                    f"{where}: {word} gives {base} a further address; take it out of there and declare that address"
+                    f"{where}: {word} gives {card} a further address; take it out of there and declare that address"
                 )
     if words[0] == "mapping":
         hit = [name for name in names if any(fnmatch.fnmatch(name, word) for word in rest)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import re
 import time
 from collections.abc import Callable
@@ -89,9 +90,8 @@ class Backend:
                 meant = _meant(common.text_of(path), macs)
                 if meant and meant <= names:
                     found[name] = None
-                elif meant & names and path.name < render.PREFIX:
-                    other = min(meant & names)
-                    raise BackendError(f"{name} is for more than {other} and is read first; rename it")
+                elif path.name < render.PREFIX and (hit := [one for one in sorted(names) if _fits(one, meant)]):
+                    raise BackendError(f"{name} is for more than {hit[0]} and is read first; rename it")
         return found
 
     def validate(self, host: Host, candidate: Path, profile: Profile) -> list[str]:
@@ -217,6 +217,12 @@ def client_of(host: Host, name: str) -> str:
     if found is None:
         return ""
     return str(int(found[1], 16)) if found[1] else "mac"
+
+
+def _fits(name: str, words: set[str]) -> bool:
+    """Says whether an interface is meant by names and patterns; a leading "!" says which are not."""
+    turned = any(word.startswith("!") for word in words)
+    return any(fnmatch.fnmatchcase(name, word.lstrip("!")) for word in words) != turned
 
 
 def _meant(text: str, macs: dict[str, str]) -> set[str]:
