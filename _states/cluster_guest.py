@@ -188,8 +188,12 @@ def _written(ret: Result, name: str, declaration: Mapping[str, Any]) -> Result:
     argv += ["--uuid", __utils__["cluster_guests.identity"](cluster["name"], name)]
     steps: list[tuple[dict[str, Any], Any]] = []
     notes: list[str] = []
-    if __opts__["id"] == cluster["bootstrap_node"]:
-        _plan_disks(want, steps, notes)
+    first = __opts__["id"] == cluster["bootstrap_node"]
+    here = name in __utils__["libvirt_tools.virsh"]("list", "--name").split()
+    if first or here:
+        other, guest = (None, name) if here else (_elsewhere(name), None)
+        for disk in want.disks:
+            notes += _plan_disk(disk, other, steps, guest=guest, making=first)
     _plan_seed(name, declaration, want, steps)
     _plan_definition(name, argv, steps)
     notes += _waiting(name, want)
@@ -204,20 +208,44 @@ def _written(ret: Result, name: str, declaration: Mapping[str, Any]) -> Result:
     return ret | {"comment": " ".join([f"The cluster's guest {name} is defined here as declared.", *notes])}
 
 
-def _plan_disks(want: Any, steps: list[tuple[dict[str, Any], Any]], notes: list[str]) -> None:
-    """Add disks that are files; volumes are made by the states of cluster/."""
+def _elsewhere(name: str) -> str | None:
+    """Return the node that runs a guest, by Pacemaker's word; None for none, or where Pacemaker does not run."""
+    if not __utils__["cluster_tools.active"]("pacemaker.service"):
+        return None
+    guests = __utils__["cluster_status.read"](__utils__["cluster_tools.monitor"]()).get("guests", [])
+    return next((one["node"] for one in guests if one["name"] == name), None)
+
+
+def _plan_disk(
+    disk: Mapping[str, Any],
+    other: str | None,
+    steps: list[tuple[dict[str, Any], Any]],
+    guest: str | None = None,
+    making: bool = True,
+) -> list[str]:
+    """Add what a disk that is a file needs; volumes are made by the states of cluster/.
+
+    Args:
+        disk: The disk.
+        other: Another node that runs the guest: QEMU has its disks open there, and its own run makes them larger.
+        steps: Is added to.
+        guest: The guest, if it runs here.
+        making: Whether a disk that is missing is made.
+
+    Returns what is to be said.
+    """
+    if disk["seed"] or disk["block"] or disk["cdrom"]:
+        return []
     run, virsh = __utils__["libvirt_tools.run"], __utils__["libvirt_tools.virsh"]
-    for disk in want.disks:
-        if disk["seed"] or disk["block"] or disk["cdrom"]:
-            continue
-        found = __utils__["guest_storage.survey"](run, disk)
-        notes += [found["note"]] if found["note"] else []
-        change = {f"disk {disk['label']}": {"old": found["old"], "new": found["new"]}}
-        if found["do"] == "create":
-            steps.append((change, partial(_make_disk, disk)))
-        elif found["do"] == "grow":
-            # The node that runs the guest tells it; until then its next start shows the new size.
-            steps.append((change, partial(__utils__["guest_storage.grow"], run, virsh, disk, None)))
+    found = __utils__["guest_storage.survey"](run, disk)
+    change = {f"disk {disk['label']}": {"old": found["old"], "new": found["new"]}}
+    if found["do"] == "create" and making:
+        steps.append((change, partial(_make_disk, disk)))
+    elif found["do"] == "grow" and other:
+        return [f"The disk {disk['label']} becomes larger by the highstate of {other}, which runs the guest."]
+    elif found["do"] == "grow":
+        steps.append((change, partial(__utils__["guest_storage.grow"], run, virsh, disk, guest)))
+    return [found["note"]] if found["note"] else []
 
 
 def _make_disk(disk: Mapping[str, Any]) -> None:

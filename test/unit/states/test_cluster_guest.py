@@ -14,6 +14,7 @@ from salt.exceptions import CommandExecutionError
 from _states import cluster_guest
 from _utils import (
     cluster_guests,
+    cluster_status,
     formula_config,
     guest_argv,
     guest_declared,
@@ -62,8 +63,8 @@ class Node:
             "guests": {"web": GUEST}, "pools": {}, "nic_profiles": {}, "tls": {"allowed_hosts": ["hv1", "hv2"]}
         }  # fmt: skip
         modules = (
-            cluster_guests, guest_argv, guest_declared, guest_domain, guest_plan, guest_seed, guest_storage,
-            hypervisor_obstacles, libvirt_pool, libvirt_tools, own_files,
+            cluster_guests, cluster_status, guest_argv, guest_declared, guest_domain, guest_plan, guest_seed,
+            guest_storage, hypervisor_obstacles, libvirt_pool, libvirt_tools, own_files,
         )  # fmt: skip
         utils = {
             f"{module.__name__.rpartition('.')[2]}.{name}": getattr(module, name)
@@ -229,11 +230,38 @@ def test_the_bootstrap_node_alone_makes_files_that_all_mount(node, monkeypatch):
     monkeypatch.setitem(utils, "guest_storage.create", lambda run, virsh, disk, base: made.append(disk["path"]))
     declaration = {**GUEST, "disks": [{"name": "data", "path": "/srv/nfs/a.raw", "format": "raw", "size": 8}]}
     node.opts["id"] = "hv2"
-    assert "disk data" not in cluster_guest.defined("web", **declaration)["changes"]
-    node.opts["id"] = "hv1"
+    for node.running in ([], ["web"]):
+        assert "disk data" not in cluster_guest.defined("web", **declaration)["changes"]
+    node.opts["id"], node.running = "hv1", []
     assert predicted(node, **declaration)["changes"]["disk data"] == {"old": None, "new": "/srv/nfs/a.raw, empty"}
     cluster_guest.defined("web", **declaration)
     assert made == ["/srv/nfs/a.raw"]
+
+
+def test_a_disk_of_a_running_guest_grows_on_the_node_that_has_it_open(node, monkeypatch):
+    grown = []
+    utils = cluster_guest.__utils__
+    survey = {"do": "grow", "old": "8 MiB", "new": "16 MiB", "note": ""}
+    monkeypatch.setitem(utils, "guest_storage.survey", lambda run, disk: survey)
+    monkeypatch.setitem(utils, "guest_storage.grow", lambda run, virsh, disk, guest: grown.append(guest))
+    declaration = {**GUEST, "disks": [{"name": "data", "path": "/srv/nfs/a.raw", "format": "raw", "size": 16}]}
+    larger = {"old": "8 MiB", "new": "16 MiB"}
+    # By Pacemaker's word it runs on another node.
+    agent = "resource_agent='ocf:heartbeat:VirtualDomain' role='Started' managed='true'"
+    node.monitor = f"<x><resources><resource id='web' {agent}><node name='hv2'/></resource></resources></x>"
+    ret = cluster_guest.defined("web", **declaration)
+    assert "disk data" not in ret["changes"]
+    assert "becomes larger by the highstate of hv2" in ret["comment"]
+    node.opts["id"], node.running = "hv2", ["web"]
+    assert predicted(node, **declaration)["changes"]["disk data"] == larger
+    assert cluster_guest.defined("web", **declaration)["changes"]["disk data"] == larger
+    assert grown == ["web"]
+    # It runs nowhere: the bootstrap node alone may write the file.
+    node.running, node.monitor = [], "<x/>"
+    assert "disk data" not in cluster_guest.defined("web", **declaration)["changes"]
+    node.opts["id"] = "hv1"
+    assert cluster_guest.defined("web", **declaration)["changes"]["disk data"] == larger
+    assert grown == ["web", None]
 
 
 # ---- no guest ----
