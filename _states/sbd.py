@@ -13,10 +13,38 @@ if TYPE_CHECKING:
 
 _PAUSE = 1.0
 _USE = "sbd create"
-_ANEW = (
-    "It takes this up when it starts: stop the cluster on all nodes (systemctl stop pacemaker corosync), then run the "
-    "highstate on all."
-)
+_STOP = "stop the cluster on all nodes (systemctl stop pacemaker corosync), then run the highstate on all."
+_ANEW = f"It takes this up when it starts: {_STOP}"
+
+
+def unchanged(
+    name: str,
+    devices: list[str],
+    watchdog: str = "/dev/watchdog",
+    watchdog_timeout: int = 0,
+    wait_seconds: int = 30,
+) -> dict[str, Any]:
+    """Make sure that no sbd runs here with anything else than what is declared, before anything of that is written.
+
+    A node that came back with other disks than those in the CIB would count as off after a message that it never read.
+
+    Args:
+        name: Any label.
+        devices: The disks; none for the watchdog alone.
+        watchdog: The watchdog's device.
+        watchdog_timeout: Seconds after which it resets a host that hangs.
+        wait_seconds: How long sbd may take to watch its disks once it runs.
+
+    Returns a state result without changes.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    try:
+        if not __utils__["cluster_tools.active"]("sbd.service"):
+            return ret | {"comment": "sbd does not run: it takes up what is declared when it starts."}
+        why = _against(devices, watchdog, watchdog_timeout, wait_seconds)
+    except CommandExecutionError as error:
+        return ret | {"result": False, "comment": f"sbd: {error}."}
+    return ret | {"result": not why, "comment": why or "sbd runs with what is declared."}
 
 
 def disks(
@@ -159,14 +187,8 @@ def working(
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
         if __utils__["cluster_tools.active"]("sbd.service"):
-            missing = _unwatched(devices, 0 if __opts__["test"] else wait_seconds)
-            blind = [one for one in missing if not __utils__["cluster_disks.sbd_header"](_utils(), one)]
-            if blind:
-                return ret | {"result": False, "comment": f"sbd runs, but cannot read: {', '.join(blind)}."}
-            why = _other(devices, missing) or ("" if devices else _slower(watchdog, watchdog_timeout))
-            if why:
-                return ret | {"result": False, "comment": f"{why} {_ANEW}"}
-            return ret | {"comment": "sbd runs."}
+            why = _against(devices, watchdog, watchdog_timeout, wait_seconds)
+            return ret | {"result": not why, "comment": why or "sbd runs."}
         if __opts__["test"] and not __utils__["cluster_tools.active"]("corosync.service"):
             return ret | {"comment": "sbd starts with corosync."}
     except CommandExecutionError as error:
@@ -203,14 +225,25 @@ def announced(name: str, watchdog_timeout: int) -> dict[str, Any]:
     return ret
 
 
+def _against(devices: list[str], watchdog: str, watchdog_timeout: int, wait_seconds: int) -> str:
+    """Return what the running sbd was started with instead of what is declared, and what to do; empty if nothing."""
+    missing = _unwatched(devices, 0 if __opts__["test"] else wait_seconds)
+    more = [one for one in __utils__["cluster_disks.watched"]() if one not in devices]
+    blind = [one for one in missing if not __utils__["cluster_disks.sbd_header"](_utils(), one)]
+    if blind and not more:
+        # One that is gone looks like one that is declared and not made yet.
+        return f"sbd runs, but cannot read: {', '.join(blind)}. If that is new to it, {_STOP}"
+    why = _other(missing, more) or ("" if devices else _slower(watchdog, watchdog_timeout))
+    return f"{why} {_ANEW}" if why else ""
+
+
 def _unwatched(devices: list[str], wait_seconds: int) -> list[str]:
     """Return the disks that sbd does not watch, once it has had its time."""
     return _until(lambda: [one for one in devices if one not in __utils__["cluster_disks.watched"]()], wait_seconds)
 
 
-def _other(devices: list[str], missing: list[str]) -> str:
+def _other(missing: list[str], more: list[str]) -> str:
     """Return how the disks that sbd watches differ from those that are declared; empty if they do not."""
-    more = [one for one in __utils__["cluster_disks.watched"]() if one not in devices]
     words = [f"it does not watch {', '.join(missing)}"] if missing else []
     words += [f"it watches {', '.join(more)}"] if more else []
     return f"cluster:sbd:devices: sbd runs, but {' and '.join(words)}." if words else ""

@@ -1,6 +1,6 @@
 # Guarantees that sbd is set up, on disks that were empty or may be lost, and that corosync does not run without it.
 #
-# sbd starts and ends with corosync; nothing starts it here.
+# sbd starts and ends with corosync; nothing starts it here. Nothing is written as long as it runs with something else.
 {% set cluster = salt['formula.config']('cluster') %}
 {% set sbd = cluster.sbd %}
 {% set nodes = [] %}
@@ -15,6 +15,15 @@
 include:
   - cluster.packages
 
+cluster_sbd_unchanged:
+  sbd.unchanged:
+    - devices: {{ sbd.devices | json }}
+    - watchdog: {{ sbd.watchdog | yaml_dquote }}
+    - watchdog_timeout: {{ sbd.watchdog_timeout }}
+    - wait_seconds: {{ cluster.wait_seconds }}
+    - require:
+      - cluster_node: cluster_node
+
 {% if sbd.module %}
 cluster_sbd_module_at_boot:
   file.managed:
@@ -22,7 +31,7 @@ cluster_sbd_module_at_boot:
     - contents: {{ sbd.module | yaml_dquote }}
     - mode: '0644'
     - require:
-      - cluster_node: cluster_node
+      - sbd: cluster_sbd_unchanged
 {% endif %}
 
 {% if sbd.blacklist %}
@@ -35,7 +44,7 @@ cluster_sbd_blacklist:
 {% endfor %}
     - mode: '0644'
     - require:
-      - cluster_node: cluster_node
+      - sbd: cluster_sbd_unchanged
 {% endif %}
 
 {% if sbd.module %}
@@ -59,6 +68,7 @@ cluster_sbd_config:
         start_delay: {{ start_delay }}
     - require:
       - pkg: cluster_packages
+      - sbd: cluster_sbd_unchanged
 
 {% for unit, source in {'sbd': 'sbd.conf', 'corosync': 'corosync-sbd.conf'}.items() %}
 cluster_sbd_unit_{{ unit }}:
@@ -72,6 +82,7 @@ cluster_sbd_unit_{{ unit }}:
         start_delay: {{ start_delay }}
     - require:
       - pkg: cluster_packages
+      - sbd: cluster_sbd_unchanged
 {% endfor %}
 
 {% if sbd.devices %}
@@ -85,6 +96,7 @@ cluster_sbd_disks:
     - wait_seconds: {{ cluster.wait_seconds }}
     - require:
       - pkg: cluster_packages
+      - sbd: cluster_sbd_unchanged
 {% endif %}
 
 cluster_sbd_service:

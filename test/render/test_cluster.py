@@ -147,6 +147,24 @@ def test_corosync_starts_once_sbd_is_set_up_and_pacemaker_once_it_works(compiled
     assert compiled(sbd={**SBD, "start_delay": 0})["cluster_sbd_config"]["context"]["start_delay"] == 0
 
 
+@pytest.mark.parametrize("sbd", [SBD, {"enabled": True, "module": "softdog"}])
+def test_nothing_of_sbd_is_written_before_a_running_one_has_been_asked(compiled, sbd):
+    states = compiled(sbd=sbd)
+    asked = states["cluster_sbd_unchanged"]
+    assert required(asked) == {"cluster_node cluster_node"}
+    assert {key: asked[key] for key in ("devices", "watchdog", "watchdog_timeout", "wait_seconds")} == {
+        key: states["cluster_sbd_working"][key] for key in ("devices", "watchdog", "watchdog_timeout", "wait_seconds")
+    }
+
+    def waits(name):
+        """Says whether a state comes after it, by what it requires and what that requires."""
+        needs = {one.split()[1] for one in required(states[name])}
+        return "cluster_sbd_unchanged" in needs or any(waits(one) for one in needs if one.startswith("cluster_sbd_"))
+
+    of_sbd = {name for name in states if name.startswith("cluster_sbd_")} - {"cluster_sbd_unchanged"}
+    assert {name for name in of_sbd - {"cluster_sbd_working", "cluster_sbd_announced"} if not waits(name)} == set()
+
+
 def test_without_sbd_nothing_of_it_is_there(compiled):
     assert not [name for name in compiled() if "sbd" in name or "lvm" in name or "volume" in name]
 

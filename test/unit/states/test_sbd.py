@@ -190,6 +190,7 @@ def test_a_node_says_that_its_watchdog_fences_it(node):
     assert node.calls == [["attrd_updater", "-n", "hypervisor-sbd", "-U", "watchdog-5s"]]
 
 
+@pytest.mark.parametrize("state", [sbd.working, sbd.unchanged])
 @pytest.mark.parametrize("test", [True, False])
 @pytest.mark.parametrize(
     ("watched", "told"),
@@ -200,18 +201,40 @@ def test_a_node_says_that_its_watchdog_fences_it(node):
         ([DISK, "/dev/disk/by-id/old"], "sbd runs, but it watches /dev/disk/by-id/old."),
     ],
 )
-def test_what_sbd_was_started_with_decides_and_not_its_file(node, test, watched, told):
+def test_what_sbd_was_started_with_decides_and_not_its_file(node, state, test, watched, told):
     node.opts["test"], node.active, node.watched = test, {"sbd.service"}, watched
     node.header = TIMES
-    ret = sbd.working("x", [DISK])
+    ret = state("x", [DISK])
     assert (ret["result"], ret["changes"]) == (not told, {})
     told = told and f"cluster:sbd:devices: {told} It takes this up when it starts: stop the cluster on all nodes"
-    assert ret["comment"].startswith(told or "sbd runs.")
+    assert ret["comment"].startswith(told or "sbd runs")
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_new_disk_without_anything_is_refused_before_it_is_made(node, test):
+    node.opts["test"], node.active, node.watched = test, {"sbd.service"}, ["/dev/disk/by-id/old"]
+    ret = sbd.unchanged("x", [DISK])
+    assert (ret["result"], ret["changes"], node.made) == (False, {}, [])
+    told = f"cluster:sbd:devices: sbd runs, but it does not watch {DISK} and it watches /dev/disk/by-id/old. It takes"
+    assert ret["comment"].startswith(told)
+    node.watched = [DISK]
+    ret = sbd.unchanged("x", [DISK, "/dev/disk/by-id/more"])
+    assert (ret["result"], node.made) == (False, [])
+    assert "cannot read: /dev/disk/by-id/more. If that is new to it, stop the cluster on all nodes" in ret["comment"]
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_sbd_that_does_not_run_takes_up_any_disk(node, test):
+    node.opts["test"] = test
+    ret = sbd.unchanged("x", [DISK])
+    assert (ret["result"], ret["changes"]) == (True, {})
 
 
 def test_a_disk_that_is_gone_is_no_reason_to_stop_the_cluster(node):
     node.active = {"sbd.service"}
-    assert sbd.working("x", [DISK])["comment"] == f"sbd runs, but cannot read: {DISK}."
+    told = f"sbd runs, but cannot read: {DISK}. If that is new to it, stop the cluster on all nodes"
+    for state in (sbd.working, sbd.unchanged):
+        assert state("x", [DISK])["comment"].startswith(told)
     # While its process watches, it reads.
     node.watched = [DISK]
     assert sbd.working("x", [DISK])["result"] is True
@@ -220,6 +243,8 @@ def test_a_disk_that_is_gone_is_no_reason_to_stop_the_cluster(node):
 def test_sbd_has_a_moment_to_look_at_its_disks(node):
     node.active, node.watched, node.watches_at = {"sbd.service"}, [DISK], 5.0
     assert sbd.working("x", [DISK])["result"] is True
+    node.clock = 0.0
+    assert sbd.unchanged("x", [DISK])["result"] is True
     node.clock, node.watches_at, node.header = 0.0, 100.0, TIMES
     assert sbd.working("x", [DISK])["result"] is False
     assert node.clock <= 30
@@ -230,9 +255,10 @@ def test_sbd_has_a_moment_to_look_at_its_disks(node):
 )
 def test_a_watchdog_that_is_slower_than_the_others_wait_is_a_failure(node, seconds, devices, good):
     node.active, node.watched, node.seconds = {"sbd.service"}, devices, seconds
-    ret = sbd.working("x", devices, watchdog_timeout=10)
-    assert ret["result"] is good
-    assert good or ret["comment"].startswith("cluster:sbd:watchdog_timeout: sbd runs with 21 s, not 10 s. It takes")
+    for state in (sbd.working, sbd.unchanged):
+        ret = state("x", devices, watchdog_timeout=10)
+        assert ret["result"] is good
+        assert good or ret["comment"].startswith("cluster:sbd:watchdog_timeout: sbd runs with 21 s, not 10 s. It takes")
 
 
 def test_a_dry_run_of_a_cluster_that_does_not_run_yet_is_no_failure(node):
