@@ -17,6 +17,7 @@ DLM, LVMLOCKD, LOCKING = "dlm", "lvmlockd", "locking"
 STAGES = ("fencing", "locking", "all")
 _SECONDS = 300  # a busy host that is late must not be taken for one that hangs
 _LONG = f"{_SECONDS}s"
+_MOVES = 3600  # seconds; 64 GiB take ten minutes at 1 Gbit/s, and what is cut off is stopped and started
 # A volume or guest that has come to a node stays there when another one comes back.
 _STAYS = 100
 # Where each node has the definitions of guests, see cluster_guests.
@@ -192,10 +193,12 @@ def _tie(found: dict[str, Any], then: str, first: str, order: str, beside: str) 
 # ---- guests ----
 
 
-def _moving(monitor: str) -> list[dict[str, str]]:
-    """Returns the operations of a resource that moves live."""
-    moves = [{"name": name, "interval": "0s", "timeout": _LONG} for name in ("migrate_to", "migrate_from")]
-    return [*_operations(monitor), *moves]
+def _moving(monitor: str, seconds: int = _SECONDS) -> list[dict[str, str]]:
+    """Returns the operations of a resource that moves live, for which it has these seconds."""
+    # The second one only looks whether it has come.
+    moves = {"migrate_to": f"{seconds}s", "migrate_from": _LONG}
+    rows = [{"name": name, "interval": "0s", "timeout": timeout} for name, timeout in moves.items()]
+    return [*_operations(monitor), *rows]
 
 
 def _guests(
@@ -217,7 +220,7 @@ def _guests(
         found["resources"][guest] = {
             "agent": "ocf:heartbeat:VirtualDomain",
             "parameters": _domain(guest),
-            "operations": _moving("30s"),
+            "operations": _moving("30s", _MOVES),
             "meta": {"allow-migrate": True, "resource-stickiness": _STAYS, "priority": options.get("priority", 0)},
         }
         if alone:
@@ -276,6 +279,11 @@ def going(cluster: Mapping[str, Any]) -> list[str]:
 def stop_seconds() -> int:
     """Returns how long a stop of a guest is waited for: what it may take, with a tenth to spare."""
     return _SECONDS * 11 // 10
+
+
+def move_seconds() -> int:
+    """Returns how long a guest may be on its way to another node."""
+    return _MOVES
 
 
 def _options(spec: Mapping[str, Any]) -> Mapping[str, Any]:

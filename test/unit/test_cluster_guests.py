@@ -52,9 +52,10 @@ def test_a_guest_is_a_resource_that_moves_live_over_tls_and_writes_nothing_into_
         "autoset_utilization_hv_memory": False,
     }  # fmt: skip
     assert found["meta"] == {"allow-migrate": True, "resource-stickiness": 100, "priority": 0}
-    assert {one["name"]: one["timeout"] for one in found["operations"]} == dict.fromkeys(
-        ("monitor", "start", "stop", "migrate_to", "migrate_from"), "300s"
-    )
+    assert {one["name"]: one["timeout"] for one in found["operations"]} == {
+        **dict.fromkeys(("monitor", "start", "stop", "migrate_from"), "300s"), "migrate_to": "3600s"
+    }  # fmt: skip
+    assert cluster_derived.move_seconds() == 3600
     assert [one["on-fail"] for one in found["operations"] if "on-fail" in one] == ["fence"]
 
 
@@ -64,7 +65,8 @@ def test_its_volume_moves_with_it_and_so_could_one_that_nobody_uses():
         assert found[f"vm-{name}"]["agent"] == "ocf:hypervisor:SharedVolume"
         assert found[f"vm-{name}"]["parameters"] == {"vgname": "vm", "lvname": name}
         assert found[f"vm-{name}"]["meta"]["allow-migrate"] is True
-        assert "migrate_from" in {one["name"] for one in found[f"vm-{name}"]["operations"]}
+        timeouts = {one["name"]: one["timeout"] for one in found[f"vm-{name}"]["operations"]}
+        assert (timeouts["migrate_to"], timeouts["migrate_from"]) == ("300s", "300s")
 
 
 def test_a_volume_comes_and_goes_without_a_change_to_its_resource():
