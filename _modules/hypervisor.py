@@ -410,7 +410,8 @@ def migrate(
         target: minion id of the other host, one of ``libvirt:tls:allowed_hosts``.
         copy_disks: whether disks are copied that the hosts do not share. Shared ones never are, and nothing on the
             target is overwritten.
-        timeout: seconds after which the migration is called off; the guest then runs on here.
+        timeout: seconds after which the migration is called off; the guest then runs on here. One that the cluster runs
+            moves on, and nobody waits for it any more.
         test: only say whether it is possible.
         args: refused.
         kwargs: refused, but for what Salt itself adds to a job.

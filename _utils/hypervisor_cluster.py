@@ -20,6 +20,7 @@ Reason = dict[str, str]
 _PAUSE = 0.5
 _BEGINS = 300.0  # seconds that a start may take, as long as the resource itself has
 _GOES = 60.0  # seconds after which a guest without power has to be stopped
+_ON_ITS_WAY = frozenset({"Migrating", "Starting", "Stopping"})
 _UUID = re.compile(r"<uuid>([0-9a-f-]{36})</uuid>")
 
 
@@ -255,13 +256,13 @@ def against(utils: Utils, name: str, node: str, nodes: Mapping[str, str]) -> lis
 
 
 def move(utils: Utils, name: str, node: str, timeout: float) -> None:
-    """Has the cluster move a guest live, and takes back the constraint that told it to.
+    """Has the cluster move a guest live, and takes back the constraint that told it to once the move is over.
 
     Args:
         utils: the siblings' functions.
         name: of the guest.
         node: name of the target node.
-        timeout: seconds after which nobody waits any more.
+        timeout: seconds after which nobody waits any more; a move that has begun goes on.
 
     Raises:
         CommandExecutionError: it is not there in the end; the message says where it is and what failed.
@@ -274,22 +275,41 @@ def move(utils: Utils, name: str, node: str, timeout: float) -> None:
         fresh = [one for one in now.failures if (one["operation"], one["node"], one["at"]) not in known]
         return (now.runs() and now.nodes == [node]) or bool(fresh)
 
-    # If nobody is there any more to take it back, it ends by itself.
-    lifetime = f"PT{int(timeout) + int(_BEGINS)}S"
+    # If nobody is there any more to take it back, it ends by itself, and not before the move.
+    lifetime = f"PT{int(timeout) + int(utils['cluster_derived.move_seconds']()) + int(_BEGINS)}S"
     run(["crm_resource", "--move", "--resource", name, "--node", node, "--lifetime", lifetime])
     try:
         now = _waited(utils, name, over, timeout)
     finally:
-        # Without the node an operator's bans of other nodes would go too.
-        run(["crm_resource", "--clear", "--resource", name, "--node", node], ok=range(256))
+        taken = _taken_back(utils, name, node)
     if now.runs() and now.nodes == [node] and not [one for one in now.failures if _moves(one, known)]:
         return
     now = _waited(utils, name, lambda one: one.runs() or one.stopped(), _BEGINS)
+    taken = taken or _taken_back(utils, name, node)
     where = f"it is {now.state()} on {', '.join(now.nodes)}" if now.nodes else f"it is {now.state()}"
     fresh = [one for one in now.failures if _moves(one, known)]
     why = "; ".join(f"{one['operation']} on {one['node']}: {one['reason']}; {one['remedy']}" for one in fresh)
     after = f"the cluster starts it anew after that ({why})" if fresh else f"it had not ended after {timeout:.0f} s"
+    if not taken:
+        after += ", and goes on: salt-run fleet.cluster says how it ends"
     raise CommandExecutionError(f"{name} did not move to {node}: {where}; {after}")
+
+
+def _taken_back(utils: Utils, name: str, node: str) -> bool:
+    """Takes back the constraint that moves a guest, unless the guest is on its way; says whether it is gone.
+
+    A guest that is on two nodes stays on neither by itself: without the constraint Pacemaker could choose the one that
+    it leaves, and would then stop it on both.
+    """
+    try:
+        if Found(utils, name).role in _ON_ITS_WAY:
+            return False
+    except CommandExecutionError:
+        # Nobody knows whether it moves.
+        return False
+    # Without the node an operator's bans of other nodes would go too.
+    utils["cluster_tools.run"](["crm_resource", "--clear", "--resource", name, "--node", node], ok=range(256))
+    return True
 
 
 def _moves(failure: Mapping[str, Any], known: set[tuple[str, str, str]]) -> bool:

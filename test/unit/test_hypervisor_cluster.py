@@ -22,7 +22,7 @@ class Pacemaker:
     def __init__(self, folder):
         self.node, self.role, self.failures, self.calls = "hv1", "Started", [], []
         self.managed, self.quorate, self.answers, self.standby = True, True, True, ""
-        self.obeys = True
+        self.obeys, self.pending = True, ""
         self.libvirt = Libvirt()
         (folder / "web.xml").write_text(f"<!-- x -->\n<domain><name>web</name><uuid>{UUID}</uuid></domain>")
         self.utils = utilities() | {
@@ -52,8 +52,8 @@ class Pacemaker:
         return (
             f'<pacemaker-result><summary><cluster_options stonith-enabled="true"/></summary><nodes>{nodes}</nodes>'
             f'<resources><resource id="web" resource_agent="ocf::heartbeat:VirtualDomain" role="{self.role}" '
-            f'managed="{"true" if self.managed else "false"}" failed="false" blocked="false">{place}</resource>'
-            f"</resources><failures>{failed}</failures></pacemaker-result>"
+            f'{self.pending} managed="{"true" if self.managed else "false"}" failed="false" blocked="false">{place}'
+            f"</resource></resources><failures>{failed}</failures></pacemaker-result>"
         )
 
     def run(self, argv, ok=(0,), **options):
@@ -187,6 +187,41 @@ def test_a_move_that_does_not_end_says_where_it_is_and_leaves_no_constraint(pace
     with pytest.raises(CommandExecutionError, match="did not move to node2: it is running on hv1; it had not ended"):
         move(pacemaker)
     assert pacemaker.calls[-1] == ["--clear", "--resource", "web", "--node", "node2"]
+
+
+def test_a_move_that_is_not_over_keeps_its_constraint_which_outlives_it(pacemaker):
+    pacemaker.obeys, pacemaker.pending = False, 'pending="Migrating"'
+    with pytest.raises(CommandExecutionError, match="it had not ended after 0 s, and goes on: salt-run"):
+        move(pacemaker)
+    assert [call[0] for call in pacemaker.calls] == ["--move"]
+    assert int(pacemaker.calls[0][-1].removeprefix("PT").removesuffix("S")) >= 3600
+
+
+def test_one_whose_move_ends_late_loses_its_constraint_after_that(pacemaker, monkeypatch):
+    pacemaker.obeys, pacemaker.pending = False, 'pending="Migrating"'
+    taken = hypervisor_cluster._taken_back
+
+    def late(*words):
+        gone = taken(*words)
+        pacemaker.pending = ""
+        return gone
+
+    monkeypatch.setattr(hypervisor_cluster, "_taken_back", late)
+    with pytest.raises(CommandExecutionError, match=r"it had not ended after 0 s$"):
+        move(pacemaker)
+    assert [call[0] for call in pacemaker.calls] == ["--move", "--clear"]
+
+
+def test_a_move_of_which_pacemaker_says_nothing_any_more_keeps_its_constraint(pacemaker):
+    def run(argv, **_):
+        pacemaker.calls.append(argv[1:])
+        pacemaker.answers = False
+        return ""
+
+    pacemaker.utils["cluster_tools.run"] = run
+    with pytest.raises(CommandExecutionError, match="Pacemaker does not answer"):
+        move(pacemaker)
+    assert [call[0] for call in pacemaker.calls] == ["--move"]
 
 
 def test_a_move_that_fails_says_why_and_an_old_failure_does_not_count(pacemaker):
