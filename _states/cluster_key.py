@@ -267,7 +267,7 @@ def handed_out(
         wait_seconds: How long to wait for nodes that have handed in no public key yet.
 
     Returns a state result. Where a node is missing after that time it is named and the state fails; the others have
-    theirs by then.
+    theirs by then. A key that is too long to be sealed fails, too, with what brings it to the nodes instead.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     key, own = __utils__["own_files.read"](name), _own_private(private)
@@ -284,11 +284,12 @@ def handed_out(
         before = (_fetched(source, __opts__["id"]) or {}).get("sealed") or {}
         to_seal, gone = __utils__["cluster_keys.stale"](before, key, publics)
         gone = [node for node in gone if node not in nodes]
-        if (to_seal or gone) and not __opts__["test"]:
+        why = _unfit(name, key, {node: publics[node] for node in to_seal})
+        if (to_seal or gone) and not why and not __opts__["test"]:
             entry = _sealed(key, cluster, own, before, {node: publics[node] for node in to_seal}, gone)
             why = _deposited(keeper, source, entry, wait_seconds)
-            if why:
-                return ret | {"result": False, "comment": f"The cluster's key is not handed out: {why}."}
+        if why:
+            return ret | {"result": False, "comment": f"The cluster's key is not handed out: {why}."}
         sealed_for |= {*to_seal}
         ret["changes"] |= {"sealed for": sorted(sealed_for)} if sealed_for else {}
         ret["changes"] |= {"withdrawn from": gone} if gone else {}
@@ -308,6 +309,17 @@ def handed_out(
         )
         return ret | {"result": False, "comment": comment}
     return ret | {"comment": "Every node can have the key."}
+
+
+def _unfit(name: str, key: bytes, publics: Mapping[str, str]) -> str:
+    """Return why the cluster's key cannot be sealed for these nodes, and what brings it there; empty if it can."""
+    why = __utils__["cluster_keys.unfit"](key, publics)
+    if not why:
+        return ""
+    return (
+        f"{name} {why}. Give it to all nodes by pillar, as cluster:keys:corosync in base64 (base64 -w0 {name}), or "
+        "change it while the cluster is stopped"
+    )
 
 
 def _sealed(

@@ -22,8 +22,10 @@ try:
 except ImportError:
     HAS_CRYPTOGRAPHY = False
 
-# What corosync-keygen makes; sealed by a key of 3072 bits there is room for 318.
-KEY_BYTES = 256
+# What corosync takes: 256 bytes from its keygen, 128 from that of corosync 2, others where somebody has said so.
+_KEY_LEAST, _KEY_MOST = 128, 4096
+# What OAEP with SHA-256 needs itself of the bytes of an RSA key: of 3072 bits are left 318 bytes.
+_OAEP = 66
 _BITS, _BITS_MOST = 3072, 8192
 _PEM_MOST = 4096  # characters
 _NODES_MOST = 32
@@ -93,7 +95,7 @@ def seal(key: bytes, cluster: str, public: str) -> dict[str, str]:
         public: the recipient's public key as PEM.
 
     Raises:
-        ValueError: the public key is none.
+        ValueError: the public key is none, or has no room for the key, see :func:`unfit`.
     """
     blob = _public(public).encrypt(key, _padding(cluster))
     return {
@@ -103,14 +105,35 @@ def seal(key: bytes, cluster: str, public: str) -> dict[str, str]:
     }
 
 
+def unfit(key: bytes, publics: Mapping[str, str]) -> str:
+    """Says why a key cannot be sealed; empty when it can.
+
+    Args:
+        key: the cluster's key.
+        publics: public keys as PEM, by minion id of those that it is to be sealed for.
+    """
+    room = {host: _public(public).key_size // 8 - _OAEP for host, public in publics.items()}
+    short = sorted(host for host, most in room.items() if len(key) > most)
+    if short:
+        return f"has {len(key)} bytes, and at most {min(room.values())} can be sealed for {', '.join(short)}"
+    return "" if _has_a_length(key) else f"has {len(key)} bytes, and corosync takes {_KEY_LEAST} to {_KEY_MOST}"
+
+
+def _has_a_length(key: bytes) -> bool:
+    """Says whether corosync takes a key of this length."""
+    return _KEY_LEAST <= len(key) <= _KEY_MOST
+
+
 def unseal(entry: Mapping[str, str], cluster: str, private: bytes) -> bytes:
     """Returns what was sealed for us; raises ValueError for what was not, or has been altered."""
     try:
         key = bytes(_private(private).decrypt(base64.b64decode(entry["blob"], validate=True), _padding(cluster)))
     except (ValueError, binascii.Error):
         raise ValueError("it does not open with this host's key") from None
-    if digest(key) != entry["key"] or len(key) != KEY_BYTES:
+    if digest(key) != entry["key"]:
         raise ValueError("it holds another key than it says")
+    if not _has_a_length(key):
+        raise ValueError(f"it has {len(key)} bytes, and corosync takes {_KEY_LEAST} to {_KEY_MOST}")
     return key
 
 

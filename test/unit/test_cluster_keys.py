@@ -43,6 +43,36 @@ def test_a_sealed_key_opens_with_its_recipients_key_alone(pairs, publics, key):
         keys.unseal(entry, "c", pairs[1])
 
 
+@pytest.mark.parametrize("length", [128, 255, 318])
+def test_a_key_of_another_cluster_opens_whatever_its_length(pairs, publics, length):
+    content = secrets.token_bytes(length)
+    assert keys.unfit(content, {"hv1": publics[0]}) == ""
+    assert keys.unseal(keys.seal(content, "c", publics[0]), "c", pairs[0]) == content
+
+
+@pytest.mark.parametrize(
+    ("length", "told"),
+    [
+        (319, "has 319 bytes, and at most 318 can be sealed for hv1, hv2"),
+        (127, "has 127 bytes, and corosync takes 128 to"),
+    ],
+)
+def test_a_key_that_cannot_be_sealed_says_why(publics, length, told):
+    assert keys.unfit(bytes(length), {"hv1": publics[0], "hv2": publics[1]}).startswith(told)
+
+
+def test_one_with_a_longer_key_of_its_own_has_more_room(publics):
+    longer = pem(rsa.generate_private_key(public_exponent=65537, key_size=4096))
+    assert keys.unfit(bytes(446), {"hv1": longer}) == ""
+    told = "has 446 bytes, and at most 318 can be sealed for hv2"
+    assert keys.unfit(bytes(446), {"hv1": longer, "hv2": publics[1]}) == told
+
+
+def test_what_corosync_does_not_take_is_refused(pairs, publics):
+    with pytest.raises(ValueError, match="it has 64 bytes, and corosync takes 128 to 4096"):
+        keys.unseal(keys.seal(bytes(64), "c", publics[0]), "c", pairs[0])
+
+
 def test_it_opens_for_its_cluster_alone(pairs, publics, key):
     with pytest.raises(ValueError, match="does not open"):
         keys.unseal(keys.seal(key, "c", publics[0]), "d", pairs[0])

@@ -302,6 +302,42 @@ def test_without_a_master_nothing_can_be_handed_in(site):
     assert "without a master" in ret["comment"]
 
 
+@pytest.fixture(name="adopted")
+def a_node_to_be_added(site):
+    """hv1 has a running cluster's own key, which is not one of ours; hv2 is to come in."""
+    site.on("hv2")
+    site.published()
+    site.on("hv1")
+    site.published()
+
+    def adopted(key: bytes) -> Site:
+        site.path("authkey").write_bytes(key)
+        site.path("authkey").chmod(0o400)
+        return site
+
+    return adopted
+
+
+def test_an_older_clusters_key_takes_in_a_node(adopted):
+    site = adopted(bytes(range(128)))
+    assert site.present()["changes"] == {}
+    assert site.handed_out("hv2")["changes"] == {"sealed for": ["hv2"]}
+    site.on("hv2")
+    assert site.present()["changes"] == {"key": "taken from hv1"}
+    assert site.key("hv2") == bytes(range(128))
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_key_that_is_too_long_to_be_sealed_says_what_to_do(adopted, test):
+    site = adopted(bytes(1024))
+    asked = len(site.asked)
+    site.on("hv1", test=test)
+    ret = site.handed_out("hv2")
+    assert (ret["result"], ret["changes"], len(site.asked)) == (False, {}, asked)
+    assert "has 1024 bytes, and at most 318 can be sealed for hv2. Give it to all nodes by pillar" in ret["comment"]
+    assert "cluster:keys:corosync" in ret["comment"]
+
+
 # ---- the keeper ----
 
 
