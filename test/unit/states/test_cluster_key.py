@@ -310,7 +310,7 @@ def a_node_to_be_added(site):
     site.on("hv1")
     site.published()
 
-    def adopted(key: bytes) -> Site:
+    def adopted(key):
         site.path("authkey").write_bytes(key)
         site.path("authkey").chmod(0o400)
         return site
