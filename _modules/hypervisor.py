@@ -24,6 +24,7 @@ __context__: dict[Any, Any]
 
 # What the utilities need of one another: the loader gives them no __utils__ of their own.
 _SIBLINGS = (
+    "cluster_derived.move_seconds",
     "cluster_guests.definition",
     "cluster_guests.is_defined",
     "cluster_status.facts",
