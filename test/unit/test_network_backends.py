@@ -351,29 +351,32 @@ def test_a_bridge_on_a_bond_speaks_as_the_bond_did(tmp_path, name):
     assert any("IAID=42" in one.text for one in backend.render(backend.adapt(host, pillar)).values())
 
 
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [
-        ("networkd", "/etc/systemd/network/05-hypervisor-{}.network"),
-        ("netplan", "/etc/netplan/90-hypervisor-0-{}.yaml"),
-    ],
-)
-def test_a_port_that_is_no_longer_one_leaves_before_another_joins(tmp_path, name, path):
-    """It leaves a link without a file as it was: two cards in one bridge would make a loop."""
-    host = Stack(tmp_path, "eth0", "eth1", "vnet3", "g-eth1")
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_port_that_is_no_longer_one_leaves_before_another_joins(tmp_path, name):
+    """Two cards of one network in one bridge would make a loop, and networkd leaves a link without a file as it was."""
+    host, backend = Stack(tmp_path, "eth0", "eth1.7", "vnet3", "g-eth1.7"), backend_of(name)
     with_bridge(host)
-    for one in ("eth1", "vnet3", "g-eth1"):
+    for one in ("eth1.7", "vnet3", "g-eth1.7"):
         host.there[one]["master"] = "br0"
-    moved = step(BRIDGE)
-    gone = {path.format("eth1"): b"old"}
+    old = resolved({"bridges": {"br0": {"ports": ["eth1.7"]}}})
+    gone = {path: b"old" for path in backend.render(old) if "eth1" in path}
+    moved = step(BRIDGE, links=[{"ifname": "eth0"}, *(dict(host.there[one]) for one in ("br0", "eth1.7", "vnet3"))])
     moved = replace(moved, before=gone, after=dict.fromkeys(gone))
-    backend_of(name).activate(host, moved)
-    assert [line for line in host.ran if "master" in line] == ["ip link set dev eth1 nomaster"]
-    assert host.ran.index("ip link set dev eth1 nomaster") < host.ran.index("networkctl reload")
-    # On the way back it is given its file, and with that its bridge, again.
+    if name in {"networkd", "netplan"}:
+        backend.activate(host, moved)
+        assert [line for line in host.ran if "master" in line] == ["ip link set dev eth1.7 nomaster"]
+        assert host.ran.index("ip link set dev eth1.7 nomaster") < host.ran.index("networkctl reload")
+    # Where the bridge was made anew, a guest's card gets it back, and not what was a port of it.
+    for one in ("eth1.7", "vnet3"):
+        host.there[one].pop("master")
     host.ran.clear()
-    backend_of(name).activate(host, replace(moved, back=True, before=moved.after, after=moved.before))
-    assert not any("nomaster" in line for line in host.ran)
+    backend.activate(host, moved)
+    assert [line for line in host.ran if "master" in line] == ["ip link set dev vnet3 master br0"]
+    # On the way back both have it again.
+    host.ran.clear()
+    backend.activate(host, replace(moved, back=True, before=moved.after, after=moved.before))
+    given = ["ip link set dev eth1.7 master br0", "ip link set dev vnet3 master br0"]
+    assert [line for line in host.ran if "master" in line] == given
 
 
 def test_networkd_and_netplan_know_each_others_files(tmp_path):

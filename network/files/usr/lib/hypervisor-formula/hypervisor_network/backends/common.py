@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -189,32 +189,41 @@ def restore_modes(host: Host, step: Step) -> None:
 
 def reattach(host: Host, step: Step) -> None:
     """Gives bridges back the ports that are not declared, such as guests', if the change has made a bridge anew."""
-    there = links(host)
+    there, gone = links(host), left(step)
     for link in step.snapshot.links:
         name, master = str(link["ifname"]), str(link.get("master", ""))
-        kept = name not in {one.name for one in step.profile.interfaces}
+        kept = name not in {one.name for one in step.profile.interfaces} and name not in gone
         if kept and master in step.changed and master in there and name in there and not there[name].get("master"):
             host.run(["ip", "link", "set", "dev", name, "master", master])
 
 
-def free_ports(host: Host, step: Step, own: Callable[[str, str], bool]) -> None:
-    """Takes links that are declared no longer out of the bridges and bonds that a change touches.
+def left(step: Step) -> set[str]:
+    """Returns the links that a change forth makes no ports any more: those that are not declared, and lose their file.
 
-    networkd leaves a link that has lost its file as it was. What others have put into a bridge, such as a guest's card,
-    never had a file of the formula.
+    What others have put into a bridge, such as a guest's card, never had a file of the formula.
+    """
+    declared = {one.name for one in step.profile.interfaces}
+    gone = [Path(path).name for path, content in step.after.items() if content is None and step.before.get(path)]
+    ports = {str(link["ifname"]) for link in step.snapshot.links if link.get("master") in step.changed}
+    names = set() if step.back else ports - declared
+    return {name for name in names if any(_is_own(file, name) for file in gone)}
 
-    Args:
-        host: the host.
-        step: the change, forth.
-        own: says whether a path is the formula's file of a link.
+
+def _is_own(file: str, name: str) -> bool:
+    """Says whether a file is called as one of the backends calls an interface's own."""
+    called = "|".join(re.escape(one) for one in (name, name.replace(".", "__")))
+    return re.fullmatch(rf"(\d+-)?hypervisor-(\d+-)?({called})(\.(network|yaml|nmconnection))?", file) is not None
+
+
+def free_ports(host: Host, step: Step) -> None:
+    """Takes links that are no ports any more out of their bridges and bonds; networkd leaves them as they were.
 
     Raises:
         BackendError: one stays.
     """
-    declared = {one.name for one in step.profile.interfaces}
-    gone = [path for path, content in step.after.items() if content is None and step.before.get(path) is not None]
-    for name, link in links(host).items():
-        if name not in declared and link.get("master") in step.changed and any(own(path, name) for path in gone):
+    there = links(host)
+    for name in sorted(left(step)):
+        if there.get(name, {}).get("master"):
             ran(host, ["ip", "link", "set", "dev", name, "nomaster"])
 
 

@@ -145,10 +145,6 @@ class Backend(networkd.Backend):
         """Makes networkd's files anew: this boot's were made of files that have been replaced since."""
         self._generate(host)
 
-    def _is_file_of(self, path: str, name: str) -> bool:
-        """Says whether that is the formula's file of an interface, declared or not."""
-        return re.fullmatch(rf"{render.FOLDER}/{render.PREFIX}-\d+-{re.escape(name)}\.yaml", path) is not None
-
     def _is_ours(self, file: str, one: Interface) -> bool:
         """Says whether that is the file that networkd should take for an interface."""
         return file == f"{_MADE}/10-netplan-{one.name}.network"

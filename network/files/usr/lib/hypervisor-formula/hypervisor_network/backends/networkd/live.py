@@ -127,7 +127,7 @@ class Backend:
             common.remove_made(host, step)
         else:
             common.remove_absent(host, step)
-            common.free_ports(host, step, self._is_file_of)
+            common.free_ports(host, step)
         self._reload(host)
         if step.back:
             managed = step.snapshot.extra.get("managed", [])
@@ -175,10 +175,6 @@ class Backend:
             if not self._is_ours(file, one):
                 found.append(f"networkd has set up {one.name} by {file or 'no file'}")
         return found
-
-    def _is_file_of(self, path: str, name: str) -> bool:
-        """Says whether that is the formula's file of an interface, declared or not."""
-        return path == render.path(name, "network")
 
     def _is_ours(self, file: str, one: Interface) -> bool:
         """Says whether that is the file that networkd should take for an interface."""
