@@ -363,12 +363,13 @@ def test_a_port_that_is_no_longer_one_leaves_before_another_joins(tmp_path, name
     moved = step(BRIDGE, links=[{"ifname": "eth0"}, *(dict(host.there[one]) for one in ("br0", "eth1.7", "vnet3"))])
     moved = replace(moved, before=gone, after=dict.fromkeys(gone))
     if name in {"networkd", "netplan"}:
+        host.answers["ip link set dev eth1.7 nomaster"] = lambda: Done(0, host.there["eth1.7"].pop("master"), "")
         backend.activate(host, moved)
         assert [line for line in host.ran if "master" in line] == ["ip link set dev eth1.7 nomaster"]
         assert host.ran.index("ip link set dev eth1.7 nomaster") < host.ran.index("networkctl reload")
     # Where the bridge was made anew, a guest's card gets it back, and not what was a port of it.
     for one in ("eth1.7", "vnet3"):
-        host.there[one].pop("master")
+        host.there[one].pop("master", None)
     host.ran.clear()
     backend.activate(host, moved)
     assert [line for line in host.ran if "master" in line] == ["ip link set dev vnet3 master br0"]

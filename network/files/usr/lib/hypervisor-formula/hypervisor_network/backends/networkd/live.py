@@ -153,6 +153,8 @@ class Backend:
             common.restore_modes(host, step)
             common.restore_options(host, step)
             _until(lambda: all(_restored(host, step, name) or _ready(host, name) for name in present), _SETTLES)
+        # Until it had read its files networkd could put a port back.
+        common.free_ports(host, step)
         common.reattach(host, step)
 
     def _reload(self, host: Host) -> None:
