@@ -31,9 +31,9 @@ def unchanged(
     Args:
         name: Any label.
         devices: The disks; none for the watchdog alone.
-        watchdog: The watchdog's device.
-        watchdog_timeout: Seconds after which it resets a host that hangs.
-        wait_seconds: How long sbd may take to watch its disks once it runs.
+        watchdog: As of :func:`working`.
+        watchdog_timeout: As of :func:`working`.
+        wait_seconds: As of :func:`working`.
 
     Returns a state result without changes.
     """
@@ -41,10 +41,9 @@ def unchanged(
     try:
         if not __utils__["cluster_tools.active"]("sbd.service"):
             return ret | {"comment": "sbd does not run: it takes up what is declared when it starts."}
-        why = _against(devices, watchdog, watchdog_timeout, wait_seconds)
     except CommandExecutionError as error:
         return ret | {"result": False, "comment": f"sbd: {error}."}
-    return ret | {"result": not why, "comment": why or "sbd runs with what is declared."}
+    return working(name, devices, watchdog, watchdog_timeout, wait_seconds)
 
 
 def disks(
