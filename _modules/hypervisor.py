@@ -27,6 +27,7 @@ _SIBLINGS = (
     "cluster_derived.move_seconds",
     "cluster_guests.definition",
     "cluster_guests.is_defined",
+    "cluster_pace.turn",
     "cluster_status.facts",
     "cluster_status.read",
     "cluster_tools.active",

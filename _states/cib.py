@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _PAUSE = 1.0
 _TRIES = 5
+_QUERY = ["cibadmin", "--query"]
 _SECRETS = "/var/lib/pacemaker/lrm/secrets"
 
 
@@ -41,6 +42,7 @@ def configured(
     Returns a state result with each difference.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    notes: list[str] = []
     names = {minion: spec.get("name", minion) for minion, spec in nodes.items()}
     whole = {**declared, "nodes": list(nodes)}
     earlier = __utils__["cluster_derived.before"](whole, stage)
@@ -59,9 +61,14 @@ def configured(
                 _agreed(changes, said, wait_seconds)
                 return _stopped(__utils__["cluster_cib.has"](live, going))
 
-            ret["changes"] = _brought_in(declared, earlier, names, ready)
+            if stage == "all" and whole.get("guests"):
+                whole, notes = _held(whole, names)
+                declared = __utils__["cluster_derived.declared"](whole, stage)
+                if (late := _late(whole)) and not __opts__["test"]:
+                    ret["changes"] = _started_first(whole, late, names, ready)
+            ret["changes"] = {**_brought_in(declared, earlier, names, ready), **ret["changes"]}
         if __opts__["test"]:
-            comment = f"The CIB {'would change' if ret['changes'] else 'is as declared'}."
+            comment = " ".join([f"The CIB {'would change' if ret['changes'] else 'is as declared'}.", *notes])
             return ret | {"result": None if ret["changes"] else True, "comment": comment}
         devices = [one for one, spec in (declared.get("stonith") or {}).items() if spec.get("ensure") != "absent"]
         idle = _idle(devices, wait_seconds if ret["changes"] else 0)
@@ -70,7 +77,97 @@ def configured(
     if idle:
         comment = f"Fence devices that are not at work within {wait_seconds} s: {'; '.join(idle)}."
         return ret | {"result": False, "comment": comment}
-    return ret | {"comment": f"The CIB is as declared{' now' if ret['changes'] else ''}."}
+    return ret | {"comment": " ".join([f"The CIB is as declared{' now' if ret['changes'] else ''}.", *notes])}
+
+
+# ---- guests that run, and get or give up a volume ----
+
+
+def _volumes(whole: Mapping[str, Any]) -> dict[str, str]:
+    """Return the resources of declared volumes by the path of their device."""
+    found: dict[str, str] = __utils__["cluster_guests.volumes"](whole.get("storage") or {})
+    return found
+
+
+def _seen() -> dict[str, Any]:
+    """Return what Pacemaker says."""
+    found: dict[str, Any] = __utils__["cluster_status.read"](__utils__["cluster_tools.monitor"]())
+    return found
+
+
+def _held(whole: dict[str, Any], names: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Leave guests tied to volumes that are not theirs any more, as long as they run and have them open.
+
+    Args:
+        whole: What is declared.
+        names: Of nodes by minion id.
+
+    Returns what is declared with those volumes, and what is to be said.
+
+    Raises:
+        CommandExecutionError: whether a guest has one open cannot be seen, or another guest is to have it.
+    """
+    leaving = __utils__["cluster_ties.leaving"](whole, _volumes(whole), __utils__["cluster_tools.run"](_QUERY))
+    places = __utils__["cluster_ties.running"](_seen()) if leaving else {}
+    here = names.get(__opts__["id"], "")
+    held = {}
+    for guest in [one for one in leaving if one in places]:
+        # As guests move: libvirt's TLS, to the node's own name.
+        uri = "qemu:///system" if places[guest] == here else f"qemu+tls://{places[guest]}/system"
+        text = __utils__["cluster_tools.run"](["virsh", "--connect", uri, "domblklist", "--domain", guest])
+        there = __utils__["cluster_ties.open_in"](text)
+        if kept := [path for path in leaving[guest] if path in there]:
+            held[guest] = kept
+    if wrong := __utils__["cluster_ties.taken"](whole, held):
+        raise CommandExecutionError(f"nothing has changed: {'; '.join(wrong)}")
+    notes = [
+        f"{guest} runs and has {', '.join(paths)} open, so it stays tied to that; the first highstate after its next "
+        "start unties it."
+        for guest, paths in held.items()
+    ]
+    return __utils__["cluster_ties.with_disks"](whole, held), notes
+
+
+def _late(whole: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return by guest that runs the volumes that it gets and that have not started yet."""
+    live = __utils__["cluster_tools.run"](_QUERY)
+    found: dict[str, list[str]] = __utils__["cluster_ties.arriving"](whole, _volumes(whole), live, _seen())
+    return found
+
+
+def _started_first(
+    whole: Mapping[str, Any],
+    late: Mapping[str, list[str]],
+    names: Mapping[str, str],
+    ready: Callable[[str, Mapping[str, Any]], bool],
+) -> dict[str, Any]:
+    """Have volumes started that guests get which run: tied to one that has still to start, a guest would be stopped.
+
+    Returns all that differs between the live CIB and what is declared, of which this is the first part.
+
+    Raises:
+        CommandExecutionError: a volume has not started in time; the guest goes on without it.
+    """
+    live = __utils__["cluster_tools.run"](_QUERY)
+    changes: dict[str, Any] = __utils__["cluster_cib.apply"](
+        live, __utils__["cluster_derived.declared"](whole), names
+    ).changes
+    fewer = __utils__["cluster_ties.without_disks"](whole, late)
+    _brought_in(__utils__["cluster_derived.declared"](fewer), None, names, ready)
+    seconds = __utils__["cluster_derived.stop_seconds"]()
+    deadline = time.monotonic() + seconds
+    while left := _late(whole):
+        if time.monotonic() + _PAUSE > deadline:
+            which = "; ".join(f"libvirt:guests:{guest}:disks: {', '.join(paths)}" for guest, paths in left.items())
+            raise CommandExecutionError(
+                f"volumes have not started within {seconds} s, so the guests go on without them: {which}; see "
+                "crm_mon -1 --inactive, and run the highstate again once they are started"
+            )
+        time.sleep(_PAUSE)
+    return changes
+
+
+# ---- bringing in ----
 
 
 def _after(live: str, earlier: Mapping[str, Any] | None, names: Mapping[str, str]) -> str:
@@ -98,7 +195,7 @@ def _brought_in(
     first: dict[str, Any] | None = None
     error = ""
     for _ in range(_TRIES):
-        live = _after(run(["cibadmin", "--query"]), earlier, names)
+        live = _after(run(_QUERY), earlier, names)
         result = __utils__["cluster_cib.apply"](live, declared, names)
         first = result.changes if first is None else first
         if not result.changes or __opts__["test"]:
@@ -123,7 +220,8 @@ def _push(live: str, new: str) -> None:
         argv = ["crm_diff", "--original", str(paths["live"]), "--new", str(paths["new"])]
         # It ends with 1 where there is a difference.
         patch = __utils__["cluster_tools.run"](argv, ok=(0, 1))
-    __utils__["cluster_tools.run"](["cibadmin", "--patch", "--xml-pipe"], stdin=patch)
+    with __utils__["cluster_pace.turn"](__utils__["cluster_tools.monitor"]):
+        __utils__["cluster_tools.run"](["cibadmin", "--patch", "--xml-pipe"], stdin=patch)
 
 
 def _agreed(changes: Mapping[str, Any], said: tuple[str, str], wait_seconds: int) -> None:
@@ -167,7 +265,8 @@ def _stopped(guests: list[str]) -> bool:
         return True
     for name in running:
         words = ["--meta", "--set-parameter", "target-role", "--parameter-value", "Stopped"]
-        __utils__["cluster_tools.run"](["crm_resource", "--resource", name, *words])
+        with __utils__["cluster_pace.turn"](__utils__["cluster_tools.monitor"]):
+            __utils__["cluster_tools.run"](["crm_resource", "--resource", name, *words])
     seconds = __utils__["cluster_derived.stop_seconds"]()
     deadline = time.monotonic() + seconds
     while running := _running(guests):

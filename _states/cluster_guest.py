@@ -303,7 +303,8 @@ def _tried_again(name: str) -> None:
     node = cluster["nodes"][__opts__["id"]].get("name", __opts__["id"])
     if f'op_key="{name}_' in __utils__["cluster_tools.monitor"]():
         argv = ["crm_resource", "--cleanup", "--resource", name, "--node", node]
-        __utils__["cluster_tools.run"](argv, ok=range(256))
+        with __utils__["cluster_pace.turn"](__utils__["cluster_tools.monitor"]):
+            __utils__["cluster_tools.run"](argv, ok=range(256))
 
 
 def _waiting(name: str, want: Any) -> list[str]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _PAUSE = 1.0
 _STOP = 1900  # seconds; Pacemaker moves resources away when it stops, which its unit gives 30 minutes
+_LOCKS = 300  # seconds; a lease is given back on each disk
+_LVMLOCKD = "lvmlockd.service"
 _SERVICES = ("pacemaker.service", "corosync.service")
 # What would bring a node back, give a later cluster the resources of this one, or let a host that is none of its nodes
 # any more switch them off.
@@ -67,7 +69,13 @@ def _lacking(nodes: Mapping[str, Any]) -> tuple[list[str], str]:
     return missing, "" if own in online else "Pacemaker has not taken this node in (see: journalctl -u pacemaker)"
 
 
-def left(name: str, files: list[str], leaving: dict[str, Any] | None = None, root: str = "/") -> dict[str, Any]:
+def left(
+    name: str,
+    files: list[str],
+    leaving: dict[str, Any] | None = None,
+    locks: list[str] | None = None,
+    root: str = "/",
+) -> dict[str, Any]:
     """Make sure that this host is in no cluster, and starts in none.
 
     Pacemaker moves its resources away first. Nodes without which the others would have no quorum stay: each that leaves
@@ -77,12 +85,14 @@ def left(name: str, files: list[str], leaving: dict[str, Any] | None = None, roo
         name: Any label.
         files: What goes: configuration and keys.
         leaving: The nodes that are to be out of the cluster by minion id, this one among them.
+        locks: Services of locks that are no resources of Pacemaker, in the order in which they stop.
         root: Below which Pacemaker and corosync keep what they remember.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
-        running = [unit for unit in _SERVICES if __utils__["cluster_tools.active"](unit)]
-        enabled = [unit for unit in _SERVICES if __utils__["cluster_tools.enabled"](unit)]
+        units = [*_SERVICES, *(f"{unit}.service" for unit in locks or ())]
+        running = [unit for unit in units if __utils__["cluster_tools.active"](unit)]
+        enabled = [unit for unit in units if __utils__["cluster_tools.enabled"](unit)]
         there = [path for path in files if Path(path).exists()]
         there += sorted(str(path) for pattern in _KEPT for path in Path(root).glob(pattern) if path.is_file())
         found = {"stopped": running, "disabled": enabled, "removed": there}
@@ -103,6 +113,9 @@ def left(name: str, files: list[str], leaving: dict[str, Any] | None = None, roo
 def _leave(running: Iterable[str], enabled: Iterable[str], there: Iterable[str]) -> None:
     """Stop what runs, Pacemaker first, and remove what would start it again."""
     for unit in running:
+        if unit == _LVMLOCKD:
+            # Pacemaker has stopped the volumes; one that is active still keeps its group's locks, and that is said.
+            __utils__["cluster_tools.run"](["vgchange", "--lockstop"], timeout=_LOCKS)
         __utils__["cluster_tools.run"](["systemctl", "stop", unit], timeout=_STOP)
     for unit in enabled:
         __utils__["cluster_tools.run"](["systemctl", "disable", unit])

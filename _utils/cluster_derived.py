@@ -167,15 +167,22 @@ def _volumes(found: dict[str, Any], storage: Mapping[str, Any]) -> None:
     What is active on one node goes with its guest without a stop: exclusive at rest, on two nodes on the way. It has
     that agent before it has a guest, since another one would stop the volume, and with it the guest.
     """
+    leases = {"lock_manager": "sanlock"} if storage.get("lock_manager") == "sanlock" else {}
     for name, group, volume, words in volumes(storage):
         shared = words.get("active") == "everywhere"
-        parameters = {"vgname": group, "lvname": volume}
+        parameters = {"vgname": group, "lvname": volume, **leases}
         spec: dict[str, Any] = {"operations": _operations("60s"), "meta": {"resource-stickiness": _STAYS}}
+        spec |= {"agent": "ocf:hypervisor:SharedVolume", "parameters": parameters}
         if shared:
-            parameters |= {"vg_access_mode": "lvmlockd", "activation_mode": "shared"}
-            spec |= {"agent": "ocf:heartbeat:LVM-activate", "parameters": parameters, "clone": {"interleave": True}}
+            spec |= {"clone": {"interleave": True}}
+            if leases:
+                # LVM-activate takes no group with such locks.
+                parameters["activation"] = "shared"
+            else:
+                parameters |= {"vg_access_mode": "lvmlockd", "activation_mode": "shared"}
+                spec["agent"] = "ocf:heartbeat:LVM-activate"
         else:
-            spec |= {"agent": "ocf:hypervisor:SharedVolume", "parameters": parameters, "operations": _moving("30s")}
+            spec |= {"operations": _moving("30s")}
             spec["meta"]["allow-migrate"] = True
         found["resources"][name] = spec
         then = f"{name}-clone" if shared else name

@@ -142,7 +142,8 @@ def refuse(utils: Utils, name: str, verb: str) -> None:
 def _target_role(utils: Utils, name: str, role: str) -> None:
     """Tells Pacemaker what a guest is to be; that outlives highstates, which leave it as it is."""
     words = ["--meta", "--set-parameter", "target-role", "--parameter-value", role]
-    utils["cluster_tools.run"](["crm_resource", "--resource", name, *words])
+    with utils["cluster_pace.turn"](utils["cluster_tools.monitor"]):
+        utils["cluster_tools.run"](["crm_resource", "--resource", name, *words])
 
 
 def _waited(utils: Utils, name: str, done: Callable[[Found], bool], seconds: float) -> Found:
@@ -277,11 +278,16 @@ def move(utils: Utils, name: str, node: str, timeout: float) -> None:
 
     # If nobody is there any more to take it back, it ends by itself, and not before the move.
     lifetime = f"PT{int(timeout) + int(utils['cluster_derived.move_seconds']()) + int(_BEGINS)}S"
-    run(["crm_resource", "--move", "--resource", name, "--node", node, "--lifetime", lifetime])
+    told, deadline = False, time.monotonic() + timeout
     try:
-        now = _waited(utils, name, over, timeout)
+        with utils["cluster_pace.turn"](utils["cluster_tools.monitor"], timeout):
+            run(["crm_resource", "--move", "--resource", name, "--node", node, "--lifetime", lifetime])
+            told = True
+            # The next change has to wait until its volumes are there.
+            now = _waited(utils, name, lambda one: one.role in _ON_ITS_WAY or over(one), _left(deadline))
+        now = _waited(utils, name, over, _left(deadline))
     finally:
-        taken = _taken_back(utils, name, node)
+        taken = told and _taken_back(utils, name, node)
     if now.runs() and now.nodes == [node] and not [one for one in now.failures if _moves(one, known)]:
         return
     now = _waited(utils, name, lambda one: one.runs() or one.stopped(), _BEGINS)
@@ -302,14 +308,20 @@ def _taken_back(utils: Utils, name: str, node: str) -> bool:
     it leaves, and would then stop it on both.
     """
     try:
-        if Found(utils, name).role in _ON_ITS_WAY:
-            return False
+        with utils["cluster_pace.turn"](utils["cluster_tools.monitor"]):
+            if Found(utils, name).role in _ON_ITS_WAY:
+                return False
+            # Without the node an operator's bans of other nodes would go too.
+            utils["cluster_tools.run"](["crm_resource", "--clear", "--resource", name, "--node", node], ok=range(256))
     except CommandExecutionError:
         # Nobody knows whether it moves.
         return False
-    # Without the node an operator's bans of other nodes would go too.
-    utils["cluster_tools.run"](["crm_resource", "--clear", "--resource", name, "--node", node], ok=range(256))
     return True
+
+
+def _left(deadline: float) -> float:
+    """Returns the seconds until a deadline, or none."""
+    return max(0.0, deadline - time.monotonic())
 
 
 def _moves(failure: Mapping[str, Any], known: set[tuple[str, str, str]]) -> bool:

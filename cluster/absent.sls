@@ -16,4 +16,7 @@ cluster_left:
       - /etc/lvm/lvmlocal.conf
       - /etc/systemd/system/pacemaker.service.d/hypervisor-locks.conf
 {% endif %}
+{% if cluster.storage.lock_manager == 'sanlock' %}
+    - locks: [lvmlockd, sanlock, wdmd]
+{% endif %}
     - leaving: {{ leaving | json }}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cluster_site import soon
 from storage_site import CLUSTER, NODES, PATIENCE, SAN, StorageSite
 
 GUEST, GUEST_VOLUME, GUEST_DISK = "counter", "vmdata-counter", "/dev/vmdata/counter"
+# A second guest, and a volume that a guest gets later.
+SECOND, SECOND_DISK, SPARE_DISK = "second", "/dev/vmdata/second", "/dev/vmdata/spare"
 DEFINITION = f"/etc/libvirt/cluster/{GUEST}.xml"
 FOLDER = "/var/lib/libvirt/images"
 MIB = 64
@@ -34,37 +37,47 @@ class GuestSite(StorageSite):  # type: ignore[misc]  # mypy looks at files of th
 
     nonce = "nonce"
 
-    def guest_declared(self, **more: Any) -> None:
-        """Let the pillar have the guest too; keys of it are replaced by ``more``."""
+    def guest_declared(
+        self, volumes: tuple[str, ...] = (), guests: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
+        """Let the pillar have the guest too.
+
+        Args:
+            volumes: more volumes of the group.
+            guests: more guests like it, by name the device of each.
+            more: keys of the guest that are replaced.
+        """
         argv = f"console=ttyS0 no_timer_check count={self.nonce}"
         boot = {"kernel": f"{FOLDER}/lab-guest-vmlinuz", "initrd": f"{FOLDER}/lab-guest-initramfs", "cmdline": argv}
         disk = {"name": "data", "source_file": GUEST_DISK, "cache": "none"}
-        guest = {"ha": True, "cpu": 1, "mem": 96, "boot": boot, "disks": [disk], **more}
+        guest = {"ha": True, "cpu": 1, "mem": 96, "boot": boot, "disks": [disk]}
+        others = {name: {**guest, "disks": [{**disk, "source_file": path}]} for name, path in (guests or {}).items()}
         libvirt = {
             "pki": {"ca_server": self.lab.hosts.controller},
             "tls": {"allowed_hosts": list(NODES)},
             "daemon_conf": {"host_uuid_source": "machine-id"},
-            "guests": {GUEST: guest},
+            "guests": {GUEST: {**guest, **more}, **others},
         }
         self.others = {"libvirt": libvirt, "kvm": {"kernel": {"manage": False}}}
         self.only = {node: {"roles": ["hypervisor", "cluster"]} for node in NODES}
-        volumes = {"one": {"size_mib": 64}, GUEST: {"size_mib": MIB}}
-        groups = {"vmdata": {"devices": [SAN], "volumes": volumes}}
+        sizes = {"one": 64, GUEST: MIB, **dict.fromkeys(volumes, 32)}
+        rows = {name: {"size_mib": size} for name, size in sizes.items()}
+        groups = {"vmdata": {"devices": [SAN], "volumes": rows}}
         self.declared(storage={**CLUSTER["storage"], "volume_groups": groups})
 
-    def guests_on(self) -> dict[str, str]:
-        """Return by node the state of the guest, as libvirt itself says it; nodes without it are left out."""
+    def guests_on(self, guest: str = GUEST) -> dict[str, str]:
+        """Return by node the state of a guest, as libvirt itself says it; nodes without it are left out."""
         found = {}
         for node in NODES:
             if self.running(node):
-                said = self.lab.run(node, ["virsh", "domstate", GUEST], check=False, timeout=120)
+                said = self.lab.run(node, ["virsh", "domstate", guest], check=False, timeout=120)
                 if said.returncode == 0:
                     found[node] = str(said.stdout).strip()
         return found
 
-    def runs_on(self) -> str:
-        """Return the node that runs the guest, of which there is never more than one; empty for none."""
-        found = {node: state for node, state in self.guests_on().items() if state == "running"}
+    def runs_on(self, guest: str = GUEST) -> str:
+        """Return the node that runs a guest, of which there is never more than one; empty for none."""
+        found = {node: state for node, state in self.guests_on(guest).items() if state == "running"}
         assert len(found) <= 1, found
         return next(iter(found), "")
 
@@ -75,24 +88,24 @@ class GuestSite(StorageSite):  # type: ignore[misc]  # mypy looks at files of th
         soon(lambda: self.counts(node), PATIENCE, f"the guest counts on {node}")
         return node
 
-    def counts(self, node: str) -> bool:
+    def counts(self, node: str, disk: str = GUEST_DISK) -> bool:
         """Whether a guest on a node writes."""
-        before = self.sector(node)
+        before = self.sector(node, disk)
         time.sleep(3)
-        return self.sector(node) != before
+        return self.sector(node, disk) != before
 
-    def sector(self, node: str) -> str:
-        """Return the first sector of the guest's disk, past any cache."""
-        argv = ["dd", f"if={GUEST_DISK}", "bs=512", "count=1", "iflag=direct", "status=none"]
+    def sector(self, node: str, disk: str = GUEST_DISK) -> str:
+        """Return the first sector of a guest's disk, past any cache."""
+        argv = ["dd", f"if={disk}", "bs=512", "count=1", "iflag=direct", "status=none"]
         return str(self.run(node, *argv, check=False)).rstrip("\0\n")
 
-    def count(self, node: str) -> Count:
-        """Read the guest's disk where it is active: every number is there, once, and each start wrote without a gap.
+    def count(self, node: str, disk: str = GUEST_DISK) -> Count:
+        """Read a guest's disk where it is active: every number is there, once, and each start wrote without a gap.
 
         Two guests at a time would have written numbers of the other's, or their own among them.
         """
-        last = int(_LINE.fullmatch(self.sector(node))[3])  # type: ignore[index]
-        argv = ["dd", f"if={GUEST_DISK}", "bs=512", f"count={last + 1}", "iflag=direct", "status=none"]
+        last = int(_LINE.fullmatch(self.sector(node, disk))[3])  # type: ignore[index]
+        argv = ["dd", f"if={disk}", "bs=512", f"count={last + 1}", "iflag=direct", "status=none"]
         text = self.run(node, *argv)
         rows = [text[512 * place : 512 * (place + 1)].rstrip("\0\n") for place in range(1, last + 1)]
         boots: list[str] = []

@@ -118,6 +118,19 @@ def test_a_volume_that_is_active_everywhere_is_a_clone():
     assert found["constraints"]["orders"]["vm-one-after-locking"]["then"] == "vm-one-clone"
 
 
+def test_with_locks_of_sanlock_a_volume_has_the_agent_that_takes_them():
+    volumes = {"one": {"size_mib": 64}, "two": {"size_mib": 64, "active": "everywhere"}}
+    groups = {"vm": {**GROUP, "volumes": volumes}}
+    found = declared(cluster(storage=storage(lock_manager="sanlock", volume_groups=groups)))
+    one, two = found["resources"]["vm-one"], found["resources"]["vm-two"]
+    assert one["agent"] == two["agent"] == "ocf:hypervisor:SharedVolume"
+    assert one["parameters"] == {"vgname": "vm", "lvname": "one", "lock_manager": "sanlock"}
+    assert two["parameters"] == {"vgname": "vm", "lvname": "two", "lock_manager": "sanlock", "activation": "shared"}
+    assert (two["clone"], "allow-migrate" in two["meta"]) == ({"interleave": True}, False)
+    # Its daemons are services, and nothing to be after.
+    assert found["constraints"].get("orders", {}) == {}
+
+
 def test_all_of_it_is_a_cib_and_laying_it_over_again_changes_nothing():
     whole = cluster(sbd={"enabled": True, "devices": [DISK]}, storage=storage())
     names, live = {"hv1": "hv1", "hv2": "hv2"}, cluster_cib.empty()

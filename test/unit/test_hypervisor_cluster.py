@@ -10,7 +10,7 @@ from hypervisor_harness import Libvirt, utilities
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from _modules import hypervisor
-from _utils import cluster_tools, hypervisor_cluster
+from _utils import cluster_pace, cluster_tools, hypervisor_cluster
 
 UUID = "0f4b9a57-0000-5000-8000-000000000001"
 NODES = {"hv1": "hv1", "hv2": "node2"}
@@ -72,6 +72,7 @@ class Pacemaker:
 def one_cluster(tmp_path, monkeypatch):
     for name, value in (("_BEGINS", 0.01), ("_GOES", 0.01), ("_PAUSE", 0.001)):
         monkeypatch.setattr(hypervisor_cluster, name, value)
+    monkeypatch.setattr(cluster_pace, "LOCK", tmp_path / "lock")
     return Pacemaker(tmp_path)
 
 
@@ -237,6 +238,46 @@ def test_a_move_that_fails_says_why_and_an_old_failure_does_not_count(pacemaker)
     pacemaker.utils["cluster_tools.run"] = run
     with pytest.raises(CommandExecutionError, match=r"starts it anew after that \(migrate_to on hv1: no certificate"):
         move(pacemaker)
+
+
+def test_a_move_has_its_turn_until_the_guest_itself_is_on_its_way(pacemaker):
+    states = ["Started", "Started", "Migrating", "Migrating"]
+    free = []
+
+    def run(argv, **_):
+        pacemaker.calls.append(argv[1:])
+        if "--clear" in argv:
+            pacemaker.node = "node2"
+        return ""
+
+    def monitor():
+        if pacemaker.calls and states:
+            pacemaker.pending = f'pending="{states.pop(0)}"'
+            free.append(can_turn())
+            if not states:
+                pacemaker.node, pacemaker.pending = "node2", ""
+        return pacemaker.monitor()
+
+    def can_turn():
+        try:
+            with cluster_pace.turn(str, 0):
+                return True
+        except CommandExecutionError:
+            return False
+
+    pacemaker.utils |= {"cluster_tools.run": run, "cluster_tools.monitor": monitor}
+    hypervisor_cluster.move(pacemaker.utils, "web", "node2", 5)
+    assert free == [False, False, False, True]
+    assert [call[0] for call in pacemaker.calls] == ["--move", "--clear"]
+
+
+def test_a_move_whose_turn_does_not_come_has_done_nothing(pacemaker):
+    with (
+        cluster_pace.turn(str),
+        pytest.raises(CommandExecutionError, match="nothing was changed: another change of the cluster from this node"),
+    ):
+        move(pacemaker)
+    assert pacemaker.calls == []
 
 
 def against(pacemaker, target="hv2"):

@@ -29,8 +29,8 @@ with open({log!r}, "a") as log:
 codes = json.load(open({codes!r}))
 key = " ".join([name, *sys.argv[1:]])
 print("said " + key, file=sys.stderr)
-if name == "vgs":
-    print("  " + codes.get("kind", "dlm"))
+if name == "dmsetup":
+    print(codes.get("active", ""))
 code = codes.get(key, 0)
 if isinstance(code, list):
     # One code for each call.
@@ -41,13 +41,13 @@ sys.exit(code)
 
 
 class Node:
-    """A node with LVM-activate, lvchange and vgs, which do nothing but tell."""
+    """A node with LVM-activate and programs of LVM, which do nothing but tell."""
 
     def __init__(self, folder):
         self.log, self.codes, self.marks = folder / "log", folder / "codes", folder / "marks"
         self.fail()
         text = PROGRAM.format(python=sys.executable, log=str(self.log), codes=str(self.codes))
-        for name in ("bin/lvchange", "bin/vgs", "ocf/resource.d/heartbeat/LVM-activate"):
+        for name in ("bin/lvchange", "bin/vgchange", "bin/dmsetup", "bin/dd", "ocf/resource.d/heartbeat/LVM-activate"):
             place = folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text)
@@ -137,16 +137,63 @@ def test_a_start_ends_exclusive_or_fails(node, capfd):
     assert "ocf-exit-reason:vm/one is shared with another node: said lvchange" in capfd.readouterr().err
 
 
+SANLOCK = {"OCF_RESKEY_lock_manager": "sanlock"}
+LOCKSTART = ["vgchange", "--lockstart", "vm"]
+
+
+def test_with_locks_of_sanlock_it_does_all_itself(node):
+    assert node.does("start", **SANLOCK) == 0
+    assert node.calls() == [LOCKSTART, EXCLUSIVE]
+    assert node.does("migrate_from", **SANLOCK) == 0
+    assert node.calls() == [LOCKSTART, OPEN]
+    assert node.shared()
+    assert node.does("stop", **SANLOCK) == 0
+    assert node.calls() == [["lvchange", "--activate", "n", "vm/one"]]
+    assert not node.shared()
+
+
+def test_on_all_nodes_it_stays_shared(node):
+    everywhere = {**SANLOCK, "OCF_RESKEY_activation": "shared"}
+    assert node.does("start", **everywhere) == 0
+    assert node.calls() == [LOCKSTART, OPEN]
+    assert not node.shared()
+    node.fail(active="vm-one")
+    assert node.does("monitor", **everywhere, **RECURRING) == 0
+    assert EXCLUSIVE not in node.calls()
+
+
+def test_with_locks_of_sanlock_the_kernel_is_asked_and_the_volume_read(node, capfd):
+    assert node.does("monitor", **SANLOCK) == 7
+    select = "vg_name=vm && lv_name=one"
+    words = ["info", "--columns", "--noheadings", "--noflush", "--options", "name", "--select", select]
+    assert node.calls() == [["dmsetup", *words]]
+    node.fail(active="vm-one")
+    assert node.does("monitor", **SANLOCK) == 0
+    assert node.calls()[1] == ["dd", "if=/dev/vm/one", "of=/dev/null", "bs=4096", "count=1", "iflag=direct"]
+    node.fail(active="vm-one", **{"dd if=/dev/vm/one of=/dev/null bs=4096 count=1 iflag=direct": 1})
+    assert node.does("monitor", **SANLOCK) == 1
+    assert "ocf-exit-reason:vm/one cannot be read: said dd" in capfd.readouterr().err
+    # Nobody may take it for one that is stopped.
+    node.fail(**{" ".join(["dmsetup", *words]): 1})
+    assert node.does("monitor", **SANLOCK) == 1
+
+
+def test_a_volume_that_is_not_let_go_is_not_stopped(node, capfd):
+    node.fail(**{"lvchange --activate n vm/one": 5})
+    assert node.does("stop", **SANLOCK) == 1
+    assert "ocf-exit-reason:vm/one: lvchange --activate n vm/one: said lvchange" in capfd.readouterr().err
+
+
 def test_a_lease_of_a_host_that_has_gone_is_waited_for(node, monkeypatch):
     monkeypatch.setattr(agent, "PAUSE", 0.01)
-    node.fail(kind="sanlock", **{"LVM-activate start": [1, 1]})
-    assert node.does("start") == 0
-    assert node.calls().count(START) == 3
+    node.fail(**{"lvchange --activate ey vm/one": [5, 5]})
+    assert node.does("start", **SANLOCK) == 0
+    assert node.calls().count(EXCLUSIVE) == 3
     # Not for ever, and dlm has let go of its locks before anything starts.
     monkeypatch.setattr(agent, "LEASE", 0.05)
-    node.fail(kind="sanlock", **{"LVM-activate start": 1})
-    assert node.does("start") == 1
-    assert START in node.calls()
+    node.fail(**{"lvchange --activate ey vm/one": 5})
+    assert node.does("start", **SANLOCK) == 1
+    assert EXCLUSIVE in node.calls()
     node.fail(**{"LVM-activate start": [1]})
     assert node.does("start") == 1
     assert node.calls().count(START) == 1
@@ -178,7 +225,9 @@ def test_its_metadata_names_every_action_that_pacemaker_calls():
     root = ElementTree.fromstring(text)  # noqa: S314 - the agent's own
     actions = {one.get("name") for one in root.findall("actions/action")}
     assert {"start", "stop", "monitor", "migrate_to", "migrate_from", "meta-data", "validate-all"} == actions
-    assert {one.get("name") for one in root.findall("parameters/parameter")} == {"vgname", "lvname"}
+    assert {one.get("name") for one in root.findall("parameters/parameter")} == {
+        "vgname", "lvname", "lock_manager", "activation"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["", "-one", "a/b", "one;x", "a b"])
@@ -186,6 +235,13 @@ def test_what_is_no_name_of_lvm_is_refused(name):
     code, _, said = run("validate-all", OCF_RESKEY_vgname="vm", OCF_RESKEY_lvname=name)
     assert code == 6
     assert "must be names of LVM" in said
+
+
+@pytest.mark.parametrize(("key", "value"), [("lock_manager", "idm"), ("activation", "all")])
+def test_a_parameter_that_there_is_not(key, value):
+    names = {"OCF_RESKEY_vgname": "vm", "OCF_RESKEY_lvname": "one", f"OCF_RESKEY_{key}": value}
+    code, _, said = run("validate-all", **names)
+    assert (code, key in said, value in said) == (6, True, True)
 
 
 def test_an_action_that_there_is_not():

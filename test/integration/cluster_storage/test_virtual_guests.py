@@ -8,7 +8,7 @@ import time
 
 import pytest
 from cluster_site import changes, failures, soon
-from guest_site import DEFINITION, GUEST, GUEST_DISK, GuestSite
+from guest_site import DEFINITION, GUEST, GUEST_DISK, SECOND, SECOND_DISK, SPARE_DISK, GuestSite
 from storage_site import MSGWAIT, NODES, PATIENCE
 
 pytestmark = pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host")
@@ -127,6 +127,70 @@ def test_who_is_stopped_stays_stopped_through_a_highstate_and_starts_again(site)
     after = site.count(node)
     assert after.boots[:-1] == before.boots
     assert len(after.boots) == len(before.boots) + 1
+
+
+def disks_of(site, node):
+    """Return what the running guest has open."""
+    return site.run(node, "virsh", "domblklist", GUEST)
+
+
+def test_it_gets_a_volume_and_gives_it_up_while_it_runs(site):
+    node = site.runs_on()
+    before = site.count(node)
+    own = {"name": "data", "source_file": GUEST_DISK, "cache": "none"}
+    site.guest_declared(volumes=("spare",), disks=[own, {"name": "spare", "source_file": SPARE_DISK}])
+    predicted = site.highstate(*NODES, test=True)
+    answers = site.highstate(*NODES)
+    assert failures(predicted) == failures(answers) == {}
+    assert answers["hv1"]["cluster_cib"]["changes"] == predicted["hv1"]["cluster_cib"]["changes"]
+    # It went on, and what it gets next time is beside it.
+    assert site.runs_on() == node
+    soon(lambda: site.active_on(SPARE_DISK) == [node], PATIENCE, "its new volume is where it runs")
+    assert site.count(node).boots == before.boots
+    assert SPARE_DISK not in disks_of(site, node)
+    site.call(node, "power_off", GUEST)
+    site.call(node, "start", GUEST)
+    node = site.started()
+    assert SPARE_DISK in disks_of(site, node)
+    site.guest_declared(volumes=("spare",))
+    answers = site.highstate(*NODES)
+    assert failures(answers) == {}
+    row = answers["hv1"]["cluster_cib"]
+    assert (row["changes"], f"{GUEST} runs and has {SPARE_DISK} open" in row["comment"]) == ({}, True)
+    # So that it can move still.
+    boots, other = site.count(node).boots, other_than(node)
+    assert site.call(node, "migrate", GUEST, other)["state"] == "running"
+    soon(lambda: site.active_on(SPARE_DISK) == [other], PATIENCE, "the volume has come along")
+    assert site.count(other).boots == boots
+    site.call(other, "power_off", GUEST)
+    site.call(other, "start", GUEST)
+    node = site.started()
+    assert SPARE_DISK not in disks_of(site, node)
+    answers = site.highstate(*NODES)
+    assert failures(answers) == {}
+    gone = {f"constraint {GUEST}-{word}-vmdata-spare" for word in ("after", "has", "with")}
+    assert set(answers["hv1"]["cluster_cib"]["changes"]) >= gone - {f"constraint {GUEST}-has-vmdata-spare"}
+    assert site.runs_on() == node
+
+
+def test_guests_that_leave_a_node_at_once_both_move_live(site):
+    site.guest_declared(volumes=("spare", SECOND), guests={SECOND: SECOND_DISK})
+    assert failures(site.highstate(*NODES)) == {}
+    soon(lambda: site.runs_on(SECOND), PATIENCE, "the second guest runs")
+    node, place = site.runs_on(), site.runs_on(SECOND)
+    soon(lambda: site.counts(place, SECOND_DISK), PATIENCE, "the second guest counts")
+    if place != node:
+        site.call(place, "migrate", SECOND, node)
+    disks = (GUEST_DISK, SECOND_DISK)
+    boots = [site.count(node, disk).boots for disk in disks]
+    other = other_than(node)
+    for verb, place in (("evacuate", other), ("restore", node)):
+        printed = site.run(site.lab.hosts.controller, "salt-run", f"fleet.{verb}", node, "parallel=2", timeout=PATIENCE)
+        for guest, disk in ((GUEST, GUEST_DISK), (SECOND, SECOND_DISK)):
+            assert site.runs_on(guest) == place, printed
+            soon(lambda disk=disk, place=place: site.counts(place, disk), PATIENCE, f"{guest} counts")
+        assert [site.count(place, disk).boots for disk in disks] == boots
+        assert site.constraints(place) == []
 
 
 def test_when_its_node_dies_it_runs_on_the_other_with_its_data(site):

@@ -12,7 +12,16 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from _states import cib
-from _utils import cluster_cib, cluster_derived, cluster_status, cluster_tools, own_files
+from _utils import (
+    cluster_cib,
+    cluster_derived,
+    cluster_guests,
+    cluster_pace,
+    cluster_status,
+    cluster_ties,
+    cluster_tools,
+    own_files,
+)
 
 NODES = {"hv1": {"id": 1, "addresses": ["192.0.2.1"]}, "hv2": {"id": 2, "addresses": ["192.0.2.2"]}}
 DECLARED = {
@@ -26,7 +35,7 @@ class Pacemaker:
     """A node's Pacemaker: a CIB, a monitor, and what is asked of both."""
 
     def __init__(self, monkeypatch, folder: Path) -> None:
-        self.opts: dict[str, Any] = {"test": False}
+        self.opts: dict[str, Any] = {"test": False, "id": "hv1"}
         self.pillar: dict[str, Any] = {}
         self.active, self.cibsecrets, self.installed = True, True, True
         self.cib = cluster_cib.empty()
@@ -41,10 +50,13 @@ class Pacemaker:
         self.said: dict[str, str] = {}
         self.later: list[Any] = []
         self.clock = 0.0
+        self.place, self.open = "hv1", list[str]()
         self.folder = folder / "lrm" / "secrets"
         utils = {
             f"{module.__name__.rpartition('.')[2]}.{name}": function
-            for module in (cluster_cib, cluster_derived, cluster_status, own_files)
+            for module in (
+                cluster_cib, cluster_derived, cluster_guests, cluster_pace, cluster_status, cluster_ties, own_files
+            )
             for name, function in vars(module).items()
             if callable(function)
         }
@@ -56,6 +68,7 @@ class Pacemaker:
             "cluster_tools.monitor": self.monitor,
             "cluster_tools.run": self.run,
         }
+        monkeypatch.setattr(cluster_pace, "LOCK", folder / "lock")
         monkeypatch.setattr(cib, "__opts__", self.opts, raising=False)
         monkeypatch.setattr(cib, "__pillar__", self.pillar, raising=False)
         monkeypatch.setattr(cib, "__utils__", utils, raising=False)
@@ -69,7 +82,11 @@ class Pacemaker:
 
     def monitor(self) -> str:
         nodes = "".join(f'<node name="{name}" online="true"/>' for name in NODES)
-        rows = "".join(f'<resource id="{name}" role="Started" failed="false"/>' for name in self.started)
+        rows = "".join(
+            f'<resource id="{name}" resource_agent="ocf:heartbeat:{"VirtualDomain" if name == "web" else "x"}" '
+            f'role="Started" failed="false"><node name="{self.place}"/></resource>'
+            for name in self.started
+        )
         resources = f"<resources>{rows}</resources>"
         return f"<crm_mon><nodes>{nodes}</nodes>{resources}<failures>{self.failures}</failures></crm_mon>"
 
@@ -77,10 +94,8 @@ class Pacemaker:
         self.calls.append(argv)
         if argv == ["cibadmin", "--query"]:
             return self.cib
-        if argv[0] == "attrd_updater":
-            return "".join(f'name="hypervisor-sbd" host="{node}" value="{said}"\n' for node, said in self.said.items())
-        if argv[0] == "pacemakerd":
-            return "Supporting v3: corosync-ge-2 cibsecrets systemd" if self.cibsecrets else "Supporting v3: systemd"
+        if argv[0] in ("attrd_updater", "virsh", "pacemakerd"):
+            return self.asked(argv[0])
         if "target-role" in argv:
             assert not self.opts["test"]
             name = argv[argv.index("--resource") + 1]
@@ -104,6 +119,13 @@ class Pacemaker:
             self.patches.append(stdin)
             self.cib = self.new
         return ""
+
+    def asked(self, program: str) -> str:
+        if program == "attrd_updater":
+            return "".join(f'name="hypervisor-sbd" host="{node}" value="{said}"\n' for node, said in self.said.items())
+        if program == "virsh":
+            return "".join(f" vd{letter}  {path}\n" for letter, path in zip("abc", self.open, strict=False))
+        return "Supporting v3: corosync-ge-2 cibsecrets systemd" if self.cibsecrets else "Supporting v3: systemd"
 
     def state(self, declared: Any = None, *, test: bool = False) -> dict[str, Any]:
         self.opts["test"] = test
@@ -242,6 +264,97 @@ def test_a_guest_that_is_stopped_is_removed_at_once(cluster):
     cluster.started = set()
     assert cluster.state(GONE)["result"] is True
     assert (cluster.clock, [argv for argv in cluster.calls if "target-role" in argv]) == (0, [])
+
+
+# ---- a guest that runs, and its volumes ----
+
+
+def with_volumes(*names, there=("one", "two")):
+    disks = [{"source_file": f"/dev/vm/{name}"} for name in names]
+    group = {"devices": ["/dev/x"], "volumes": {name: {"size_mib": 64} for name in there}}
+    storage = {"storage": {"lock_manager": "dlm", "volume_groups": {"vm": group}}}
+    return {**WATCHDOG, **storage, "guests": {"web": {"ha": True, "ensure": "running", "disks": disks}}}
+
+
+@pytest.fixture(name="guest")
+def one_that_runs_with_a_volume(node):
+    node.said = dict.fromkeys(NODES, "watchdog-5s")
+    assert node.state(with_volumes("one", there=["one"]))["result"] is True
+    node.started, node.open = {"web", "vm-one"}, ["/dev/vm/one"]
+    node.calls.clear()
+    node.patches.clear()
+    return node
+
+
+def test_a_new_volume_starts_before_the_guest_is_tied_to_it(guest):
+    predicted = guest.state(with_volumes("one", "two"), test=True)
+    assert (predicted["result"], guest.patches) == (None, [])
+    between = []
+
+    def starts():
+        between.append(guest.cib)
+        guest.started.add("vm-two")
+
+    guest.later = [starts]
+    ret = guest.state(with_volumes("one", "two"))
+    assert (ret["result"], ret["changes"], len(guest.patches)) == (True, predicted["changes"], 2)
+    assert ('id="web-with-vm-two"' in between[0], 'id="vm-two"' in between[0]) == (False, True)
+    assert 'id="web-with-vm-two"' in guest.cib
+    assert guest.state(with_volumes("one", "two"))["changes"] == {}
+
+
+def test_a_new_volume_that_does_not_start_leaves_the_guest_alone(guest):
+    ret = guest.state(with_volumes("one", "two"))
+    assert ret["result"] is False
+    assert "so the guests go on without them: libvirt:guests:web:disks: /dev/vm/two; see crm_mon" in ret["comment"]
+    assert 'id="web-with-vm-two"' not in guest.cib
+
+
+@pytest.mark.parametrize("place", ["hv1", "hv2"])
+def test_a_volume_that_the_guest_has_open_stays_tied_to_it(guest, place):
+    guest.place = place
+    guest.started.add("vm-two")
+    guest.state(with_volumes("one", "two"))
+    guest.open = ["/dev/vm/one", "/dev/vm/two"]
+    for test in (True, False):
+        ret = guest.state(with_volumes("one"), test=test)
+        assert (ret["result"], ret["changes"]) == (True, {})
+        assert "web runs and has /dev/vm/two open, so it stays tied to that" in ret["comment"]
+    uri = {"hv1": "qemu:///system", "hv2": "qemu+tls://hv2/system"}[place]
+    assert ["virsh", "--connect", uri, "domblklist", "--domain", "web"] in guest.calls
+    # It has been started anew.
+    guest.open = ["/dev/vm/one"]
+    ret = guest.state(with_volumes("one"))
+    assert set(ret["changes"]) == {f"constraint web-{word}-vm-two" for word in ("after", "has", "with")}
+    assert "open" not in ret["comment"]
+
+
+def test_a_guest_that_does_not_run_is_untied_at_once(guest):
+    guest.started = {"vm-one"}
+    assert "constraint web-with-vm-one" in guest.state(with_volumes())["changes"]
+    assert [argv for argv in guest.calls if argv[0] == "virsh"] == []
+
+
+def test_where_nobody_can_see_what_is_open_nothing_changes(guest, monkeypatch):
+    run = guest.run
+
+    def failing(argv, **options):
+        if argv[0] == "virsh":
+            raise CommandExecutionError("virsh: unable to connect to server")
+        return run(argv, **options)
+
+    monkeypatch.setitem(cib.__utils__, "cluster_tools.run", failing)
+    ret = guest.state(with_volumes())
+    assert (ret["result"], ret["changes"], guest.patches) == (False, {}, [])
+    assert "unable to connect" in ret["comment"]
+
+
+def test_what_is_open_in_one_guest_is_not_tied_to_another(guest):
+    after = with_volumes()
+    after["guests"]["db"] = {"ha": True, "ensure": "running", "disks": [{"source_file": "/dev/vm/one"}]}
+    ret = guest.state(after)
+    assert (ret["result"], ret["changes"], guest.patches) == (False, {}, [])
+    assert "libvirt:guests:db:disks: /dev/vm/one is still open in the guest web" in ret["comment"]
 
 
 # ---- secrets ----

@@ -65,10 +65,10 @@ class Node:
             self.listed.discard(argv[-1])
         return ADDRESSES if argv[0] == "ip" else ""
 
-    def left(self, *leaving: str) -> dict[str, Any]:
+    def left(self, *leaving: str, locks: list[str] | None = None) -> dict[str, Any]:
         nodes = {f"hv{n}": {"id": n, "addresses": [f"192.0.2.{n}"]} for n in range(1, 6)}
         going = {name: nodes[name] for name in leaving or ["hv1"]}
-        return cluster_member.left("x", [str(self.folder / "authkey")], going, str(self.folder))
+        return cluster_member.left("x", [str(self.folder / "authkey")], going, locks, str(self.folder))
 
 
 @pytest.fixture(name="node")
@@ -141,6 +141,24 @@ def test_a_node_leaves_pacemaker_first(node):
     ]
     assert [path for path in node.folder.rglob("*") if path.is_file()] == []
     assert node.left()["changes"] == {}
+
+
+def test_services_of_locks_stop_behind_pacemaker_once_the_locks_are_given_back(node):
+    locks = {"lvmlockd.service", "sanlock.service", "wdmd.service"}
+    node.active |= locks
+    node.enabled |= locks
+    ret = node.left(locks=["lvmlockd", "sanlock", "wdmd"])
+    assert ret["result"] is True
+    assert node.calls[:6] == [
+        "systemctl stop pacemaker.service",
+        "systemctl stop corosync.service",
+        "vgchange --lockstop",
+        "systemctl stop lvmlockd.service",
+        "systemctl stop sanlock.service",
+        "systemctl stop wdmd.service",
+    ]
+    assert (node.active, node.enabled) == (set(), set())
+    assert node.left(locks=["lvmlockd", "sanlock", "wdmd"])["changes"] == {}
 
 
 @pytest.mark.parametrize("test", [True, False])

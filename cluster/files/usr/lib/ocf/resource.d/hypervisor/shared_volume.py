@@ -5,7 +5,8 @@ At rest its lock is exclusive. While the guest moves, Pacemaker moves the volume
 makes its lock shared (migrate_to), the other one takes it shared and activates the volume (migrate_from), the guest
 moves, and the first node deactivates it (stop). The first monitor after that makes the lock exclusive again; before
 then LVM refuses, since two nodes have it. All else is done by ocf:heartbeat:LVM-activate, which gets the same
-environment. A mark in /run says that the lock may be shared; it is gone after a boot, as the volume is.
+environment; but that takes no volume group with locks of sanlock, so of those the agent does all itself. A mark in /run
+says that the lock may be shared; it is gone after a boot, as the volume is.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # Return codes of the OCF resource agent API 1.0.
-SUCCESS, GENERIC, UNIMPLEMENTED, CONFIGURED = 0, 1, 3, 6
+SUCCESS, GENERIC, UNIMPLEMENTED, CONFIGURED, NOT_RUNNING = 0, 1, 3, 6, 7
 ROOT = "/usr/lib/ocf"
 MARKS = Path("/run/hypervisor-volumes")
 SECONDS = 280.0  # less than the timeout that the formula gives to every operation
+DEVICES = "/dev"
+# What lvchange --activate calls a lock.
+LOCKS = {"exclusive": "ey", "shared": "sy"}
 # sanlock(8), with its default io_timeout of 10 s: a host that has gone keeps its leases eight times that and for the
 # 60 s in which its watchdog fires. How often another host asks until then.
 LEASE, PAUSE = 160.0, 5.0
@@ -38,6 +42,11 @@ live to another node, it is active on both.</longdesc>
 <shortdesc lang="en">Volume group</shortdesc><content type="string"/></parameter>
 <parameter name="lvname" unique="0" required="1"><longdesc lang="en">The volume.</longdesc>
 <shortdesc lang="en">Volume</shortdesc><content type="string"/></parameter>
+<parameter name="lock_manager" unique="0" required="0"><longdesc lang="en">What the locks of the group are of: dlm or
+sanlock.</longdesc><shortdesc lang="en">Lock manager</shortdesc><content type="string" default="dlm"/></parameter>
+<parameter name="activation" unique="0" required="0"><longdesc lang="en">exclusive, for a volume that is active on one
+node; shared, for one that is active on several.</longdesc><shortdesc lang="en">Activation</shortdesc>
+<content type="string" default="exclusive"/></parameter>
 </parameters>
 <actions>
 <action name="start" timeout="300s"/>
@@ -56,7 +65,8 @@ class Volume:
     """What one call of the agent is about.
 
     Args:
-        environment: what Pacemaker gives: ``OCF_RESKEY_vgname``, ``OCF_RESKEY_lvname`` and more.
+        environment: what Pacemaker gives: ``OCF_RESKEY_vgname``, ``OCF_RESKEY_lvname``, where it differs
+            ``OCF_RESKEY_lock_manager`` and ``OCF_RESKEY_activation``, and more.
         marks: the folder of the marks.
     """
 
@@ -64,24 +74,55 @@ class Volume:
         self.environment = dict(environment)
         self.group = environment.get("OCF_RESKEY_vgname", "")
         self.name = environment.get("OCF_RESKEY_lvname", "")
+        self.manager = environment.get("OCF_RESKEY_lock_manager", "dlm")
+        self.mode = environment.get("OCF_RESKEY_activation", "exclusive")
         self.mark = marks / f"{self.group}-{self.name}.shared"
 
-    def named(self) -> bool:
-        """Says whether group and volume are names of LVM."""
-        return all(part and not part.startswith("-") and set(part) <= NAMES for part in (self.group, self.name))
+    def wrong(self) -> str:
+        """Returns what is wrong with the parameters; empty for nothing."""
+        names = (self.group, self.name)
+        if not all(part and not part.startswith("-") and set(part) <= NAMES for part in names):
+            return "vgname and lvname must be names of LVM"
+        if self.manager not in ("dlm", "sanlock"):
+            return f"lock_manager {self.manager!r} must be dlm or sanlock"
+        return "" if self.mode in LOCKS else f"activation {self.mode!r} must be one of: {', '.join(LOCKS)}"
 
-    def delegate(self, action: str, mode: str = "exclusive") -> int:
+    def does(self, action: str, mode: str = "exclusive") -> int:
+        """Activates the volume, deactivates it or says whether it is active; returns an OCF code."""
+        return self.itself(action, mode) if self.manager == "sanlock" else self.delegate(action, mode)
+
+    def itself(self, action: str, mode: str) -> int:
+        """Does an action without LVM-activate."""
+        path = f"{self.group}/{self.name}"
+        if action == "monitor":
+            return self.active()
+        steps = [["vgchange", "--lockstart", self.group], ["lvchange", "--activate", LOCKS[mode], path]]
+        for argv in steps if action == "start" else [["lvchange", "--activate", "n", path]]:
+            code, said = run(argv, self.environment)
+            if code:
+                return failed(f"{path}: {' '.join(argv)}: {said}")
+        return SUCCESS
+
+    def active(self) -> int:
+        """Says by an OCF code whether the kernel has the volume, and whether it can be read."""
+        # The volume itself is asked, since a lock would be waited for.
+        chosen = f"vg_name={self.group} && lv_name={self.name}"
+        argv = ["dmsetup", "info", "--columns", "--noheadings", "--noflush", "--options", "name", "--select", chosen]
+        found = _ask(argv, self.environment)
+        if isinstance(found, str) or found.returncode:
+            return failed(f"dmsetup: {found if isinstance(found, str) else ' '.join(found.stderr.split())}")
+        if not found.stdout.strip():
+            return NOT_RUNNING
+        device = f"if={DEVICES}/{self.group}/{self.name}"
+        code, said = run(["dd", device, "of=/dev/null", "bs=4096", "count=1", "iflag=direct"], self.environment)
+        return failed(f"{self.group}/{self.name} cannot be read: {said}") if code else SUCCESS
+
+    def delegate(self, action: str, mode: str) -> int:
         """Has LVM-activate do an action; returns its return code."""
         root = self.environment.get("OCF_ROOT", ROOT)
         own = {"OCF_ROOT": root, "OCF_RESKEY_vg_access_mode": "lvmlockd", "OCF_RESKEY_activation_mode": mode}
         argv = [f"{root}/resource.d/heartbeat/LVM-activate", action]
         return run(argv, {**self.environment, **own}, self.environment.get("OCF_RESOURCE_INSTANCE", ""))[0]
-
-    def leased(self) -> bool:
-        """Says whether the locks are leases of sanlock, which outlast a host that was fenced."""
-        argv = ["vgs", "--noheadings", "--options", "vg_lock_type", self.group]
-        done = _ask(argv, self.environment)
-        return not isinstance(done, str) and done.stdout.strip() == "sanlock"
 
     def lock(self, mode: str) -> tuple[bool, str]:
         """Changes the mode of the lock of a volume that is active: "ey" exclusive, "sy" shared.
@@ -140,13 +181,16 @@ def failed(text: str) -> int:
 
 
 def start(volume: Volume) -> int:
-    """Activates the volume; its lock is exclusive then. A lease of a host that has gone is waited for."""
-    deadline = time.monotonic() + LEASE
-    while (code := volume.delegate("start")) != SUCCESS:
-        if time.monotonic() + PAUSE > deadline or not volume.leased():
+    """Activates the volume; its lock is exclusive then, unless it is to be shared.
+
+    A lease of sanlock, which outlasts a host that was fenced, is waited for.
+    """
+    deadline = time.monotonic() + (LEASE if volume.manager == "sanlock" else 0)
+    while (code := volume.does("start", volume.mode)) != SUCCESS:
+        if time.monotonic() + PAUSE > deadline:
             break
         time.sleep(PAUSE)
-    if code != SUCCESS:
+    if code != SUCCESS or volume.mode == "shared":
         return code
     done, said = volume.exclusive()
     return SUCCESS if done else failed(f"{volume.group}/{volume.name} is shared with another node: {said}")
@@ -154,7 +198,7 @@ def start(volume: Volume) -> int:
 
 def stop(volume: Volume) -> int:
     """Deactivates the volume."""
-    code = volume.delegate("stop")
+    code = volume.does("stop")
     if code == SUCCESS:
         volume.marked(shared=False)
     return code
@@ -162,7 +206,7 @@ def stop(volume: Volume) -> int:
 
 def monitor(volume: Volume) -> int:
     """Says whether the volume is active, and makes a lock exclusive that a move has left shared."""
-    code = volume.delegate("monitor")
+    code = volume.does("monitor")
     if code == SUCCESS and volume.environment.get("OCF_RESKEY_CRM_meta_interval", "0") != "0":
         # As long as the guest is on its way, another node has it too, and this is refused.
         volume.exclusive()
@@ -179,7 +223,7 @@ def migrate_to(volume: Volume) -> int:
 def migrate_from(volume: Volume) -> int:
     """Activates the volume here while another node still has it."""
     volume.marked(shared=True)
-    return volume.delegate("start", "shared")
+    return volume.does("start", "shared")
 
 
 ACTIONS = {
@@ -201,8 +245,8 @@ def main(argv: Sequence[str], environment: Mapping[str, str]) -> int:
         return SUCCESS
     volume = Volume(environment)
     if action == "validate-all" or action in ACTIONS:
-        if not volume.named():
-            print("ocf-exit-reason:vgname and lvname must be names of LVM", file=sys.stderr)
+        if wrong := volume.wrong():
+            failed(wrong)
             return CONFIGURED
         return ACTIONS[action](volume) if action in ACTIONS else SUCCESS
     return UNIMPLEMENTED
