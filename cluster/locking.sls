@@ -31,6 +31,22 @@ cluster_volume_agent:
       - pkg: cluster_packages
 
 {% if cluster.storage.lock_manager == 'sanlock' %}
+{% if cluster.storage.watchdog_module %}
+cluster_watchdog_module_at_boot:
+  file.managed:
+    - name: /etc/modules-load.d/hypervisor-watchdog.conf
+    - contents: {{ cluster.storage.watchdog_module | yaml_dquote }}
+    - mode: '0644'
+    - require:
+      - pkg: cluster_packages
+
+cluster_watchdog_module:
+  kernel_module.loaded:
+    - name: {{ cluster.storage.watchdog_module | yaml_dquote }}
+    - require:
+      - file: cluster_watchdog_module_at_boot
+{% endif %}
+
 # The first resets a host that cannot renew its locks, so that another one can take them.
 {% for unit in ['wdmd', 'sanlock', 'lvmlockd'] %}
 cluster_lock_service_{{ unit }}:
@@ -41,6 +57,8 @@ cluster_lock_service_{{ unit }}:
       - file: cluster_lvm_config
 {% if not loop.first %}
       - service: cluster_lock_service_{{ loop.previtem }}
+{% elif cluster.storage.watchdog_module %}
+      - kernel_module: cluster_watchdog_module
 {% endif %}
 {% endfor %}
 {% endif %}

@@ -51,6 +51,20 @@ cluster_unit_{{ unit }}:
       - cluster_node: cluster_node
 {% endfor %}
 
+{% if cluster.storage.lock_manager == 'sanlock' %}
+# Before the package is there: it starts the daemon at once, and that one cannot be started anew while it has leases.
+cluster_unit_sanlock:
+  file.managed:
+    - name: /etc/systemd/system/sanlock.service.d/hypervisor.conf
+    - source: salt://cluster/files/etc/systemd/system/sanlock.conf
+    - user: root
+    - group: root
+    - mode: '0644'
+    - makedirs: true
+    - require:
+      - cluster_node: cluster_node
+{% endif %}
+
 # Another apt or dpkg is waited for. On other systems there is no such lock: dnf and zypper wait themselves.
 cluster_package_lock:
   package_lock.free:
@@ -69,6 +83,9 @@ cluster_packages:
       - package_lock: cluster_package_lock
       - file: cluster_unit_corosync
       - file: cluster_unit_pacemaker
+{% if cluster.storage.lock_manager == 'sanlock' %}
+      - file: cluster_unit_sanlock
+{% endif %}
 {% for unit in masked %}
       - file: cluster_unit_{{ unit }}
 {% endfor %}

@@ -214,6 +214,17 @@ def test_the_daemons_of_sanlock_are_services_of_each_node(compiled):
     }  # fmt: skip
     assert "cib cluster_cib_fencing" in required(states["cluster_cib"])
     assert {"sanlock", "lvm2-lockd"} <= set(states["cluster_packages"]["pkgs"])
+    # The daemon that the package starts has its watchdog.
+    assert "file cluster_unit_sanlock" in required(states["cluster_packages"])
+    assert "cluster_watchdog_module" not in states
+
+
+def test_a_watchdog_of_the_kernels_own_is_there_before_wdmd(compiled):
+    fence = {"fence": {"agent": "fence_ipmilan", "targets": ["hv1", "hv2", "hv3"]}}
+    storage = {"lock_manager": "sanlock", "watchdog_module": "softdog", "volume_groups": GROUPS}
+    states = compiled(stonith=fence, storage=storage)
+    assert "kernel_module cluster_watchdog_module" in required(states["cluster_lock_service_wdmd"])
+    assert states["cluster_watchdog_module_at_boot"]["contents"] == "softdog"
 
 
 def test_storage_without_fencing_is_refused_by_name(make_host):

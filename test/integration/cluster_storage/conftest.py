@@ -50,4 +50,6 @@ def host(request, kitchen_config):
         return testinfra.get_host("ssh://kitchen", ssh_config=str(kitchen_config), sudo=sudo)
     site = request.getfixturevalue("site")
     request.getfixturevalue("course")
+    # As Test Kitchen does it: a node that was away has the locks of the group with its next highstate.
+    site.converge("hv1")
     return testinfra.get_host("ssh://hv1", ssh_config=str(site.lab.paths.ssh_config))

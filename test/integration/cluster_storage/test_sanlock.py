@@ -1,0 +1,152 @@
+"""Two machines whose locks are leases on the shared disk itself, which a node that dies keeps for a while."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+
+import pytest
+from cluster_site import changes, failures, soon
+from fence_lab import AGENT, Device
+from storage_site import NODES, PATIENCE, RESOURCE, SAN, TOKEN, VOLUME, StorageSite
+
+from lab import network
+from lab.lab import Lab
+from lab.ui import Progress
+
+pytestmark = pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host")
+NAME = f"{os.environ.get('LAB_NAME', 'test')}-leases"
+EVERYWHERE = "/dev/vmdata/both"
+# sanlock(8): what a host has that has gone is its own for eight times 10 s and the 60 s of its watchdog.
+LEASE = 140
+
+
+class Power(Device):  # type: ignore[misc]  # mypy looks at files of this folder one by one
+    """The fence device of the lab, for machines."""
+
+    def act(self, action: str, host: str) -> None:
+        """Cut a machine's power, or bring it back."""
+        machine = self.lab.virtual.machine(host)
+        if action in ("off", "reboot"):
+            machine.kill()
+        if action in ("on", "reboot"):
+            machine.start()
+
+
+class Leases(StorageSite):  # type: ignore[misc]  # as above
+    """The cluster, with its fence device."""
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab)
+        self.device = Power(lab, network.address(lab.state["index"], 1))
+        for node in NODES:
+            self.run(node, "sh", "-c", "cat > /usr/sbin/fence_lab && chmod 755 /usr/sbin/fence_lab", stdin=AGENT)
+        fence = {
+            "agent": "fence_lab",
+            "targets": list(NODES),
+            "parameters": {"ip": self.device.address, "ipport": self.device.port},
+            "secrets": {"passwd": self.device.password},
+            "operations": [{"name": "monitor", "interval": "120s", "timeout": "120s"}],
+        }
+        volumes = {"one": {"size_mib": 64}, "both": {"size_mib": 32, "active": "everywhere"}}
+        self.declare(
+            *NODES, token=TOKEN, wait_seconds=600, stonith={"fence": fence}, properties={"stonith-timeout": "300s"},
+            storage={
+                "lock_manager": "sanlock", "watchdog_module": "softdog",
+                "volume_groups": {"vmdata": {"devices": [SAN], "volumes": volumes}},
+            },
+        )  # fmt: skip
+        self.converge(lab.hosts.controller)
+        self.predicted = self.highstate(*NODES, test=True)
+        self.done = self.highstate(*NODES)
+        self.second = self.highstate(*NODES)
+
+
+@pytest.fixture(scope="module", name="site")
+def hosts_with_leases(loud) -> Iterator[Leases]:
+    """A controller and two machines of this module's own."""
+    lab = Lab(NAME, Progress())
+    site = None
+    try:
+        with loud.disabled():
+            lab.up(
+                only=["controller", *NODES], kind="vm", kinds={"controller": "container"}, highstate=False,
+                shared_disks={"san": 1024},
+            )  # fmt: skip
+        site = Leases(lab)
+        yield site
+    finally:
+        if site:
+            site.device.close()
+        differences = [] if os.environ.get("LAB_KEEP") == "1" else lab.down()
+    assert differences == [], "the lab left the machine changed"
+
+
+def locks(site, node):
+    """Return the modes of the locks of volumes that a node has."""
+    lines = site.run(node, "lvmlockctl", "--info").splitlines()
+    return sorted(line.split()[2] for line in lines if line.startswith("LK LV") and line.split()[2] != "un")
+
+
+def test_bare_hosts_become_what_was_predicted_and_then_there_is_silence(site):
+    assert failures(site.predicted) == failures(site.done) == failures(site.second) == {}
+    expected = {n: {name for name, row in rows.items() if row["result"] is None} for n, rows in site.predicted.items()}
+    assert changes(site.done) == expected
+    assert site.done["hv1"]["cluster_cib"]["changes"] == site.predicted["hv1"]["cluster_cib"]["changes"]
+    assert changes(site.second) == {node: set() for node in NODES}
+
+
+def test_the_watchdog_is_sanlocks(site):
+    for node in NODES:
+        assert site.run(node, "systemctl", "is-active", "wdmd", "sanlock", "lvmlockd").split() == ["active"] * 3
+        assert site.run(node, "systemctl", "is-enabled", "wdmd", "sanlock", "lvmlockd").split() == ["enabled"] * 3
+        daemon = site.run(node, "pgrep", "--list-full", "--exact", "sanlock")
+        assert "daemon -w 1" in daemon
+        # Each lease that is renewed is a connection to wdmd.
+        assert "sanlock_lvm_vmdata" in site.run(node, "wdmd", "-d")
+
+
+def test_a_volume_is_on_one_node_and_the_other_one_on_both(site):
+    soon(lambda: site.where("hv1"), PATIENCE, "the volume's resource runs")
+    place = site.where("hv1")
+    other = next(node for node in NODES if node != place)
+    assert site.active_on() == [place]
+    soon(lambda: site.active_on(EVERYWHERE) == list(NODES), PATIENCE, "the other volume is on both")
+    assert (locks(site, place), locks(site, other)) == (["ex", "sh"], ["sh"])
+
+
+def test_it_moves_without_a_stop(site):
+    place = site.where("hv1")
+    other = next(node for node in NODES if node != place)
+    # Somebody has it open: a stop would fail.
+    site.run(place, "systemd-run", "--unit=holder", "sh", "-c", f"exec sleep 600 < {VOLUME}")
+    site.run(place, "crm_resource", "--move", "--resource", RESOURCE, "--node", other, "--lifetime", "PT20M")
+    soon(lambda: site.active_on(VOLUME) == list(NODES), PATIENCE, "the volume is on both")
+    site.run(place, "systemctl", "stop", "holder")
+    soon(lambda: site.active_on(VOLUME) == [other], PATIENCE, "the volume has moved")
+    soon(lambda: locks(site, other) == ["ex", "sh"], PATIENCE, "its lock is exclusive")
+    site.run(place, "crm_resource", "--clear", "--resource", RESOURCE)
+
+
+def test_it_comes_back_when_its_node_dies_once_the_lease_is_over(site):
+    node = soon(lambda: site.where("hv1"), PATIENCE, "the volume's resource runs")
+    other = next(one for one in NODES if one != node)
+    nonce = secrets.token_hex(16)
+    site.run(node, "dd", f"of={VOLUME}", "bs=512", "conv=sync", "oflag=direct", "status=none", stdin=nonce)
+    died = site.killed(node)
+    soon(lambda: site.device.fenced(node), PATIENCE, f"{node} is fenced")
+    soon(lambda: other in site.active_on(), PATIENCE, f"the volume is on {other}")
+    took = time.monotonic() - died
+    assert took > LEASE - 20
+    print(f"{node} died; the volume was active on {other} after {took:.0f} s")
+    read = site.run(other, "dd", f"if={VOLUME}", "bs=512", "count=1", "iflag=direct", "status=none")
+    assert read.rstrip("\0") == nonce
+    site.lab.hosts.wait_ssh(node, timeout=PATIENCE)
+    soon(lambda: site.online(other) == set(NODES), PATIENCE, f"{node} is back")
+    assert site.active_on() == [other]
+    soon(lambda: site.active_on(EVERYWHERE) == list(NODES), PATIENCE, "the other volume is on both again")
+    answers = site.highstate(*NODES)
+    assert failures(answers) == {}
+    assert changes(answers) == {one: set() for one in NODES}
