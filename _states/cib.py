@@ -65,7 +65,13 @@ def configured(
                 whole, notes = _held(whole, names)
                 declared = __utils__["cluster_derived.declared"](whole, stage)
                 if (late := _late(whole)) and not __opts__["test"]:
-                    ret["changes"] = _started_first(whole, late, names, ready)
+                    live = __utils__["cluster_tools.run"](_QUERY)
+                    differs = __utils__["cluster_cib.apply"](live, declared, names).changes
+                    fewer = __utils__["cluster_ties.without_disks"](whole, late)
+                    first = __utils__["cluster_derived.declared"](fewer)
+                    ret["changes"] = _brought_in(first, None, names, ready)
+                    _started(whole)
+                    ret["changes"] = differs
             ret["changes"] = {**_brought_in(declared, earlier, names, ready), **ret["changes"]}
         if __opts__["test"]:
             comment = " ".join([f"The CIB {'would change' if ret['changes'] else 'is as declared'}.", *notes])
@@ -89,10 +95,9 @@ def _volumes(whole: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _seen() -> dict[str, Any]:
-    """Return what Pacemaker says."""
-    found: dict[str, Any] = __utils__["cluster_status.read"](__utils__["cluster_tools.monitor"]())
-    return found
+def _asking() -> dict[str, Any]:
+    """Return what the modules of _utils need to ask Pacemaker and libvirt."""
+    return {name: __utils__[name] for name in ("cluster_status.read", "cluster_tools.monitor", "cluster_tools.run")}
 
 
 def _held(whole: dict[str, Any], names: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
@@ -108,15 +113,11 @@ def _held(whole: dict[str, Any], names: Mapping[str, str]) -> tuple[dict[str, An
         CommandExecutionError: whether a guest has one open cannot be seen, or another guest is to have it.
     """
     leaving = __utils__["cluster_ties.leaving"](whole, _volumes(whole), __utils__["cluster_tools.run"](_QUERY))
-    places = __utils__["cluster_ties.running"](_seen()) if leaving else {}
     here = names.get(__opts__["id"], "")
     held = {}
-    for guest in [one for one in leaving if one in places]:
-        # As guests move: libvirt's TLS, to the node's own name.
-        uri = "qemu:///system" if places[guest] == here else f"qemu+tls://{places[guest]}/system"
-        text = __utils__["cluster_tools.run"](["virsh", "--connect", uri, "domblklist", "--domain", guest])
-        there = __utils__["cluster_ties.open_in"](text)
-        if kept := [path for path in leaving[guest] if path in there]:
+    for guest, paths in leaving.items():
+        there = __utils__["cluster_ties.opened"](_asking(), guest, here)
+        if kept := [path for path in paths if path in there]:
             held[guest] = kept
     if wrong := __utils__["cluster_ties.taken"](whole, held):
         raise CommandExecutionError(f"nothing has changed: {'; '.join(wrong)}")
@@ -130,30 +131,17 @@ def _held(whole: dict[str, Any], names: Mapping[str, str]) -> tuple[dict[str, An
 
 def _late(whole: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return by guest that runs the volumes that it gets and that have not started yet."""
-    live = __utils__["cluster_tools.run"](_QUERY)
-    found: dict[str, list[str]] = __utils__["cluster_ties.arriving"](whole, _volumes(whole), live, _seen())
+    live, seen = __utils__["cluster_tools.run"](_QUERY), __utils__["cluster_ties.asked"](_asking())
+    found: dict[str, list[str]] = __utils__["cluster_ties.arriving"](whole, _volumes(whole), live, seen)
     return found
 
 
-def _started_first(
-    whole: Mapping[str, Any],
-    late: Mapping[str, list[str]],
-    names: Mapping[str, str],
-    ready: Callable[[str, Mapping[str, Any]], bool],
-) -> dict[str, Any]:
-    """Have volumes started that guests get which run: tied to one that has still to start, a guest would be stopped.
-
-    Returns all that differs between the live CIB and what is declared, of which this is the first part.
+def _started(whole: Mapping[str, Any]) -> None:
+    """Wait until volumes have started that guests get which run: tied to one that has not, a guest would be stopped.
 
     Raises:
         CommandExecutionError: a volume has not started in time; the guest goes on without it.
     """
-    live = __utils__["cluster_tools.run"](_QUERY)
-    changes: dict[str, Any] = __utils__["cluster_cib.apply"](
-        live, __utils__["cluster_derived.declared"](whole), names
-    ).changes
-    fewer = __utils__["cluster_ties.without_disks"](whole, late)
-    _brought_in(__utils__["cluster_derived.declared"](fewer), None, names, ready)
     seconds = __utils__["cluster_derived.stop_seconds"]()
     deadline = time.monotonic() + seconds
     while left := _late(whole):
@@ -164,7 +152,6 @@ def _started_first(
                 "crm_mon -1 --inactive, and run the highstate again once they are started"
             )
         time.sleep(_PAUSE)
-    return changes
 
 
 # ---- bringing in ----
@@ -203,12 +190,24 @@ def _brought_in(
         _known(declared)
         if not ready(live, result.changes):
             continue
+        error = _pushed(declared, names, result.changes)
+    raise CommandExecutionError(error or f"it differs again at once, in {', '.join(result.changes)}: another owns that")
+
+
+def _pushed(declared: Mapping[str, Any], names: Mapping[str, str], changes: Mapping[str, Any]) -> str:
+    """Push changes once it is their turn; return why Pacemaker did not take them, empty if it did or others are due."""
+    with __utils__["cluster_pace.turn"](__utils__["cluster_tools.monitor"]):
+        # That may have taken a while.
+        live = __utils__["cluster_tools.run"](_QUERY)
+        result = __utils__["cluster_cib.apply"](live, declared, names)
+        if result.changes != changes:
+            return ""
         try:
             _push(live, result.text)
         except CommandExecutionError as problem:
-            error = str(problem)
             time.sleep(_PAUSE)
-    raise CommandExecutionError(error or f"it differs again at once, in {', '.join(result.changes)}: another owns that")
+            return str(problem)
+    return ""
 
 
 def _push(live: str, new: str) -> None:
@@ -220,8 +219,7 @@ def _push(live: str, new: str) -> None:
         argv = ["crm_diff", "--original", str(paths["live"]), "--new", str(paths["new"])]
         # It ends with 1 where there is a difference.
         patch = __utils__["cluster_tools.run"](argv, ok=(0, 1))
-    with __utils__["cluster_pace.turn"](__utils__["cluster_tools.monitor"]):
-        __utils__["cluster_tools.run"](["cibadmin", "--patch", "--xml-pipe"], stdin=patch)
+    __utils__["cluster_tools.run"](["cibadmin", "--patch", "--xml-pipe"], stdin=patch)
 
 
 def _agreed(changes: Mapping[str, Any], said: tuple[str, str], wait_seconds: int) -> None:
@@ -284,9 +282,7 @@ def _running(guests: list[str]) -> dict[str, str]:
     """Return those of some guests that are not stopped, each with how it is."""
     if not guests:
         return {}
-    seen = __utils__["cluster_status.read"](__utils__["cluster_tools.monitor"]())
-    if "resources" not in seen:
-        raise CommandExecutionError("Pacemaker does not answer; see: journalctl -u pacemaker")
+    seen = __utils__["cluster_ties.asked"](_asking())
     return {
         row["name"]: f"it is {row['role'].lower()} on {', '.join(row['nodes']) or 'no node'}"
         for row in seen["resources"]

@@ -198,6 +198,8 @@ def _written(ret: Result, name: str, declaration: Mapping[str, Any]) -> Result:
     _plan_definition(name, argv, steps)
     notes += _waiting(name, want)
     predicted = {key: value for changes, _ in steps for key, value in changes.items()}
+    if "definition" in predicted and (taken := _taken(name, declaration, cluster)):
+        return ret | {"result": False, "comment": "Nothing was changed:\n" + "\n".join(taken)}
     if __opts__["test"]:
         comment = f"The guest {name} {'would be changed' if predicted else 'is as declared'}."
         result = None if predicted else True
@@ -206,6 +208,23 @@ def _written(ret: Result, name: str, declaration: Mapping[str, Any]) -> Result:
         action()
         ret["changes"].update(changes)
     return ret | {"comment": " ".join([f"The cluster's guest {name} is defined here as declared.", *notes])}
+
+
+def _taken(name: str, declaration: Mapping[str, Any], cluster: Mapping[str, Any]) -> list[str]:
+    """Return which volumes of a guest another one still has open, which had them before."""
+    volumes = __utils__["cluster_guests.volumes"](cluster["storage"])
+    paths = [disk.get("source_file") for disk in declaration.get("disks", [])]
+    wanted = {path: resource for path, resource in volumes.items() if path in paths}
+    if not wanted or not __utils__["cluster_tools.active"]("pacemaker.service"):
+        return []
+    here = cluster["nodes"][__opts__["id"]].get("name", __opts__["id"])
+    utils = {key: __utils__[key] for key in ("cluster_status.read", "cluster_tools.monitor", "cluster_tools.run")}
+    live = __utils__["cluster_tools.run"](["cibadmin", "--query"], ok=range(256))
+    if "<cib" not in live:
+        # It is about to start for the first time.
+        return []
+    found = __utils__["cluster_ties.held_by_others"](utils, name, wanted, live, here)
+    return [__utils__["cluster_ties.told"](name, path, other) for other, held in found.items() for path in held]
 
 
 def _elsewhere(name: str) -> str | None:
@@ -303,7 +322,11 @@ def _tried_again(name: str) -> None:
     node = cluster["nodes"][__opts__["id"]].get("name", __opts__["id"])
     if f'op_key="{name}_' in __utils__["cluster_tools.monitor"]():
         argv = ["crm_resource", "--cleanup", "--resource", name, "--node", node]
-        with __utils__["cluster_pace.turn"](__utils__["cluster_tools.monitor"]):
+        try:
+            with __utils__["cluster_pace.turn"](__utils__["cluster_tools.monitor"]):
+                __utils__["cluster_tools.run"](argv, ok=range(256))
+        except CommandExecutionError:
+            # It has waited long enough, and no other run would do it.
             __utils__["cluster_tools.run"](argv, ok=range(256))
 
 

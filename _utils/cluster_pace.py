@@ -23,21 +23,35 @@ LOCK = Path("/run/hypervisor-cluster.lock")
 # What an operation of a volume may take, see cluster_derived, with a tenth to spare.
 SECONDS = 330.0
 _VOLUME = "ocf:hypervisor:SharedVolume"
-_PAUSE = 0.5
+_PAUSE, _LOOKS = 0.5, 2
 
 
 def on_the_way(text: str) -> list[str]:
     """Returns the volumes that are about to be on another node.
 
     Args:
-        text: crm_mon's XML; where Pacemaker does not answer nothing moves that one could wait for.
+        text: crm_mon's XML. Where Pacemaker does not answer nothing moves that one could wait for; nor where a node
+            is lost: what it had begun is over when it is fenced, and who mends its fencing must not wait for that.
     """
     try:
         root = ElementTree.fromstring(text)  # noqa: S314 - from Pacemaker on this host
     except ElementTree.ParseError:
         return []
-    rows = [one for one in root.iter("resource") if one.get("resource_agent", "").replace("::", ":") == _VOLUME]
-    return sorted({one.get("id", "") for one in rows if "Migrating" in (one.get("pending"), one.get("role"))})
+    if any(node.get("unclean") == "true" for node in root.findall("nodes/node")):
+        return []
+    rows = list(root.iter("resource"))
+    moving = [row for row in rows if "Migrating" in (row.get("pending"), row.get("role"))]
+    found = [row for row in moving if _is_volume(row)]
+    if not moving:
+        # One has been left, and its arrival has not begun. While the guest is on its way, both nodes have it too.
+        found = [row for row in rows if _is_volume(row) and len(row.findall("node")) > 1]
+    return sorted({row.get("id", "") for row in found})
+
+
+def _is_volume(row: ElementTree.Element) -> bool:
+    """Says whether a resource is a volume that moves, and Pacemaker acts on it."""
+    agent = row.get("resource_agent", "").replace("::", ":")
+    return agent == _VOLUME and "true" not in (row.get("blocked"), row.get("failed"))
 
 
 @contextmanager
@@ -58,8 +72,14 @@ def turn(ask: Callable[[], str], seconds: float = SECONDS) -> Iterator[None]:
     try:
         while not _locked(door):
             _pause(deadline, f"another change of the cluster from this node has not ended within {seconds:.0f} s")
-        while moving := on_the_way(ask()):
-            _pause(deadline, f"within {seconds:.0f} s these volumes have not come to another node: {', '.join(moving)}")
+        quiet = 0
+        # The guest begins a moment after its volume has arrived.
+        while quiet < _LOOKS:
+            moving = on_the_way(ask())
+            quiet = 0 if moving else quiet + 1
+            names = ", ".join(moving)
+            if quiet < _LOOKS:
+                _pause(deadline, f"within {seconds:.0f} s these volumes have not come to another node: {names}")
         yield
     finally:
         # The lock goes with it.

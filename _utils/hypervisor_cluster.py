@@ -263,7 +263,7 @@ def move(utils: Utils, name: str, node: str, timeout: float) -> None:
         utils: the siblings' functions.
         name: of the guest.
         node: name of the target node.
-        timeout: seconds after which nobody waits any more; a move that has begun goes on.
+        timeout: seconds for its turn, and again after which nobody waits any more; a move that has begun goes on.
 
     Raises:
         CommandExecutionError: it is not there in the end; the message says where it is and what failed.
@@ -278,13 +278,15 @@ def move(utils: Utils, name: str, node: str, timeout: float) -> None:
 
     # If nobody is there any more to take it back, it ends by itself, and not before the move.
     lifetime = f"PT{int(timeout) + int(utils['cluster_derived.move_seconds']()) + int(_BEGINS)}S"
-    told, deadline = False, time.monotonic() + timeout
+    told = False
     try:
         with utils["cluster_pace.turn"](utils["cluster_tools.monitor"], timeout):
+            deadline = time.monotonic() + timeout
             run(["crm_resource", "--move", "--resource", name, "--node", node, "--lifetime", lifetime])
             told = True
-            # The next change has to wait until its volumes are there.
-            now = _waited(utils, name, lambda one: one.role in _ON_ITS_WAY or over(one), _left(deadline))
+            # The next change has to wait until its volumes are there; not for what Pacemaker ends before.
+            most = min(_left(deadline), _BEGINS)
+            now = _waited(utils, name, lambda one: one.role in _ON_ITS_WAY or over(one), most)
         now = _waited(utils, name, over, _left(deadline))
     finally:
         taken = told and _taken_back(utils, name, node)
@@ -308,7 +310,8 @@ def _taken_back(utils: Utils, name: str, node: str) -> bool:
     it leaves, and would then stop it on both.
     """
     try:
-        with utils["cluster_pace.turn"](utils["cluster_tools.monitor"]):
+        # Others have theirs for as long as a move takes to begin.
+        with utils["cluster_pace.turn"](utils["cluster_tools.monitor"], 3 * _BEGINS):
             if Found(utils, name).role in _ON_ITS_WAY:
                 return False
             # Without the node an operator's bans of other nodes would go too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from salt.exceptions import CommandExecutionError
 from test_cluster_guests import GROUPS, STORAGE, guest, whole
 
 from _utils import cluster_cib, cluster_derived, cluster_guests, cluster_ties
@@ -15,9 +16,12 @@ def live(guests, **pillar):
     return cluster_cib.apply(cluster_cib.empty(), cluster_derived.declared(whole(guests, **pillar)), NAMES).text
 
 
-def seen(guests, volumes):
-    rows = [{"name": name, "role": "Started", "nodes": list(nodes)} for name, nodes in volumes.items()]
-    rows.append({"name": "vm-off", "role": "Stopped", "nodes": []})
+def row(name, *nodes, role="Started", failed=False, blocked=False):
+    return {"name": name, "role": role, "nodes": list(nodes), "failed": failed, "blocked": blocked}
+
+
+def seen(guests, volumes, *more):
+    rows = [*(row(name, *nodes) for name, nodes in volumes.items()), row("vm-off", role="Stopped"), *more]
     return {"resources": rows, "guests": [{"name": n, "role": "Started", "node": node} for n, node in guests.items()]}
 
 
@@ -60,6 +64,13 @@ def test_a_volume_that_a_guest_gets_and_that_has_not_started(places, late):
     assert cluster_ties.arriving(after, VOLUMES, before, seen({}, places)) == {}
 
 
+@pytest.mark.parametrize("how", [{"role": "Starting"}, {"failed": True}, {"blocked": True}])
+def test_a_volume_that_may_fail_still_has_not_started(how):
+    before, after = live({"web": guest("one")}), whole({"web": guest("one", "two")})
+    there = seen({"web": "hv2"}, {"vm-one": ["hv2"]}, row("vm-two", "hv2", **how))
+    assert cluster_ties.arriving(after, VOLUMES, before, there) == {"web": ["/dev/vm/two"]}
+
+
 def test_a_volume_that_is_tied_already_is_not_untied_again():
     after = whole({"web": guest("one", "two")})
     before = live({"web": guest("one", "two")})
@@ -87,3 +98,74 @@ def test_another_guest_does_not_get_what_is_open():
 def test_what_virsh_says_of_disks():
     text = " Target   Source\n-----------------------\n vda      /dev/vm/one\n sda      -\n vdb      /srv/a b.raw\n\n"
     assert cluster_ties.open_in(text) == {"/dev/vm/one", "/srv/a b.raw"}
+
+
+# ---- what is so now ----
+
+
+class Node:
+    """Pacemaker and libvirt of a node, which say one thing after the other."""
+
+    def __init__(self, monkeypatch, *said):
+        self.said, self.answers, self.calls, self.clock = list(said), [], [], 0.0
+        self.utils = {
+            "cluster_status.read": lambda text: text,
+            "cluster_tools.monitor": lambda: self.said.pop(0) if len(self.said) > 1 else self.said[0],
+            "cluster_tools.run": self.run,
+        }
+        monkeypatch.setattr("time.sleep", self.sleep)
+        monkeypatch.setattr("time.monotonic", lambda: self.clock)
+
+    def sleep(self, seconds):
+        self.clock += seconds
+
+    def run(self, argv):
+        self.calls.append(argv)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def places(**guests):
+    return {"nodes": [{"name": "hv1"}], **seen(guests, {})}
+
+
+GONE = CommandExecutionError("virsh: failed to get domain 'web'")
+BLOCKS = " vda  /dev/vm/one\n"
+
+
+def test_a_pacemaker_that_says_nothing_is_not_one_without_guests(monkeypatch):
+    node = Node(monkeypatch, {"nodes": [], "resources": [], "guests": []})
+    with pytest.raises(CommandExecutionError, match="nothing has changed: Pacemaker does not answer"):
+        cluster_ties.opened(node.utils, "web", "hv1")
+
+
+def test_a_guest_that_has_just_moved_is_looked_for_where_it_is(monkeypatch):
+    node = Node(monkeypatch, places(web="hv1"), places(web="hv2"))
+    node.answers = [GONE, BLOCKS]
+    assert cluster_ties.opened(node.utils, "web", "hv1") == {"/dev/vm/one"}
+    assert [argv[2] for argv in node.calls] == ["qemu:///system", "qemu+tls://hv2/system"]
+
+
+def test_a_guest_that_has_just_stopped_has_nothing_open(monkeypatch):
+    node = Node(monkeypatch, places(web="hv1"), places())
+    node.answers = [GONE]
+    assert cluster_ties.opened(node.utils, "web", "hv1") == set()
+
+
+def test_where_it_cannot_be_seen_the_guest_is_named_after_a_while(monkeypatch):
+    node = Node(monkeypatch, places(web="hv2"))
+    node.answers = [GONE]
+    with pytest.raises(CommandExecutionError, match=r"libvirt:guests:web:disks: .* on hv2 cannot be seen .virsh"):
+        cluster_ties.opened(node.utils, "web", "hv1")
+    assert 28 <= node.clock <= 30
+
+
+def test_what_another_guest_has_open(monkeypatch):
+    before = live({"web": guest("one", "two"), "db": guest()})
+    node = Node(monkeypatch, places(web="hv1", db="hv1"))
+    node.answers = [BLOCKS]
+    found = cluster_ties.held_by_others(node.utils, "db", VOLUMES, before, "hv1")
+    assert found == {"web": ["/dev/vm/one"]}
+    assert cluster_ties.held_by_others(node.utils, "web", VOLUMES, before, "hv1") == {}

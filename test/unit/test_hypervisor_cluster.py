@@ -73,6 +73,7 @@ def one_cluster(tmp_path, monkeypatch):
     for name, value in (("_BEGINS", 0.01), ("_GOES", 0.01), ("_PAUSE", 0.001)):
         monkeypatch.setattr(hypervisor_cluster, name, value)
     monkeypatch.setattr(cluster_pace, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(cluster_pace, "_PAUSE", 0.001)
     return Pacemaker(tmp_path)
 
 
@@ -240,7 +241,8 @@ def test_a_move_that_fails_says_why_and_an_old_failure_does_not_count(pacemaker)
         move(pacemaker)
 
 
-def test_a_move_has_its_turn_until_the_guest_itself_is_on_its_way(pacemaker):
+def test_a_move_has_its_turn_until_the_guest_itself_is_on_its_way(pacemaker, monkeypatch):
+    monkeypatch.setattr(hypervisor_cluster, "_BEGINS", 5)
     states = ["Started", "Started", "Migrating", "Migrating"]
     free = []
 
@@ -260,7 +262,7 @@ def test_a_move_has_its_turn_until_the_guest_itself_is_on_its_way(pacemaker):
 
     def can_turn():
         try:
-            with cluster_pace.turn(str, 0):
+            with cluster_pace.turn(str, 2):
                 return True
         except CommandExecutionError:
             return False

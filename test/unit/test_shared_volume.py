@@ -157,20 +157,25 @@ def test_on_all_nodes_it_stays_shared(node):
     assert node.does("start", **everywhere) == 0
     assert node.calls() == [LOCKSTART, OPEN]
     assert not node.shared()
-    node.fail(active="vm-one")
+    node.fail(active="one")
     assert node.does("monitor", **everywhere, **RECURRING) == 0
     assert EXCLUSIVE not in node.calls()
 
 
 def test_with_locks_of_sanlock_the_kernel_is_asked_and_the_volume_read(node, capfd):
     assert node.does("monitor", **SANLOCK) == 7
+    node.fail(active="No devices found")
+    assert node.does("monitor", **SANLOCK) == 7
+    node.calls()
+    node.fail()
+    node.does("monitor", **SANLOCK)
     select = "vg_name=vm && lv_name=one"
-    words = ["info", "--columns", "--noheadings", "--noflush", "--options", "name", "--select", select]
+    words = ["info", "--columns", "--noheadings", "--noflush", "--options", "lv_name", "--select", select]
     assert node.calls() == [["dmsetup", *words]]
-    node.fail(active="vm-one")
+    node.fail(active="one")
     assert node.does("monitor", **SANLOCK) == 0
     assert node.calls()[1] == ["dd", "if=/dev/vm/one", "of=/dev/null", "bs=4096", "count=1", "iflag=direct"]
-    node.fail(active="vm-one", **{"dd if=/dev/vm/one of=/dev/null bs=4096 count=1 iflag=direct": 1})
+    node.fail(active="one", **{"dd if=/dev/vm/one of=/dev/null bs=4096 count=1 iflag=direct": 1})
     assert node.does("monitor", **SANLOCK) == 1
     assert "ocf-exit-reason:vm/one cannot be read: said dd" in capfd.readouterr().err
     # Nobody may take it for one that is stopped.
@@ -178,8 +183,10 @@ def test_with_locks_of_sanlock_the_kernel_is_asked_and_the_volume_read(node, cap
     assert node.does("monitor", **SANLOCK) == 1
 
 
-def test_a_volume_that_is_not_let_go_is_not_stopped(node, capfd):
+def test_a_volume_that_is_not_let_go_is_not_stopped_and_one_that_is_not_there_is(node, capfd):
     node.fail(**{"lvchange --activate n vm/one": 5})
+    assert node.does("stop", **SANLOCK) == 0
+    node.fail(active="one", **{"lvchange --activate n vm/one": 5})
     assert node.does("stop", **SANLOCK) == 1
     assert "ocf-exit-reason:vm/one: lvchange --activate n vm/one: said lvchange" in capfd.readouterr().err
 

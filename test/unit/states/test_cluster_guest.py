@@ -14,7 +14,9 @@ from salt.exceptions import CommandExecutionError
 from _states import cluster_guest
 from _utils import (
     cluster_guests,
+    cluster_pace,
     cluster_status,
+    cluster_ties,
     formula_config,
     guest_argv,
     guest_declared,
@@ -63,8 +65,8 @@ class Node:
             "guests": {"web": GUEST}, "pools": {}, "nic_profiles": {}, "tls": {"allowed_hosts": ["hv1", "hv2"]}
         }  # fmt: skip
         modules = (
-            cluster_guests, cluster_status, guest_argv, guest_declared, guest_domain, guest_plan, guest_seed,
-            guest_storage, hypervisor_obstacles, libvirt_pool, libvirt_tools, own_files,
+            cluster_guests, cluster_pace, cluster_status, cluster_ties, guest_argv, guest_declared, guest_domain,
+            guest_plan, guest_seed, guest_storage, hypervisor_obstacles, libvirt_pool, libvirt_tools, own_files,
         )  # fmt: skip
         utils = {
             f"{module.__name__.rpartition('.')[2]}.{name}": getattr(module, name)
@@ -87,6 +89,7 @@ class Node:
         }
         for name, value in (("__opts__", self.opts), ("__salt__", salt), ("__utils__", utils)):
             monkeypatch.setattr(cluster_guest, name, value, raising=False)
+        monkeypatch.setattr(cluster_pace, "LOCK", folder / "lock")
         monkeypatch.setattr(shutil, "which", lambda program: f"/usr/bin/{program}")
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
@@ -96,7 +99,7 @@ class Node:
 
     def asked(self, argv, **options):
         self.done.append(argv[:2])
-        return self.cib
+        return " vda /dev/vm/one\n" if argv[0] == "virsh" else self.cib
 
     def run(self, argv, timeout=0, stdin=None, label=""):
         self.argv = argv
@@ -177,12 +180,32 @@ def test_a_running_guest_is_left_alone_and_what_waits_is_said(node):
 def test_pacemaker_looks_again_where_it_had_missed_the_definition(node):
     node.monitor = '<failure op_key="web_start_0"/>'
     cluster_guest.defined("web", **GUEST)
-    assert node.done == [["crm_resource", "--cleanup"]]
+    cleaned = ["crm_resource", "--cleanup"]
+    assert node.done.count(cleaned) == 1
     node.path.unlink()
     node.done.clear()
     node.monitor = '<failure op_key="webmail_start_0"/>'
     cluster_guest.defined("web", **GUEST)
-    assert node.done == []
+    assert cleaned not in node.done
+
+
+def test_what_another_guest_has_open_is_not_in_its_definition(node):
+    rule = '<rsc_colocation id="db-with-vm-one" rsc="db" with-rsc="vm-one"/>'
+    node.cib = f"<cib><configuration><constraints>{rule}</constraints></configuration></cib>"
+    row = '<resource id="db" resource_agent="ocf:heartbeat:VirtualDomain" role="{}"><node name="hv2"/></resource>'
+    document = '<r><nodes><node name="hv1"/></nodes><resources>{}</resources></r>'
+    node.monitor = document.format(row.format("Started"))
+    for test in (True, False):
+        node.opts["test"] = test
+        ret = cluster_guest.defined("web", **GUEST)
+        assert (ret["result"], ret["changes"]) == (False, {})
+        assert "libvirt:guests:web:disks: /dev/vm/one is still open in the guest db" in ret["comment"]
+    assert not node.path.exists()
+    # It has stopped; or nobody answers yet.
+    for monitor, cib in ((document.format(""), node.cib), (node.monitor, "")):
+        node.monitor, node.cib = monitor, cib
+        node.opts["test"] = True
+        assert cluster_guest.defined("web", **GUEST)["result"] is None
 
 
 def refused(node, **declaration):

@@ -99,6 +99,9 @@ class Volume:
         steps = [["vgchange", "--lockstart", self.group], ["lvchange", "--activate", LOCKS[mode], path]]
         for argv in steps if action == "start" else [["lvchange", "--activate", "n", path]]:
             code, said = run(argv, self.environment)
+            if code and action == "stop" and self.active() == NOT_RUNNING:
+                # A host without the disks has no volume either, and is not to be fenced for that.
+                return SUCCESS
             if code:
                 return failed(f"{path}: {' '.join(argv)}: {said}")
         return SUCCESS
@@ -107,11 +110,12 @@ class Volume:
         """Says by an OCF code whether the kernel has the volume, and whether it can be read."""
         # The volume itself is asked, since a lock would be waited for.
         chosen = f"vg_name={self.group} && lv_name={self.name}"
-        argv = ["dmsetup", "info", "--columns", "--noheadings", "--noflush", "--options", "name", "--select", chosen]
+        argv = ["dmsetup", "info", "--columns", "--noheadings", "--noflush", "--options", "lv_name", "--select", chosen]
         found = _ask(argv, self.environment)
         if isinstance(found, str) or found.returncode:
             return failed(f"dmsetup: {found if isinstance(found, str) else ' '.join(found.stderr.split())}")
-        if not found.stdout.strip():
+        # Where the kernel has no device at all it says so in words.
+        if self.name not in found.stdout.split():
             return NOT_RUNNING
         device = f"if={DEVICES}/{self.group}/{self.name}"
         code, said = run(["dd", device, "of=/dev/null", "bs=4096", "count=1", "iflag=direct"], self.environment)
