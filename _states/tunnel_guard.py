@@ -56,7 +56,8 @@ def loaded(
         mesh: As in the pillar ``network:mesh``.
         node: This host's name in a mesh; by default its minion id.
 
-    Returns a state result. Without a tunnel nothing is set up; a guard that is there stays.
+    Returns a state result. Without a tunnel nothing is set up; a guard that is there stays, and goes on for encrypted
+    tunnels that left the pillar and are still in the switch.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
@@ -66,7 +67,7 @@ def loaded(
         if not peers and not _RULES.exists():
             # The host's own GRE is nobody's tunnel.
             return ret | {"comment": "There is no tunnel to guard."}
-        rules = __utils__["network_tunnels.guard"](peers)
+        rules = __utils__["network_tunnels.guard"]([*peers, *_left(composed)])
         nft = __utils__["ovs_tools.path"]("nft")
         if not nft and not __opts__["test"]:
             return ret | {"result": False, "comment": "nft is not installed, so nothing keeps tunnels encrypted."}
@@ -87,6 +88,18 @@ def loaded(
     except (CommandExecutionError, ValueError, OSError) as error:
         return ret | {"result": False, "comment": f"The guard of tunnels: {error}."}
     return ret | {"comment": "No tunnel's packet leaves or enters unencrypted."}
+
+
+def _left(composed: Mapping[str, Any]) -> list[Any]:
+    """Return encrypted tunnels that the pillar does not name any more and the switch has.
+
+    A switch that cannot be asked now may have all that the guard was made for, and sends as soon as it starts.
+    """
+    if __utils__["ovs_tools.runs"]():
+        facts = __utils__["ovs_plan.facts_of"](__utils__["ovs_tools.read"](__utils__["ovs_plan.question"]()))
+        return list(__utils__["network_tunnels.kept"](composed, facts))
+    script = __utils__["own_files.read"](_RULES) or b""
+    return list(__utils__["network_tunnels.stored"](script.decode(errors="replace")))
 
 
 def absent(name: str) -> dict[str, Any]:

@@ -17,6 +17,10 @@ TABLE = "hypervisor_tunnels"
 # Open vSwitch takes 15 characters for the name of any port.
 _NAME_MAX = 15
 _UDP = {"vxlan": 4789, "geneve": 6081}
+# Options of a tunnel by any of which openvswitch-ipsec encrypts it.
+_SEALED = frozenset({"psk", "remote_name", "remote_cert"})
+# A rule of the guard's script that drops what comes to another host unencrypted; the one for what comes in is its twin.
+_STORED = re.compile(r"^\s*ip6? daddr (?P<remote>\S+) udp dport (?P<port>\d+) rt ipsec missing ", re.MULTILINE)
 # Octets before the inner frame: GRE with and without a key (RFC 2784, 2890), UDP with VXLAN (RFC 7348) or Geneve
 # without options (RFC 8926).
 _HEADER = {"gre": 4, "vxlan": 16, "geneve": 16}
@@ -182,6 +186,51 @@ def peers(bridges: Mapping[str, Mapping[str, Any]]) -> list[Peer]:
             if one.get("type") in TUNNELS and one.get("ensure") != "absent":
                 found.append(Peer(port, one["remote"], one["type"], one["ipsec"], one.get("name", port)))
     return sorted(found)
+
+
+def kept(bridges: Mapping[str, Mapping[str, Any]], facts: Any) -> list[Peer]:
+    """Lists encrypted VXLAN and Geneve tunnels that the switch still has though the pillar does not name them any more.
+
+    What merely left the pillar stays in the switch, so it must not pass unencrypted either. GRE needs no word: the
+    guard drops all of it.
+
+    Args:
+        bridges: composed ones; what they name, also with ``ensure: absent``, is theirs to decide.
+        facts: what the database holds, see ``ovs_plan.Facts``.
+
+    Returns:
+        The tunnels, in the order of their names, without any key.
+    """
+    found = []
+    for port, row in facts.ports.items():
+        declared = bridges.get(row["bridge"], {})
+        if declared.get("ensure") == "absent" or port in declared.get("ports", {}):
+            continue
+        for member in row["members"]:
+            interface = facts.interfaces.get(member, {})
+            options, kind = interface.get("options") or {}, interface.get("type")
+            remote = options.get("remote_ip", "")
+            if kind in _UDP and _SEALED & set(options) and _is_address(remote):
+                found.append(Peer(member, remote, kind, True, member))
+    return sorted(found)
+
+
+def stored(text: str) -> list[Peer]:
+    """Lists the VXLAN and Geneve tunnels that a guard's script keeps encrypted, for a switch that cannot be asked."""
+    kinds = {str(port): kind for kind, port in _UDP.items()}
+    return [
+        Peer("", match["remote"], kinds[match["port"]], True, "")
+        for match in _STORED.finditer(text)
+        if match["port"] in kinds and _is_address(match["remote"])
+    ]
+
+
+def _is_address(text: str) -> bool:
+    """Says whether a text is an IP address as a rule takes it, which has no zone."""
+    try:
+        return "%" not in str(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 
 def addresses(bridges: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:

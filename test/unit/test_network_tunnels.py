@@ -218,6 +218,56 @@ def test_the_guard_drops_all_plain_gre_and_lets_declared_exceptions_pass():
     ]
 
 
+def switch(port: str = "vx0", bridge: str = "ovs0", kind: str = "vxlan", **options: str) -> Facts:
+    """What the database of a switch with one tunnel holds."""
+    interface = {"type": kind, "options": {"remote_ip": "192.0.2.9", **options}}
+    return Facts({}, {bridge: {}}, {port: {"bridge": bridge, "members": (port,)}}, {port: interface})
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        (switch(psk=KEY), True),
+        (switch(kind="geneve", remote_name="hv9"), True),
+        (switch(remote_cert="/etc/hv9.pem"), True),
+        (switch(), False),
+        (switch(kind="gre", psk=KEY), False),
+        (switch(psk=KEY, remote_ip="flow"), False),
+        (switch(psk=KEY, remote_ip="fe80::1%eth0"), False),
+        (nothing(), False),
+    ],
+)
+def test_encrypted_tunnels_that_the_pillar_does_not_name_any_more(facts, found):
+    kept = network_tunnels.kept({"ovs0": {"ports": {"eth1": {}}}}, facts)
+    assert [(one.port, one.remote, one.ipsec) for one in kept] == ([("vx0", "192.0.2.9", True)] if found else [])
+    assert KEY not in repr(kept)
+
+
+@pytest.mark.parametrize(
+    ("bridges", "found"),
+    [
+        ({}, True),
+        ({"ovs0": {"ports": {"vx0": {"type": "vxlan", "ensure": "absent"}}}}, False),
+        ({"ovs0": {"ports": {"vx0": {"type": "vxlan", "remote": "192.0.2.8", "ipsec": True}}}}, False),
+        ({"ovs0": {"ensure": "absent", "ports": {}}}, False),
+        # The port of another bridge is not the one that goes.
+        ({"ovs1": {"ports": {"vx0": {"type": "vxlan", "ensure": "absent"}}}}, True),
+    ],
+)
+def test_what_the_pillar_names_is_not_kept(bridges, found):
+    assert bool(network_tunnels.kept(bridges, switch(psk=KEY))) is found
+
+
+def test_the_tunnels_of_a_stored_guard_are_found_again():
+    tunnels = [SEALED, PLAIN, VXLAN, Peer("d", "192.0.2.7", "geneve", True, "hv3"), PLAIN._replace(kind="vxlan")]
+    script = network_tunnels.guard_script(network_tunnels.guard(tunnels))
+    found = {(one.kind, one.remote, one.ipsec) for one in network_tunnels.stored(script)}
+    assert found == {("vxlan", "2001:db8::2", True), ("geneve", "192.0.2.7", True)}
+    assert network_tunnels.guard([SEALED, PLAIN, PLAIN._replace(kind="vxlan"), *network_tunnels.stored(script)]) == (
+        network_tunnels.guard(tunnels)
+    )
+
+
 def test_the_guard_is_replaced_in_one_transaction():
     script = network_tunnels.guard_script(network_tunnels.guard([SEALED]))
     assert script.startswith("table inet hypervisor_tunnels\ndelete table inet hypervisor_tunnels\ntable inet")

@@ -10,7 +10,7 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from _states import tunnel_guard
-from _utils import network_tunnels, ovs_tools, own_files
+from _utils import network_tunnels, ovs_plan, ovs_tools, own_files
 
 MESH = {"m": {"bridge": "ovs0", "nodes": {"hv1": {"address": "192.0.2.1"}, "hv2": {"address": "192.0.2.2"}}}}
 
@@ -23,18 +23,23 @@ class Host:
         self.table: dict[str, Any] | None = None
         self.nft = "/usr/sbin/nft"
         self.refuses = False
+        self.switch: ovs_plan.Facts | None = ovs_plan.nothing()
         self.units = folder / "units"
         monkeypatch.setattr(tunnel_guard, "_RULES", folder / "own" / "tunnel-guard.nft")
         monkeypatch.setattr(tunnel_guard, "_UNITS", self.units)
         monkeypatch.setattr(tunnel_guard, "__opts__", {"test": test, "id": "hv1"}, raising=False)
         utils = {
             **{f"network_tunnels.{name}": getattr(network_tunnels, name) for name in (
-                "compose", "guard", "guard_holds", "guard_script", "peers", "table",
+                "compose", "guard", "guard_holds", "guard_script", "kept", "peers", "stored", "table",
             )},
             **{f"own_files.{name}": getattr(own_files, name) for name in ("read", "write")},
             "ovs_tools.path": lambda _: self.nft,
             "ovs_tools.parsed": ovs_tools.parsed,
             "ovs_tools.run": self.run,
+            "ovs_tools.runs": lambda: self.switch is not None,
+            "ovs_tools.read": lambda _: "",
+            "ovs_plan.question": ovs_plan.question,
+            "ovs_plan.facts_of": lambda _: self.switch,
         }  # fmt: skip
         monkeypatch.setattr(tunnel_guard, "__utils__", utils, raising=False)
 
@@ -45,7 +50,10 @@ class Host:
         if self.refuses and "--check" in argv:
             raise CommandExecutionError("nft: syntax error")
         if argv[1] == "--file":
-            self.load(network_tunnels.guard([network_tunnels.Peer("m_hv2", "192.0.2.2", "gre", True, "hv2")]))
+            lines = [line.strip() for line in Path(argv[2]).read_text().splitlines() if " comment " in line]
+            middle = next(index for index, line in enumerate(lines) if "saddr" in line or "meta ipsec" in line)
+            plain = [line.partition(" comment ")[0].replace("counter drop", "drop") for line in lines]
+            self.load([("out" if index < middle else "in", rule) for index, rule in enumerate(plain)])
         if argv[1] == "delete":
             self.table = None
         if argv[1] == "enable":
@@ -153,6 +161,38 @@ def test_a_switch_without_tunnels_has_no_guard_and_one_that_is_there_stays(host,
     host.told.clear()
     host.table = None
     assert tunnel_guard.loaded("guard", {})["changes"]["table hypervisor_tunnels"] == "loaded"
+
+
+def vxlan(**keys: Any) -> dict[str, Any]:
+    return {"ovs0": {"ports": {"vx0": {"type": "vxlan", "remote": "192.0.2.9", "psk": "kq3Vw8yR0bN5tXz1LmCe", **keys}}}}
+
+
+def has_vxlan() -> ovs_plan.Facts:
+    row = {"type": "vxlan", "options": {"remote_ip": "192.0.2.9", "psk": "kq3Vw8yR0bN5tXz1LmCe"}}
+    return ovs_plan.Facts({}, {"ovs0": {}}, {"vx0": {"bridge": "ovs0", "members": ("vx0",)}}, {"vx0": row})
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_tunnel_that_merely_left_the_pillar_is_guarded_while_the_switch_has_it(host, tmp_path, runs):
+    tunnel_guard.loaded("guard", vxlan())
+    rules = (tmp_path / "own" / "tunnel-guard.nft").read_text()
+    assert "ip daddr 192.0.2.9 udp dport 4789 rt ipsec missing counter drop" in rules
+    # A switch that is stopped sends as soon as it starts.
+    host.switch = has_vxlan() if runs else None
+    ret = tunnel_guard.loaded("guard", {})
+    assert (ret["result"], ret["changes"]) == (True, {})
+    assert (tmp_path / "own" / "tunnel-guard.nft").read_text() == rules
+    # Whoever takes it out of the switch by hand takes the rule away, too.
+    host.switch = ovs_plan.nothing()
+    assert tunnel_guard.loaded("guard", {})["result"] is True
+    assert "192.0.2.9" not in (tmp_path / "own" / "tunnel-guard.nft").read_text()
+
+
+def test_absent_takes_a_tunnels_rule_away_in_the_run_that_takes_the_tunnel(host, tmp_path):
+    tunnel_guard.loaded("guard", vxlan())
+    host.switch = has_vxlan()
+    assert tunnel_guard.loaded("guard", vxlan(ensure="absent"))["result"] is True
+    assert "192.0.2.9" not in (tmp_path / "own" / "tunnel-guard.nft").read_text()
 
 
 def test_absent_takes_all_of_it_away(host, tmp_path):
