@@ -4,7 +4,7 @@ The switch makes such a port when it starts, later than most ways to set up inte
 systemd gives it its addresses as soon as the switch runs, whichever of them a host has.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,9 @@ def applied(
 ) -> dict[str, Any]:
     """Make sure that internal ports have their addresses, and no others; those of the connection to the master stay.
 
+    An address that moves to another port leaves the first before the second gets it, if an earlier run had given it.
+    One that somebody else has given to another internal port of the switch is refused.
+
     Args:
         name: Any label.
         bridges: As in the pillar ``network:ovs:bridges``.
@@ -56,9 +59,22 @@ def applied(
         batch = __utils__["network_tunnels.address_batch"](wanted)
         run = __utils__["ovs_tools.run"]
         nics = __utils__["ovs_plan.nics_of"](run(["ip", "-json", "address", "show"]))
-        differ = __utils__["network_tunnels.address_changes"](wanted, nics)
-        if refused := _refused(differ, composed, masters):
-            lines = [f"{_key(port, declared, node or __opts__['id'])}: {text}" for port, text in refused.items()]
+        facts = _facts()
+        # A dry run still sees the ports that this run takes out of the switch.
+        going = __utils__["ovs_plan.going"](composed, facts)
+        staying = {port: nic for port, nic in nics.items() if port not in going}
+        before = __utils__["network_tunnels.given"](_text(_BATCH))
+        leaving = __utils__["network_tunnels.address_moves"](wanted, staying, before)
+        differ = {port: {"old": move.old, "new": move.new} for port, move in leaving.items()}
+        differ |= __utils__["network_tunnels.address_changes"](wanted, nics)
+        internal = [port for port, row in facts.interfaces.items() if row["type"] == "internal"]
+        refused = __utils__["network_tunnels.address_clashes"](wanted, staying, leaving, internal)
+        refused |= _refused(differ, composed, facts, masters)
+        if refused:
+            keys = {port: leaving[port].to if port in leaving else port for port in refused}
+            lines = [
+                f"{_key(keys[port], declared, node or __opts__['id'])}: {text}" for port, text in refused.items()
+            ]
             return ret | {"result": False, "comment": "\n".join(["Nothing was changed:", *lines])}
         unit = _TEXT.format(ip=__utils__["ovs_tools.path"]("ip") or "/usr/sbin/ip")
         files = {_BATCH: _HEADER + batch, _UNITS / _UNIT: unit}
@@ -70,23 +86,34 @@ def applied(
             ret["changes"][_UNIT] = "enabled"
         if __opts__["test"] or not ret["changes"]:
             return ret | {"result": None if ret["changes"] else True}
+        # What goes does so while the record of it is still there, so that a run which fails here is made up for.
+        _take(differ)
         for path in written:
             __utils__["own_files.write"](path, files[path].encode(), 0o644)
         if _UNITS / _UNIT in written:
             run(["systemctl", "daemon-reload"])
         if _UNIT in ret["changes"]:
             run(["systemctl", "enable", _UNIT])
-        _give(differ)
+        _give(differ, leaving)
     except (CommandExecutionError, ValueError, OSError) as error:
         return ret | {"result": False, "comment": f"Addresses of ports: {error}."}
     return ret
 
 
+def _facts() -> Any:
+    """Return what the database of the switch holds; nothing where it cannot be asked, and so has no ports."""
+    if not __utils__["ovs_tools.runs"]():
+        return __utils__["ovs_plan.nothing"]()
+    return __utils__["ovs_plan.facts_of"](__utils__["ovs_tools.read"](__utils__["ovs_plan.question"]()))
+
+
 def _refused(
-    differ: Iterable[str], composed: Mapping[str, Any], masters: Sequence[str] | None
+    differ: Iterable[str], composed: Mapping[str, Any], facts: Any, masters: Sequence[str] | None
 ) -> dict[str, str]:
     """Return why ports would not get other addresses: they carry the connection to the master."""
-    ports = {port: name for name, bridge in composed.items() for port in bridge["ports"] if port in differ}
+    # A port that loses an address need not be in the pillar any more.
+    ports = {port: str(facts.ports.get(port, {}).get("bridge", "")) for port in differ}
+    ports |= {port: name for name, bridge in composed.items() for port in bridge["ports"] if port in differ}
     if not ports:
         return {}
     reached = masters or __utils__["network_tool.masters"](__opts__)
@@ -109,15 +136,24 @@ def _text(path: Path) -> str:
     return str((__utils__["own_files.read"](path) or b"").decode())
 
 
-def _give(differ: Mapping[str, Mapping[str, list[str]]]) -> None:
-    """Take away what is not declared and give what is."""
-    run = __utils__["ovs_tools.run"]
+def _take(differ: Mapping[str, Mapping[str, list[str]]]) -> None:
+    """Take away what is not declared, from all ports before any gets another address."""
     for port, change in differ.items():
         for address in sorted(set(change["old"]) - set(change["new"])):
-            run(["ip", "address", "delete", address, "dev", port])
+            __utils__["ovs_tools.run"](["ip", "address", "delete", address, "dev", port])
+
+
+def _give(differ: Mapping[str, Mapping[str, list[str]]], leaving: Collection[str]) -> None:
+    """Give what is declared, and what the kernel has taken away together with an address that has left a port."""
+    run = __utils__["ovs_tools.run"]
+    nics = __utils__["ovs_plan.nics_of"](run(["ip", "-json", "address", "show"])) if leaving else {}
+    for port, change in differ.items():
+        held = nics[port].addresses if port in leaving and port in nics else ()
         for address in change["new"]:
-            run(["ip", "address", "replace", address, "dev", port])
-        run(["ip", "link", "set", "dev", port, "up"])
+            if address not in held:
+                run(["ip", "address", "replace", address, "dev", port])
+        if port not in leaving:
+            run(["ip", "link", "set", "dev", port, "up"])
 
 
 def _enabled() -> bool:

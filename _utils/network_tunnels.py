@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 TUNNELS = ("gre", "vxlan", "geneve")
@@ -279,6 +279,84 @@ def address_changes(wanted: Mapping[str, list[str]], have: Mapping[str, Any]) ->
         old = [str(ipaddress.ip_interface(one)) for one in have[port].addresses] if port in have else []
         if sorted(old) != sorted(addresses_of):
             found[port] = {"old": sorted(old), "new": sorted(addresses_of)}
+    return found
+
+
+class Move(NamedTuple):
+    """What an internal port without declared addresses loses to another one.
+
+    Attributes:
+        old: the addresses that it has.
+        new: those that it keeps, since the formula has not given them or nobody wants them.
+        to: the port that has a lost address in the pillar now.
+    """
+
+    old: list[str]
+    new: list[str]
+    to: str
+
+
+def given(batch: str) -> dict[str, list[str]]:
+    """Returns the addresses by port that an earlier run has written into the batch of :func:`address_batch`."""
+    found: dict[str, list[str]] = {}
+    for line in batch.splitlines():
+        words = line.split()
+        if words[:2] == ["address", "replace"] and len(words) == 5:
+            found.setdefault(words[4], []).append(words[2])
+    return found
+
+
+def address_moves(
+    wanted: Mapping[str, list[str]], have: Mapping[str, Any], before: Mapping[str, list[str]]
+) -> dict[str, Move]:
+    """Returns which ports lose an address that the pillar gives to another port now.
+
+    Two ports with one address answer in turns, so it has to leave the first. A port with declared addresses is not
+    among them: :func:`address_changes` takes from it what is not declared.
+
+    Args:
+        wanted: addresses by port.
+        have: the host's interfaces with ``addresses``.
+        before: what the formula has given, see :func:`given`; nothing else is taken.
+    """
+    takers = {ipaddress.ip_interface(one).ip: port for port, held in wanted.items() for one in held}
+    found = {}
+    for port, ours in before.items():
+        if port in wanted or port not in have:
+            continue
+        old = sorted(str(ipaddress.ip_interface(one)) for one in have[port].addresses)
+        lost = [one for one in old if one in ours and ipaddress.ip_interface(one).ip in takers]
+        if lost:
+            keeps = [one for one in old if one not in lost]
+            found[port] = Move(old, keeps, takers[ipaddress.ip_interface(lost[0]).ip])
+    return found
+
+
+def address_clashes(
+    wanted: Mapping[str, list[str]], have: Mapping[str, Any], leaving: Mapping[str, Move], internal: Iterable[str]
+) -> dict[str, str]:
+    """Returns why ports cannot have their addresses: another internal port has one that the formula did not give it.
+
+    Args:
+        wanted: addresses by port.
+        have: the host's interfaces with ``addresses``.
+        leaving: what goes, see :func:`address_moves`.
+        internal: the internal ports that the switch has.
+
+    Returns:
+        Sentences by the port that wants the address.
+    """
+    takers = {ipaddress.ip_interface(one).ip: port for port, held in wanted.items() for one in held}
+    found = {}
+    for other in sorted(set(internal) & set(have) - set(wanted)):
+        stays = leaving[other].new if other in leaving else have[other].addresses
+        for address in stays:
+            port = takers.get(ipaddress.ip_interface(address).ip)
+            if port:
+                found[port] = (
+                    f"{other} has the address {address} already, and not by network:ovs or network:mesh; take it away "
+                    f"there first (ip address delete {address} dev {other}), or declare it for one of the two alone"
+                )
     return found
 
 

@@ -227,6 +227,12 @@ def _absent(bridges: Mapping[str, Mapping[str, Any]], facts: Facts) -> list[tupl
     return found
 
 
+def going(bridges: Mapping[str, Mapping[str, Any]], facts: Facts) -> set[str]:
+    """Returns the ports that the switch has and a declaration takes out, those of bridges that go among them."""
+    gone = _absent(bridges, facts)
+    return {port for port, row in facts.ports.items() if {(row["bridge"], port), (row["bridge"], "")} & set(gone)}
+
+
 def _kept(gone: Sequence[tuple[str, str]], held: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
     """Yields what must not go: the host would lose its addresses, and nothing would undo that."""
     for bridge, port in gone:

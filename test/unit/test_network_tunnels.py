@@ -197,6 +197,24 @@ def test_internal_ports_have_their_addresses_and_no_others():
     assert network_tunnels.address_changes(wanted, {}) == {"int0": {"old": [], "new": new}}
 
 
+def test_an_address_goes_from_a_port_that_has_none_declared_if_the_formula_gave_it():
+    wanted = {"int1": ["10.0.0.1/25", "2001:db8::1/64"]}
+    have = {"int0": Nic(("10.0.0.1/24", "10.0.0.2/24", "2001:db8::1/64")), "int1": Nic()}
+    batch = network_tunnels.address_batch({"int0": ["10.0.0.1/24", "10.0.0.2/24"], "gone": ["10.0.0.1/24"]})
+    before = network_tunnels.given(f"# A header.\n{batch}")
+    assert before == {"int0": ["10.0.0.1/24", "10.0.0.2/24"], "gone": ["10.0.0.1/24"]}
+    leaving = network_tunnels.address_moves(wanted, have, before)
+    # 10.0.0.2 merely left the pillar, and nobody knows who gave 2001:db8::1.
+    assert leaving == {"int0": ([*have["int0"].addresses], ["10.0.0.2/24", "2001:db8::1/64"], "int1")}
+    assert list(network_tunnels.address_clashes(wanted, have, leaving, ["int0", "int1"])) == ["int1"]
+    assert network_tunnels.address_clashes(wanted, have, leaving, ["int1"]) == {}
+    assert network_tunnels.address_moves(wanted, have, {}) == {}
+    # A port with declared addresses loses what is not declared anyway, and may share one.
+    shared = {**wanted, "int0": ["10.0.0.1/24"]}
+    assert network_tunnels.address_moves(shared, have, before) == {}
+    assert network_tunnels.address_clashes(shared, have, {}, ["int0", "int1"]) == {}
+
+
 SEALED = Peer("a", "192.0.2.2", "gre", True, "hv2")
 PLAIN = Peer("b", "192.0.2.9", "gre", False, "old")
 VXLAN = Peer("c", "2001:db8::2", "vxlan", True, "hv2")
