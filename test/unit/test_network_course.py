@@ -12,7 +12,7 @@ from hypervisor_network.engine import course as courses
 from hypervisor_network.engine import plan as planning
 from hypervisor_network.engine import runtime, store
 from hypervisor_network.engine.course import Course, RefusedError
-from network_harness import BEYOND, FOREIGN, GATEWAY, LEASE, MASTER, FakeBackend, FakeHost, Killed, pillar
+from network_harness import BEYOND, FOREIGN, GATEWAY, LEASE, MACS, MASTER, FakeBackend, FakeHost, Killed, pillar
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -203,6 +203,41 @@ def test_a_bridge_beside_the_uplink_needs_no_consent_and_no_master(course, host)
 def test_a_missing_port_is_refused_by_name(course):
     message = refused(course, pillar({"bridges": {"br0": {"ports": ["eth7"], "dhcp4": True}}}))
     assert message.startswith("eth7 (a port of br0): this host has no such card; it has eth0, eth1, eth2")
+
+
+CARD = {"match": {"mac": MACS["eth0"]}}
+LAN = {"lan": {**CARD, "dhcp4": True}}
+
+
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [
+        ({"ethernets": {**LAN, "eth0": {"mtu": 1400}}}, "network:ethernets:eth0"),
+        ({"ethernets": {**LAN, "wan": {"match": {"name": "eth0"}, "dhcp4": True}}}, "network:ethernets:wan"),
+        ({"ethernets": LAN, "bridges": {"br0": {"ports": ["eth0"]}}}, "network:bridges:br0:ports (eth0)"),
+        ({"ethernets": LAN, "vlans": {"v7": {"link": "eth0", "id": 7}}}, "network:vlans:v7:link (eth0)"),
+    ],
+)
+def test_a_card_under_two_names_is_refused_by_both(course, change, other):
+    assert refused(course, pillar(change)) == (
+        f"network:ethernets:lan and {other} mean the same card, eth0; it can have one name alone"
+    )
+
+
+def test_a_card_gets_another_name_when_the_old_one_goes_by_its_line(course, host):
+    stage(course, pillar({"ethernets": {"lan": CARD}, "bridges": {"br0": {"ports": ["lan"], "dhcp4": True}}}))
+    assert course.run().state == "confirmed"
+    before = host.files()
+    named = {"bridges": {"br0": {"ports": ["eth0"], "dhcp4": True}}}
+    with pytest.raises(RefusedError) as error:
+        stage(course, pillar(named))
+    assert str(error.value) == (
+        "network:ethernets:lan and network:bridges:br0:ports (eth0) mean the same card, eth0; it can have one name "
+        "alone; lan has left the pillar and stays until it is declared with ensure: absent"
+    )
+    both = pillar({"ethernets": {"lan": {**CARD, "ensure": "absent"}}, **named})
+    assert stage(course, both)["changed"] is False
+    assert host.files() == before
 
 
 def test_an_uplink_that_vanishes_is_refused(course):

@@ -207,6 +207,7 @@ class Profile:
         """Returns the profile with the names that cards have on this host, and with bridges' and bonds' addresses.
 
         A bridge or bond without a mac of its own gets that of its first port, so that a DHCP server knows it again.
+        A name of a card that is absent is left out where the card has another name now: what that says counts.
 
         Args:
             names: the kernel's names by those of the pillar, for cards that are matched by mac or path.
@@ -227,6 +228,8 @@ class Profile:
             )
             for one in self.interfaces
         ]
+        there = {one.name for one in moved if not one.absent}
+        moved = [one for one in moved if not (one.absent and one.kind == "ethernet" and one.name in there)]
         known = {name: mac.lower() for name, mac in macs.items()}
         pinned = []
         # In their order, so that a bridge on a bond gets the bond's.

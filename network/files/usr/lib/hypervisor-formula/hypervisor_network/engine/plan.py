@@ -344,7 +344,7 @@ def make(
         return Plan(errors=("`ip -j -d link show` shows nothing; is iproute2 installed?",))
     names, macs = runtime.cards(host, declared, snapshot)
     left = {name for key in KINDS for name in whole.get(key, {}) if name not in pillar.get(key, {})}
-    errors += runtime.missing(declared, names, snapshot, left)
+    errors += runtime.missing(declared, names, snapshot, left) + runtime.doubled(declared, names, left)
     if errors:
         return Plan(errors=tuple(errors))
     try:

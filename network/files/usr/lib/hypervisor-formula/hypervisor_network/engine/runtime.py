@@ -8,7 +8,7 @@ from typing import Any
 
 from hypervisor_network.backends import common
 from hypervisor_network.backends.contract import Json, Snapshot
-from hypervisor_network.model import OPENVSWITCH, Interface, Profile
+from hypervisor_network.model import KINDS, OPENVSWITCH, Interface, Profile
 
 from .host import LocalHost
 
@@ -16,6 +16,7 @@ from .host import LocalHost
 _FLEETING = frozenset({"tun", "veth", "macvtap", "macvlan"})
 # The kernel's link that has the cards of all bridges of Open vSwitch as its ports. It comes and goes with them.
 DATAPATH = "ovs-system"
+_STAYS = " has left the pillar and stays until it is declared with ensure: absent"
 _DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
 Facts = dict[str, tuple[Any, ...]]
 
@@ -213,13 +214,49 @@ def missing(
         what = f"with the MAC address {one.match.mac}" if one.match.mac else f"at {one.match.path}"
         user = next((f" (a port of {other.name})" for other in profile.present if one.name in other.ports), "")
         user = user or next((f" (the link of {other.name})" for other in profile.present if one.name == other.link), "")
-        gone = "; it has left the pillar and stays until it is declared with ensure: absent" if one.name in left else ""
+        gone = f"; it{_STAYS}" if one.name in left else ""
         if one.match.mac or one.match.path:
             lines.append(f"{one.name}{user}: this host has no card {what}{gone}")
         else:
             have = ", ".join(sorted(str(link["ifname"]) for link in snapshot.links if kind(link) == "ethernet"))
             lines.append(f"{names.get(one.name, one.name)}{user}: this host has no such card; it has {have}{gone}")
     return lines
+
+
+def doubled(profile: Profile, names: Mapping[str, str], left: Collection[str] = frozenset()) -> list[str]:
+    """Names the cards that the profile declares more than once, under names that mean the same one.
+
+    What the one says of a card would be lost to what the other says. A name with ``ensure: absent`` does not count:
+    the card has another one now.
+
+    Args:
+        profile: as the pillar has it.
+        names: see :func:`cards`.
+        left: interfaces that the pillar no longer has, and that stay.
+    """
+    meant: dict[str, list[Interface]] = {}
+    for one in profile.present:
+        if one.name in names or not (one.match.mac or one.match.path):
+            meant.setdefault(names.get(one.name, one.name), []).append(one)
+    lines = []
+    for card, several in meant.items():
+        if len(several) > 1:
+            text = f"{' and '.join(_key(profile, one) for one in several)} mean the same card, {card}"
+            stays = "".join(f"; {one.name}{_STAYS}" for one in several if one.name in left)
+            lines.append(f"{text}; it can have one name alone{stays}")
+    return lines
+
+
+def _key(profile: Profile, one: Interface) -> str:
+    """Returns where in the pillar an interface stands: its own key, or that of what names it as a port or link."""
+    keys = {kind: key for key, kind in KINDS.items()} | {OPENVSWITCH: "bridges"}
+    if one.declared:
+        return f"network:{keys[one.kind]}:{one.switch or one.name}"
+    for other in profile.present:
+        for word, below in (("ports", other.ports), ("link", (other.link,))):
+            if one.name in below:
+                return f"{_key(profile, other)}:{word} ({one.name})"
+    return one.name
 
 
 def differences(profile: Profile, snapshot: Snapshot, leased: bool = False) -> dict[str, list[str]]:
