@@ -49,14 +49,14 @@ def applied(name: str, profile: dict[str, Any], python: str = "/usr/bin/python3"
     Args:
         name: Any label.
         profile: The keys of pillar ``network``: backend, allow_uplink_change, confirm, ethernets, bridges, bonds
-            and vlans.
+            and vlans. Where confirm names no ports, those count on which the minion reaches its masters.
         python: The interpreter, 3.9 or newer.
 
     Returns a state result: confirmed, with the seconds for which the master was not reached, or undone, with the
     reason.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
-    asked = {"pillar": profile, "masters": __utils__["network_tool.masters"](__opts__)}
+    asked = {"pillar": _with_ports(profile), "masters": __utils__["network_tool.masters"](__opts__)}
     test = bool(__opts__["test"])
     if not Path(python).exists():
         comment = f"There is no {python} yet, so what would change is not known; see network:python."
@@ -83,6 +83,13 @@ def applied(name: str, profile: dict[str, Any], python: str = "/usr/bin/python3"
     state = _awaited(report, _window(profile))
     done, changes, comment = __utils__["network_tool.outcome"](state, report)
     return ret | {"result": done, "changes": changes, "comment": comment}
+
+
+def _with_ports(profile: dict[str, Any]) -> dict[str, Any]:
+    """Returns the profile with the masters' ports: the pillar's, or else those of the minion's configuration."""
+    confirm = profile.get("confirm", {})
+    ports = confirm.get("ports") or __utils__["network_tool.ports"](__opts__)
+    return {**profile, "confirm": {**confirm, "ports": ports}}
 
 
 def _window(profile: dict[str, Any]) -> float:

@@ -15,6 +15,8 @@ STATE = "/var/lib/hypervisor-formula/network/state.json"
 CONFIRMED = "/var/lib/hypervisor-formula/network/confirmed.json"
 # Seconds for one call; planning looks up names and asks name servers.
 TIMEOUT = 120
+# Salt's own defaults for a master's two ports.
+_PUBLISH, _ASK = 4505, 4506
 _OVER = frozenset({"idle", "confirmed", "rolled-back"})
 
 
@@ -55,6 +57,22 @@ def call(run: Run, python: str, program: str, words: Sequence[str], asked: Any =
 
 def masters(opts: Mapping[str, Any]) -> list[str]:
     """Returns the names or addresses of a minion's masters; none for a host without a master."""
+    return [name for name, _ in _masters(opts)]
+
+
+def ports(opts: Mapping[str, Any]) -> list[int]:
+    """Returns the ports on which a minion reaches its masters: where they publish, and where they are asked.
+
+    The second one may stand with the master's name; of several masters with ports of their own, those of
+    ``master_port`` count, as the minion has it once it is connected.
+    """
+    own = {port for _, port in _masters(opts)}
+    asked = own.pop() if len(own) == 1 else ""
+    return [int(opts.get("publish_port") or _PUBLISH), int(asked or opts.get("master_port") or _ASK)]
+
+
+def _masters(opts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns a minion's masters with the ports that stand with them, or empty texts."""
     given = opts.get("master")
     listed = [given] if isinstance(given, str) else list(given or ())
     if opts.get("file_client") == "local" and listed == ["salt"]:
@@ -65,7 +83,7 @@ def masters(opts: Mapping[str, Any]) -> list[str]:
         name, _, port = one.rpartition(":")
         # A bare IPv6 address ends with digits, too.
         with_port = port.isdigit() and (":" not in name or name.endswith("]"))
-        found.append((name if with_port else one).strip("[]"))
+        found.append(((name if with_port else one).strip("[]"), port if with_port else ""))
     return found
 
 

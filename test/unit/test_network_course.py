@@ -174,6 +174,11 @@ def test_another_lease_is_not_the_same_address(course, host, monkeypatch):
     assert course.run().reason == "br0 has 10.0.0.99 instead of 10.0.0.50"
 
 
+def test_a_program_that_is_asked_for_no_ports_checks_salts_own(course):
+    stage(course, pillar(ports=[]))
+    assert [one["port"] for one in course.store.change().targets if one["kind"] == "tcp"] == [4505, 4506]
+
+
 # ---- refusals ----
 
 

@@ -24,7 +24,7 @@ PLAN: dict[str, Any] = {
 OVER = {"id": "1", "pending": False, "at_work": False, "outage": None, "verified": None, "differences": []}
 CONFIRMED = {**OVER, "state": "confirmed", "outage": 0.93}
 BACK = {**OVER, "state": "rolled-back", "reason": "hv:4505 does not answer", "verified": True}
-PROFILE = {"bridges": {"br0": {"ports": ["eth0"], "dhcp4": True}}, "confirm": {"window": 20}}
+PROFILE: dict[str, Any] = {"bridges": {"br0": {"ports": ["eth0"], "dhcp4": True}}, "confirm": {"window": 20}}
 
 
 class Tool:
@@ -38,7 +38,7 @@ class Tool:
         monkeypatch.setattr(network_profile, "__opts__", self.opts, raising=False)
         salt = {"cmd.run_all": self.run, "cp.cache_dir": lambda *_, **__: ["/c/a.py", f"/c{network_tool.INSTALLED}"]}
         monkeypatch.setattr(network_profile, "__salt__", salt, raising=False)
-        names = ("call", "masters", "outcome", "changes", "installed")
+        names = ("call", "masters", "ports", "outcome", "changes", "installed")
         utils: dict[str, Any] = {f"network_tool.{name}": getattr(network_tool, name) for name in names}
         utils["network_tool.standing"] = lambda: self.answers["status"]
         monkeypatch.setattr(network_profile, "__utils__", utils, raising=False)
@@ -80,7 +80,8 @@ def test_a_confirmed_change_says_how_long_the_master_was_away(tool):
     assert ret["changes"] == {"files": {"/etc/x": "+a"}, "interfaces": ["br0 is missing"]}
     assert ret["comment"] == "The change is confirmed (networkd). The master was not reached for 0.9 s."
     assert verbs(tool) == ["apply"]
-    assert tool.calls[0][1] == {"pillar": PROFILE, "masters": ["controller"]}
+    confirm = {"window": 20, "ports": [4505, 4506]}
+    assert tool.calls[0][1] == {"pillar": {**PROFILE, "confirm": confirm}, "masters": ["controller"]}
     assert tool.calls[0][0][1:3] == ["-I", network_tool.INSTALLED]
 
 
@@ -172,6 +173,31 @@ def test_a_host_without_the_interpreter(tool, test, result):
 )  # fmt: skip
 def test_the_masters_of_a_minion(opts, found):
     assert network_tool.masters(opts) == found
+
+
+@pytest.mark.parametrize(
+    ("opts", "found"),
+    [
+        ({"master": "controller"}, [4505, 4506]),
+        ({"master": "controller", "publish_port": 14505, "master_port": 14506}, [14505, 14506]),
+        ({"master": "controller", "master_port": "14506"}, [4505, 14506]),
+        ({"master": "controller:14506"}, [4505, 14506]),
+        ({"master": ["[2001:db8::1]:14506"], "publish_port": 14505}, [14505, 14506]),
+        ({"master": ["a:1", "b:2"], "master_port": 14506}, [4505, 14506]),
+        ({}, [4505, 4506]),
+    ],
+)
+def test_the_ports_of_a_minions_masters(opts, found):
+    assert network_tool.ports(opts) == found
+
+
+@pytest.mark.parametrize("test", [True, False])
+@pytest.mark.parametrize(("pillar", "asked"), [([], [14505, 14506]), ([443], [443])])
+def test_the_minions_ports_are_checked_unless_the_pillar_names_others(tool, monkeypatch, test, pillar, asked):
+    tool.opts |= {"publish_port": 14505, "master_port": 14506}
+    monkeypatch.setitem(PROFILE["confirm"], "ports", pillar)
+    tool.state(test)
+    assert tool.calls[0][1]["pillar"]["confirm"]["ports"] == asked
 
 
 @pytest.mark.parametrize("state", ["staged", "applying", "applied", "rolling-back"])

@@ -330,7 +330,7 @@ def load(pillar: Mapping[str, Any]) -> Profile:
             window=asked.get("window", 120),
             successes=asked.get("successes", 3),
             masters=tuple(asked.get("masters", ())),
-            ports=tuple(asked.get("ports", (4505, 4506))),
+            ports=tuple(asked.get("ports") or Confirm.ports),
             beyond=tuple(asked.get("beyond", ())),
             checks=tuple(tuple(argv) for argv in asked.get("checks", ())),
         ),
