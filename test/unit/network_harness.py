@@ -202,12 +202,18 @@ class FakeHost(LocalHost):  # type: ignore[misc]  # mypy follows no imports from
 
 
 class FakeBackend:
-    """A backend with one file for each interface; ``broken`` makes a method fail."""
+    """A backend with one file for each interface; ``broken`` makes a method fail.
+
+    ``untaken`` names interfaces whose files it has not taken, though they are there; it takes them when it sets them
+    up, unless it is ``deaf``.
+    """
 
     name = "networkd"
 
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
+        self.untaken: set[str] = set()
+        self.deaf = False
 
     def missing(self, host) -> str:
         return ""
@@ -248,6 +254,8 @@ class FakeBackend:
 
     def activate(self, host, step: Step) -> None:
         host._change("activate", host.activate)
+        if not self.deaf:
+            self.untaken -= set(step.changed)
 
     def boot(self, host) -> None:
         host._change("boot", lambda: None)
@@ -255,8 +263,8 @@ class FakeBackend:
     def services(self) -> tuple[str, ...]:
         return ()
 
-    def read_back(self, host, profile) -> list[str]:
-        return []
+    def read_back(self, host, profile) -> dict[str, str]:
+        return {name: f"{name} is set up by no file" for name in sorted(self.untaken)}
 
 
 def pillar(change: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:

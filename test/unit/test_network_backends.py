@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypervisor_network.backends import common, networkd
 from hypervisor_network.backends.contract import BackendError, Done
+from hypervisor_network.backends.networkmanager.render import uuid_of
 from hypervisor_network.engine.plan import BACKENDS, backend_of
 from network_stack import BRIDGE, MACS, Stack, resolved, step
 
@@ -25,6 +26,20 @@ def with_bridge(host, **values):
 
 
 # ---- what all of them do ----
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_what_has_not_taken_its_files_is_told_by_interface(tmp_path, name):
+    host, backend, profile = Stack(tmp_path), backend_of(name), resolved(BRIDGE)
+    with_bridge(host)
+    told = backend.read_back(host, profile)
+    assert set(told) == {"eth0", "br0"}
+    assert all(one in line for one, line in told.items())
+    host.answers["ifquery --state"] = Done(0, "br0=br0\n", "")
+    host.answers["nmcli -t -f UUID,DEVICE"] = Done(0, f"{uuid_of('br0')}:br0\n", "")
+    made = "/run/systemd/network/10-netplan-br0.network"
+    networkd_state(host, "br0", NETWORK_FILE=made if name == "netplan" else networkd.render.path("br0", "network"))
+    assert set(backend.read_back(host, profile)) == {"eth0"}
 
 
 @pytest.mark.parametrize("name", BACKENDS)

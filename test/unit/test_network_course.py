@@ -179,6 +179,45 @@ def test_a_program_that_is_asked_for_no_ports_checks_salts_own(course):
     assert [one["port"] for one in course.store.change().targets if one["kind"] == "tcp"] == [4505, 4506]
 
 
+def test_files_that_the_host_has_not_taken_are_taken_and_a_second_run_has_nothing_to_do(course, host, backend):
+    stage(course)
+    assert course.run().state == "confirmed"
+    files = host.files()
+    backend.untaken = {"br0"}
+    made = course.plan(pillar(), [MASTER])
+    assert (made.diffs, made.differences) == ({}, ("br0 is set up by no file",))
+    assert (made.change.changed, made.change.untaken) == (["eth0", "br0"], ["br0"])
+    stage(course)
+    assert course.run().state == "confirmed"
+    assert backend.untaken == set()
+    assert stage(course)["changed"] is False
+    assert host.files() == files
+
+
+def test_files_that_the_host_does_not_take_are_a_failure_that_says_so(course, host, backend):
+    stage(course)
+    assert course.run().state == "confirmed"
+    before = runtime.take(host)
+    backend.untaken, backend.deaf = {"br0"}, True
+    for _ in range(2):
+        stage(course)
+        state = course.run()
+        assert (state.state, state.reason, state.verified) == ("rolled-back", "br0 is set up by no file", True)
+        assert runtime.compare(before, runtime.take(host)) == []
+    # What was confirmed counts on.
+    assert course.store.confirmed() is not None
+
+
+def test_files_of_the_uplink_that_the_host_has_not_taken_need_consent(course, backend):
+    stage(course)
+    assert course.run().state == "confirmed"
+    backend.untaken = {"br0"}
+    with pytest.raises(RefusedError) as error:
+        stage(course, {**pillar(), "allow_uplink_change": False})
+    wanted = "br0 is set up by no file; to mend that it would change br0, eth0, which carries the connection"
+    assert str(error.value).startswith(wanted)
+
+
 # ---- refusals ----
 
 

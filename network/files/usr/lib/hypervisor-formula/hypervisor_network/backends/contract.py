@@ -212,5 +212,11 @@ class Backend(Protocol):
     def services(self) -> tuple[str, ...]:
         """Names the units that must not start before files are restored at boot."""
 
-    def read_back(self, host: Host, profile: Profile) -> list[str]:
-        """Returns what the backend itself says is not as declared, beyond what `ip -j` shows; one sentence each."""
+    def read_back(self, host: Host, profile: Profile) -> dict[str, str]:
+        """Returns what the backend itself says is not as declared, beyond what `ip -j` shows.
+
+        The engine sets such interfaces up anew, and takes that for good when nothing is said of them any more.
+
+        Returns:
+            A sentence without a full stop by interface.
+        """

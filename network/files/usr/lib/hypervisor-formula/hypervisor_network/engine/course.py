@@ -318,7 +318,7 @@ class Course:
                 self.say("changed, checking")
                 outage.calm(calm=True)
                 state = self.store.set(replace(state, state=APPLIED))
-                reason = self._checked(change, step, targets, began)
+                reason = self._checked(change, backend, step, targets, began)
         except (BackendError, OSError) as error:
             reason = str(error) or type(error).__name__
         except _WindowOver:
@@ -337,7 +337,9 @@ class Course:
         finally:
             outage.stop()
 
-    def _checked(self, change: Change, step: Step, targets: Sequence[checks.Target], began: float) -> str:
+    def _checked(
+        self, change: Change, backend: Backend, step: Step, targets: Sequence[checks.Target], began: float
+    ) -> str:
         """Checks until all is good several times in a row; returns what is not when the window is over.
 
         The way back takes about as long as the change has taken. On a host where that is long it begins before the
@@ -356,6 +358,9 @@ class Course:
             self._said = switch.lacking(self.host, rows) or checks.failures(
                 self.host, step.profile, targets, change.expected, change.gateway, change.excused
             )
+            if change.untaken and not self._said:
+                told = backend.read_back(self.host, step.profile)
+                self._said = [told[name] for name in change.untaken if name in told]
             good = 0 if self._said else good + 1
             if good >= step.profile.confirm.successes:
                 return ""

@@ -392,8 +392,11 @@ def _fitting(
     rows_before, rows_after, rows, errors = _rows(host, profile, previous, snapshot, making)
     differing = runtime.differences(profile, snapshot)
     differing = {name: [*rows.get(name, []), *differing.get(name, [])] for name in {**differing, **rows}}
+    # Files that change are taken anew anyway.
+    untaken = {} if after else backend.read_back(host, profile)
+    for name, line in untaken.items():
+        differing[name] = [*differing.get(name, []), line]
     lines = [line for found in differing.values() for line in found]
-    lines += [] if after else backend.read_back(host, profile)
     if not after and not lines:
         return Plan(backend=backend.name, errors=tuple(errors))
     changed = _changed(profile, previous, after, differing)
@@ -407,8 +410,9 @@ def _fitting(
     if uplink and not profile.allow_uplink_change:
         which = "which carries the connection to the master"
         which = which if carriers else "and nothing here says what carries the connection"
+        why = f"{'; '.join(untaken.values())}; to mend that " if untaken else ""
         refusal = (
-            f"it would change {', '.join(uplink)}, {which}; "
+            f"{why}it would change {', '.join(uplink)}, {which}; "
             "set network:allow_uplink_change to true to have that tried, checked and undone if it fails"
         )
     targets = checks.targets(profile, asked)
@@ -432,6 +436,7 @@ def _fitting(
         excused=_excused(profile, {*changed, *reached}, snapshot),
         rows_before=rows_before.stored(),
         rows_after=rows_after.stored(),
+        untaken=list(untaken),
     )
     return Plan(
         backend=backend.name,

@@ -97,6 +97,8 @@ class Change:
         excused: what was not as declared before, of interfaces that the change does not touch.
         rows_before: rows of Open vSwitch's database, see ``switch.Rows``.
         rows_after: the same rows as they shall be.
+        untaken: names of interfaces of which the backend itself says that it has not taken their files, which are
+            there: the change is good when it has.
     """
 
     pillar: dict[str, Any]
@@ -113,6 +115,7 @@ class Change:
     excused: list[str] = field(default_factory=list)
     rows_before: dict[str, Any] = field(default_factory=dict)
     rows_after: dict[str, Any] = field(default_factory=dict)
+    untaken: list[str] = field(default_factory=list)
 
 
 class Store:

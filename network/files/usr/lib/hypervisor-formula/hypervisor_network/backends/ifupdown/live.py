@@ -143,10 +143,11 @@ class Backend:
         """Names what brings interfaces up."""
         return ("networking.service", "ifupdown-pre.service")
 
-    def read_back(self, host: Host, profile: Profile) -> list[str]:
+    def read_back(self, host: Host, profile: Profile) -> dict[str, str]:
         """Says which interfaces are not up for ifupdown."""
         up = set(self.remember(host)["up"])
-        return [f"{one.name} is not up for ifupdown" for one in common.ours(profile) if one.name not in up]
+        names = [one.name for one in common.ours(profile) if one.name not in up]
+        return {name: f"{name} is not up for ifupdown" for name in names}
 
 
 def _end(host: Host, names: Sequence[str]) -> None:

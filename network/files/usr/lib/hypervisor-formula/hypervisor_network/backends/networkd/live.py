@@ -169,13 +169,13 @@ class Backend:
         """Names what sets up interfaces."""
         return (UNIT,)
 
-    def read_back(self, host: Host, profile: Profile) -> list[str]:
+    def read_back(self, host: Host, profile: Profile) -> dict[str, str]:
         """Says which interfaces networkd has not set up by the formula's files."""
-        found = []
+        found = {}
         for one in common.ours(profile):
             file = state_of(host, one.name).get("NETWORK_FILE", "")
             if not self._is_ours(file, one):
-                found.append(f"networkd has set up {one.name} by {file or 'no file'}")
+                found[one.name] = f"networkd has set up {one.name} by {file or 'no file'}"
         return found
 
     def _is_ours(self, file: str, one: Interface) -> bool:

@@ -173,14 +173,14 @@ class Backend:
         """Names what sets up interfaces."""
         return (UNIT,)
 
-    def read_back(self, host: Host, profile: Profile) -> list[str]:
+    def read_back(self, host: Host, profile: Profile) -> dict[str, str]:
         """Says which interfaces have another connection than the formula's."""
         active = self.remember(host)["active"]
-        return [
-            f"{one.name} does not have the connection {render.PREFIX}-{one.name}"
+        return {
+            one.name: f"{one.name} does not have the connection {render.PREFIX}-{one.name}"
             for one in common.ours(profile)
             if active.get(one.name) != render.uuid_of(one.name)
-        ]
+        }
 
 
 def _reads_offline(host: Host) -> bool:
