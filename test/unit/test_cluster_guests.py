@@ -6,37 +6,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cluster_harness import GROUPS, NODES, STORAGE, cluster, guest, whole
 
-from _utils import cluster_cib, cluster_derived, cluster_guests, formula_config, formula_schema, formula_vocabulary
+from _utils import cluster_cib, cluster_derived, cluster_guests, formula_schema, formula_vocabulary
 from _utils import libvirt_ha_rules as rules
 
 ROOT = Path(__file__).resolve().parents[2]
-DEFAULTS = yaml.safe_load((ROOT / "cluster" / "defaults.yaml").read_text())
 LIBVIRT = yaml.safe_load((ROOT / "libvirt" / "schema.yaml").read_text())
 DEFINITION = {"$defs": LIBVIRT["$defs"], "$ref": "#/$defs/guest"}
 WORDS = formula_vocabulary.load(DEFINITION)
-NODES = {f"hv{n}": {"id": n, "addresses": [f"192.0.2.{n}"]} for n in (1, 2)}
-VOLUMES = {name: {"size_mib": 64} for name in ("one", "two")}
-GROUPS = {"vm": {"devices": ["/dev/disk/by-id/scsi-san"], "volumes": VOLUMES}}
-STORAGE = {"lock_manager": "dlm", "volume_groups": GROUPS}
-SBD = {"enabled": True, "devices": ["/dev/disk/by-id/scsi-sbd"]}
-
-
-def disks(*names):
-    return [{"name": name, "source_file": f"/dev/vm/{name}"} for name in names]
-
-
-def guest(*volumes, **over):
-    return {"ha": True, "disks": disks(*volumes), **over}
-
-
-def cluster(**pillar):
-    base = {"name": "lab", "bootstrap_node": "hv1", "nodes": NODES, "sbd": SBD, "storage": STORAGE}
-    return formula_config.merge(DEFAULTS, {**base, **pillar})
-
-
-def whole(guests, **pillar):
-    return {**cluster(**pillar), "nodes": ["hv1", "hv2"], "guests": guests}
 
 
 # ---- what they come to ----

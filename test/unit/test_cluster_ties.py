@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from cluster_harness import GROUPS, STORAGE, guest, whole
 from salt.exceptions import CommandExecutionError
-from test_cluster_guests import GROUPS, STORAGE, guest, whole
 
 from _utils import cluster_cib, cluster_derived, cluster_guests, cluster_ties
 

@@ -77,7 +77,7 @@ class Scheduler:
         for number, node in enumerate(NAMES, 1):
             ElementTree.SubElement(root.find("configuration/nodes"), "node", id=str(number), uname=node)
             up = {"in_ccm": "true", "crmd": "online", "join": "member", "expected": "member"}
-            state = ElementTree.SubElement(states, "node_state", id=str(number), uname=node, **up)
+            state = ElementTree.SubElement(states, "node_state", {"id": str(number), "uname": node, **up})
             ElementTree.SubElement(ElementTree.SubElement(state, "lrm", id=str(number)), "lrm_resources")
         self.bare = ElementTree.tostring(root, encoding="unicode")
 

@@ -68,7 +68,7 @@ class Leases(StorageSite):  # type: ignore[misc]  # as above
 def hosts_with_leases(loud) -> Iterator[Leases]:
     """A controller and two machines of this module's own."""
     lab = Lab(NAME, Progress())
-    site = None
+    site: Leases | None = None
     try:
         with loud.disabled():
             lab.up(
@@ -78,7 +78,7 @@ def hosts_with_leases(loud) -> Iterator[Leases]:
         site = Leases(lab)
         yield site
     finally:
-        if site:
+        if site is not None:
             site.device.close()
         differences = [] if os.environ.get("LAB_KEEP") == "1" else lab.down()
     assert differences == [], "the lab left the machine changed"
