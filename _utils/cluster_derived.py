@@ -268,7 +268,8 @@ def _domain(guest: str) -> dict[str, Any]:
         "hypervisor": "qemu:///system",
         "remoteuri": "qemu+tls://%n/system",
         "migrateuri": "tcp://%n",
-        "migrate_options": "--p2p --tls",
+        # One that writes faster than the network takes it is slowed down until it can go: it would never arrive.
+        "migrate_options": "--p2p --tls --auto-converge",
         # What the agent would write there differs from what pillar declares.
         **off,
     }

@@ -17,7 +17,7 @@ from salt.exceptions import CommandExecutionError
 Utils = Mapping[str, Any]
 Reason = dict[str, str]
 
-_PAUSE = 0.5
+_PAUSE, _PAUSE_MOST = 0.5, 3.0
 _BEGINS = 300.0  # seconds that a start may take, as long as the resource itself has
 _GOES = 60.0  # seconds after which a guest without power has to be stopped
 _ON_ITS_WAY = frozenset({"Migrating", "Starting", "Stopping"})
@@ -148,12 +148,15 @@ def _target_role(utils: Utils, name: str, role: str) -> None:
 
 def _waited(utils: Utils, name: str, done: Callable[[Found], bool], seconds: float) -> Found:
     """Asks until something is so, or the time is over; returns what was found last."""
-    deadline = time.monotonic() + seconds
+    begun = time.monotonic()
     while True:
         found = Found(utils, name)
-        if done(found) or time.monotonic() + _PAUSE > deadline:
+        waited = time.monotonic() - begun
+        # A move may take an hour, and to ask takes a processor's time from it.
+        pause = max(_PAUSE, min(_PAUSE_MOST, waited / 20))
+        if done(found) or waited + pause > seconds:
             return found
-        time.sleep(_PAUSE)
+        time.sleep(pause)
 
 
 def act(utils: Utils, name: str, verb: str, timeout: float, here: str) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ def test_a_guest_is_a_resource_that_moves_live_over_tls_and_writes_nothing_into_
     assert found["agent"] == "ocf:heartbeat:VirtualDomain"
     assert found["parameters"] == {
         "config": cluster_guests.definition("web"), "hypervisor": "qemu:///system",
-        "remoteuri": "qemu+tls://%n/system", "migrateuri": "tcp://%n", "migrate_options": "--p2p --tls",
+        "remoteuri": "qemu+tls://%n/system", "migrateuri": "tcp://%n", "migrate_options": "--p2p --tls --auto-converge",
         "autoset_utilization_cpu": False, "autoset_utilization_host_memory": False,
         "autoset_utilization_hv_memory": False,
     }  # fmt: skip
