@@ -97,7 +97,7 @@ def _volumes(whole: Mapping[str, Any]) -> dict[str, str]:
 
 def _asking() -> dict[str, Any]:
     """Return what the modules of _utils need to ask Pacemaker and libvirt."""
-    return {name: __utils__[name] for name in ("cluster_status.read", "cluster_tools.monitor", "cluster_tools.run")}
+    return {name: __utils__[name] for name in __utils__["cluster_ties.needs"]()}
 
 
 def _held(whole: dict[str, Any], names: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
@@ -142,16 +142,22 @@ def _started(whole: Mapping[str, Any]) -> None:
     Raises:
         CommandExecutionError: a volume has not started in time; the guest goes on without it.
     """
-    seconds = __utils__["cluster_derived.stop_seconds"]()
+    left, seconds = _left(lambda: _late(whole))
+    if left:
+        which = "; ".join(f"libvirt:guests:{guest}:disks: {', '.join(paths)}" for guest, paths in left.items())
+        raise CommandExecutionError(
+            f"volumes have not started within {seconds} s, so the guests go on without them: {which}; see "
+            "crm_mon -1 --inactive, and run the highstate again once they are started"
+        )
+
+
+def _left(ask: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], int]:
+    """Wait until nothing is left, for as long as Pacemaker may take; return what is then, and how many seconds."""
+    seconds = int(__utils__["cluster_derived.stop_seconds"]())
     deadline = time.monotonic() + seconds
-    while left := _late(whole):
-        if time.monotonic() + _PAUSE > deadline:
-            which = "; ".join(f"libvirt:guests:{guest}:disks: {', '.join(paths)}" for guest, paths in left.items())
-            raise CommandExecutionError(
-                f"volumes have not started within {seconds} s, so the guests go on without them: {which}; see "
-                "crm_mon -1 --inactive, and run the highstate again once they are started"
-            )
+    while (left := ask()) and time.monotonic() + _PAUSE <= deadline:
         time.sleep(_PAUSE)
+    return left, seconds
 
 
 # ---- bringing in ----
@@ -265,16 +271,13 @@ def _stopped(guests: list[str]) -> bool:
         words = ["--meta", "--set-parameter", "target-role", "--parameter-value", "Stopped"]
         with __utils__["cluster_pace.turn"](__utils__["cluster_tools.monitor"]):
             __utils__["cluster_tools.run"](["crm_resource", "--resource", name, *words])
-    seconds = __utils__["cluster_derived.stop_seconds"]()
-    deadline = time.monotonic() + seconds
-    while running := _running(guests):
-        if time.monotonic() + _PAUSE > deadline:
-            where = "; ".join(f"libvirt:guests:{name}:ensure: absent, but {state}" for name, state in running.items())
-            raise CommandExecutionError(
-                f"nothing was removed, since the cluster has not stopped within {seconds} s what is to go: {where}. "
-                "That stays told to stop; see crm_mon -1 --inactive, and run the highstate again once it is stopped"
-            )
-        time.sleep(_PAUSE)
+    left, seconds = _left(lambda: _running(guests))
+    if left:
+        where = "; ".join(f"libvirt:guests:{name}:ensure: absent, but {state}" for name, state in left.items())
+        raise CommandExecutionError(
+            f"nothing was removed, since the cluster has not stopped within {seconds} s what is to go: {where}. "
+            "That stays told to stop; see crm_mon -1 --inactive, and run the highstate again once it is stopped"
+        )
     return False
 
 

@@ -218,7 +218,7 @@ def _taken(name: str, declaration: Mapping[str, Any], cluster: Mapping[str, Any]
     if not wanted or not __utils__["cluster_tools.active"]("pacemaker.service"):
         return []
     here = cluster["nodes"][__opts__["id"]].get("name", __opts__["id"])
-    utils = {key: __utils__[key] for key in ("cluster_status.read", "cluster_tools.monitor", "cluster_tools.run")}
+    utils = {key: __utils__[key] for key in __utils__["cluster_ties.needs"]()}
     live = __utils__["cluster_tools.run"](["cibadmin", "--query"], ok=range(256))
     if "<cib" not in live:
         # It is about to start for the first time.

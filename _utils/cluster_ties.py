@@ -144,6 +144,11 @@ def open_in(text: str) -> set[str]:
 # ---- what is so now ----
 
 
+def needs() -> tuple[str, ...]:
+    """Returns the siblings' functions that :func:`asked` and what follows it take by name."""
+    return ("cluster_status.read", "cluster_tools.monitor", "cluster_tools.run")
+
+
 def asked(utils: Utils) -> dict[str, Any]:
     """Returns what Pacemaker says, as ``cluster_status.read`` does; raises CommandExecutionError if it says nothing."""
     found: dict[str, Any] = utils["cluster_status.read"](utils["cluster_tools.monitor"]())
@@ -157,7 +162,7 @@ def opened(utils: Utils, guest: str, here: str) -> set[str]:
     """Returns the devices and files that a guest has open, wherever it runs; none of one that does not run.
 
     Args:
-        utils: ``cluster_status.read``, ``cluster_tools.monitor`` and ``cluster_tools.run``.
+        utils: the siblings' functions, see :func:`needs`.
         guest: its name.
         here: this node's name.
 
