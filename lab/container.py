@@ -111,6 +111,9 @@ def create(lab: str, host: str, image_name: str, namespace: Path) -> None:
         "--network", f"ns:{namespace}", "--no-hosts", "--privileged", "--systemd=always",
         # The defaults ask for more than a nested or limited machine grants.
         "--ulimit", "nofile=20000:20000", "--ulimit", "nproc=10000:10000",
+        # A host has half of its memory for this, podman's default is 64 MiB: the rings of corosync's and Pacemaker's
+        # IPC fill that.
+        "--shm-size", "1g",
         "--log-driver", "k8s-file", "--stop-timeout", "15", image_name, INIT,
     )  # fmt: skip
 

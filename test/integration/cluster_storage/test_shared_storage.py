@@ -8,13 +8,14 @@ import time
 
 import pytest
 from cluster_site import changes, failures, soon
-from storage_site import MSGWAIT, NODES, PATIENCE, RESOURCE, SAN, SBD, VOLUME
+from storage_site import CLUSTER, MSGWAIT, NODES, PATIENCE, RESOURCE, SAN, SBD, VOLUME
 
 pytestmark = [
     pytest.mark.usefixtures("course"),
     pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host"),
 ]
 AGENT = "/usr/sbin/fence_sbd"
+BOTH = "/dev/vmdata/both"
 QUIET = 90  # seconds for which nothing may be recovered
 
 
@@ -115,3 +116,22 @@ def test_nothing_is_recovered_as_long_as_nobody_can_be_fenced(site):
     site.back(node)
     assert site.active_on() == site.holders() == [other]
     assert site.where(other, RESOURCE) == other
+
+
+def test_a_volume_that_is_active_everywhere_is_on_both_nodes_at_once(site):
+    volumes = {"one": {"size_mib": 64}, "both": {"size_mib": 64, "active": "everywhere"}}
+    groups = {"vmdata": {"devices": [SAN], "volumes": volumes}}
+    site.declared(storage={**CLUSTER["storage"], "volume_groups": groups})
+    predicted = site.highstate(*NODES, test=True)
+    done = site.highstate(*NODES)
+    assert failures(predicted) == failures(done) == {}
+    assert done["hv1"]["cluster_cib"]["changes"] == predicted["hv1"]["cluster_cib"]["changes"] != {}
+    soon(lambda: site.active_on(BOTH) == list(NODES), PATIENCE, "it is active on both")
+    for node in NODES:
+        assert "LK LV sh" in site.run(node, "lvmlockctl", "--info")
+    nonce = secrets.token_hex(16)
+    site.run("hv1", "dd", f"of={BOTH}", "bs=512", "conv=sync", "oflag=direct", "status=none", stdin=nonce)
+    assert site.run("hv2", "dd", f"if={BOTH}", "bs=512", "count=1", "iflag=direct", "status=none").rstrip("\0") == nonce
+    # The other volume is where it was.
+    assert len(site.active_on()) == 1
+    assert changes(site.highstate(*NODES)) == {node: set() for node in NODES}

@@ -194,6 +194,26 @@ def test_guests_that_leave_a_node_at_once_both_move_live(site):
         assert site.constraints(place) == []
 
 
+@pytest.mark.parametrize(("wish", "nodes"), [("anti_affinity", 2), ("affinity", 1)])
+def test_guests_run_apart_or_beside_each_other_as_declared(site, wish, nodes):
+    places = {GUEST: site.runs_on(), SECOND: site.runs_on(SECOND)}
+    disks = {GUEST: GUEST_DISK, SECOND: SECOND_DISK}
+    boots = {guest: site.count(places[guest], disk).boots for guest, disk in disks.items()}
+    site.guest_declared(volumes=("spare", SECOND), guests={SECOND: SECOND_DISK}, ha={wish: [SECOND]})
+    assert failures(site.highstate(*NODES)) == {}
+
+    def apart():
+        found = [site.runs_on(guest) for guest in disks]
+        return all(found) and len(set(found)) == nodes
+
+    soon(apart, PATIENCE, f"{wish} is fulfilled")
+    for guest, disk in disks.items():
+        place = site.runs_on(guest)
+        soon(lambda disk=disk, place=place: site.counts(place, disk), PATIENCE, f"{guest} counts")
+        # Who had to move did so live.
+        assert site.count(place, disk).boots == boots[guest]
+
+
 def test_when_its_node_dies_it_runs_on_the_other_with_its_data(site):
     node = site.runs_on()
     other = other_than(node)
@@ -219,3 +239,25 @@ def test_when_its_node_dies_it_runs_on_the_other_with_its_data(site):
     assert changes(answers)[node] <= {"cluster_volume_group_vmdata"}
     site.alone_on(other)
     assert site.count(other).boots == after.boots
+
+
+def test_a_guest_that_is_absent_goes_and_its_volume_stays(site):
+    node, place = site.runs_on(), site.runs_on(SECOND)
+    boots, last = site.count(node).boots, site.count(place, SECOND_DISK).last
+    site.guest_declared(volumes=("spare", SECOND), guests={SECOND: SECOND_DISK})
+    site.others["libvirt"]["guests"][SECOND]["ensure"] = "absent"
+    site.write()
+    predicted = site.highstate(*NODES, test=True)
+    # As the documentation says: the bootstrap node first, which stops it and removes it from the cluster.
+    done = {node: site.highstate(node)[node] for node in NODES}
+    assert failures(predicted) == failures(done) == {}
+    for one in NODES:
+        rows = [answers[one][f"libvirt_guest_{SECOND}"]["changes"] for answers in (predicted, done)]
+        assert rows[0] == rows[1] != {}
+        assert site.run(one, "ls", "/etc/libvirt/cluster").split() == [f"{GUEST}.xml"]
+    assert site.guests_on(SECOND) == {}
+    assert f'id="{SECOND}"' not in site.run("hv1", "cibadmin", "--query", "--scope", "resources")
+    (place,) = site.active_on(SECOND_DISK)
+    assert site.count(place, SECOND_DISK).last >= last
+    assert site.count(node).boots == boots
+    assert changes(site.highstate(*NODES)) == {node: set() for node in NODES}
