@@ -200,6 +200,8 @@ class Move:
             return [*words, "--offline", "--tls"]
         # The name that stands in the target's certificate, whatever it calls itself.
         words += ["--live", "--tls", "--migrateuri", f"tcp://{self.target}"]
+        # One that writes faster than the network takes it would never arrive: QEMU slows it down, and no other.
+        words.append("--auto-converge")
         if self.copies:
             words += ["--copy-storage-all", "--migrate-disks", ",".join(copy["target"] for copy in self.copies)]
         return words

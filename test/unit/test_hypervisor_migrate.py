@@ -107,7 +107,7 @@ def test_a_guest_moves_encrypted_and_leaves_a_record(hosts):
     (command,) = hosts.mover.asked("migrate")
     assert command == (
         "migrate", UUID, "qemu+tls://hv2/system", "--p2p", "--undefinesource", "--persistent", "--live", "--tls",
-        "--migrateuri", "tcp://hv2",
+        "--migrateuri", "tcp://hv2", "--auto-converge",
     )  # fmt: skip
     assert hosts.opened == ["qemu:///system", "qemu:///system", "qemu+tls://hv2/system"]
     assert (found["downtime_ms"], found["transferred_bytes"], found["state"]) == (109, 91964388, "running")
