@@ -9,7 +9,6 @@ what it sends; a job that asked the hypervisor back could be answered by any min
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from salt.exceptions import CommandExecutionError
 
 __opts__: dict[str, Any]
+__utils__: dict[str, Any]
 
 # The hosts that may have certificates: hypervisors, whose names no guest gets. bootstrap writes it.
 HOSTS = Path("/etc/pki/hypervisor/hosts")
@@ -111,12 +111,5 @@ def _public(text: Any) -> str:
 
 def _write(place: Path, text: str) -> None:
     """Writes a key as the master would: whole, and its own."""
-    partial = place.with_name(f".{place.name}.partial")
-    with partial.open("w", encoding="ascii") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
     owner = place.parent.stat()
-    os.chown(partial, owner.st_uid, owner.st_gid)
-    partial.chmod(0o644)
-    partial.rename(place)
+    __utils__["own_files.write"](place, text.encode("ascii"), 0o644, (owner.st_uid, owner.st_gid))

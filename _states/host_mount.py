@@ -150,18 +150,14 @@ def _unmount(name: str, why: str = "") -> None:
 
 def _write(path: Path, text: str) -> None:
     """Replace a file by a new one that is on disk, with the old one's permissions; a link in a folder of links."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.hypervisor-formula")
-    staged.unlink(missing_ok=True)
-    if path.parent.suffix == ".wants":
-        staged.symlink_to(text)
-    else:
+    if path.parent.suffix != ".wants":
         mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
-        with staged.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fchmod(handle.fileno(), mode)
-            os.fsync(handle.fileno())
+        __utils__["own_files.write"](path, text.encode("utf-8"), mode)
+        return
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.new")
+    staged.unlink(missing_ok=True)
+    staged.symlink_to(text)
     staged.replace(path)
 
 

@@ -165,15 +165,8 @@ def _run(*argv: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a file by a new one that is on disk."""
-    path.parent.mkdir(mode=0o755, exist_ok=True)
-    staged = path.with_name(f".{path.name}.new")  # a leading dot: update-grub reads *.cfg only
-    with staged.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fchmod(handle.fileno(), 0o644)
-        os.fsync(handle.fileno())
-    staged.replace(path)
+    """Replace a file by a new one that is on disk; update-grub does not read what it is called until then."""
+    __utils__["own_files.write"](path, text.encode("utf-8"), 0o644)
 
 
 def _menu() -> Path:

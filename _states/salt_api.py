@@ -216,25 +216,11 @@ def _written(name: str, before: str | None, content: str, changes: dict[str, Any
         changes = changes or {"text": "written anew"}
         if __opts__["test"]:
             return ret | {"result": None, "changes": changes, "comment": f"Would write {name}."}
-        _replace(Path(name), content, entry)
+        # Not *.conf until it is whole: the master reads all of those.
+        __utils__["own_files.write"](name, content.encode("utf-8"), 0o400, (entry.pw_uid, entry.pw_gid))
     except (OSError, KeyError) as error:
         return ret | {"result": False, "comment": f"{name} could not be written: {error}."}
     return ret | {"changes": changes, "comment": f"{name} was written."}
-
-
-def _replace(target: Path, content: str, entry: pwd.struct_passwd) -> None:
-    """Replace a file by one that nobody else could ever read."""
-    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    # Not *.conf: the master reads all of those.
-    staged = target.with_name(f".{target.name}.new")
-    staged.unlink(missing_ok=True)
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-        os.fchown(descriptor, entry.pw_uid, entry.pw_gid)
-        handle.write(content)
-        handle.flush()
-        os.fsync(descriptor)
-    staged.replace(target)
 
 
 def _started(service: str) -> float:

@@ -15,13 +15,14 @@ def read(path: str | Path) -> bytes | None:
         return None
 
 
-def write(path: str | Path, content: bytes, mode: int) -> None:
-    """Replaces a file: written beside its target with its permissions, on disk, then renamed over it.
+def write(path: str | Path, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Replaces a file: written beside its target with its permissions, on disk, then renamed over it, which is too.
 
     Args:
         path: the file; its folder is made if it is missing.
         content: what it holds.
-        mode: its permissions; it belongs to whoever runs this, which is root.
+        mode: its permissions.
+        owner: ids of the user and the group that it belongs to; by default whoever runs this, which is root.
     """
     target = Path(path)
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -29,11 +30,18 @@ def write(path: str | Path, content: bytes, mode: int) -> None:
     staged.unlink(missing_ok=True)
     descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as handle:
+        if owner is not None:
+            os.fchown(descriptor, *owner)
         os.fchmod(descriptor, mode)
         handle.write(content)
         handle.flush()
         os.fsync(descriptor)
     staged.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def access(path: str | Path, mode: int) -> str:

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa, x25519
 
 from _modules import guest_minion
+from _utils import own_files
 
 PILLAR = {
     "hv1": {"libvirt": {"guests": {
@@ -57,6 +58,7 @@ def fake_master(monkeypatch, tmp_path):
 
     master = Master()
     monkeypatch.setattr("salt.pillar.Pillar", Pillar)
+    monkeypatch.setattr(guest_minion, "__utils__", {"own_files.write": own_files.write}, raising=False)
     monkeypatch.setattr("salt.utils.minions.get_minion_data", data_of)
     monkeypatch.setattr("salt.config.master_config", lambda path: {"pki_dir": str(pki)})
     monkeypatch.setattr(guest_minion, "HOSTS", tmp_path / "hosts")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from _states import host_mount
-from _utils import mount_probe, mount_table, mount_units
+from _utils import mount_probe, mount_table, mount_units, own_files
 
 ROOT = "22 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw\n"
 AUTOFS = "30 22 0:40 / /vm rw - autofs systemd-1 rw\n"
@@ -62,7 +62,7 @@ class Host:
 
         utils = {
             f"{module.__name__.rpartition('.')[2]}.{name}": loaded(function)
-            for module in (mount_table, mount_units, mount_probe)
+            for module in (mount_table, mount_units, mount_probe, own_files)
             for name, function in vars(module).items()
             if callable(function)
         }

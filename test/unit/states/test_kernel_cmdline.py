@@ -12,6 +12,7 @@ from salt.exceptions import CommandExecutionError
 
 from _states import kernel_cmdline
 from _states.kernel_cmdline import Change
+from _utils import own_files
 
 WANTED = Change(("hugepagesz=1G", "hugepages=4", "nosmt"), ("quiet", "splash"))
 
@@ -171,6 +172,7 @@ class Host:
         monkeypatch.setattr(kernel_cmdline, "__opts__", self.opts, raising=False)
         salt = {"cmd.run_all": self.run}
         monkeypatch.setattr(kernel_cmdline, "__salt__", salt, raising=False)
+        monkeypatch.setattr(kernel_cmdline, "__utils__", {"own_files.write": own_files.write}, raising=False)
         commands = {"update-grub": "/usr/sbin/update-grub"}
         monkeypatch.setattr("salt.utils.path.which", commands.get)
 
@@ -301,7 +303,8 @@ class Reboot:
         monkeypatch.setattr(kernel_cmdline, "_BOOT_ID", self.boot_id)
         monkeypatch.setattr(kernel_cmdline, "__opts__", self.opts, raising=False)
         monkeypatch.setattr(kernel_cmdline, "__salt__", {"cmd.run_all": self.run}, raising=False)
-        monkeypatch.setattr(kernel_cmdline, "__utils__", {"libvirt_tools.virsh": self.virsh}, raising=False)
+        utils = {"libvirt_tools.virsh": self.virsh, "own_files.write": own_files.write}
+        monkeypatch.setattr(kernel_cmdline, "__utils__", utils, raising=False)
         monkeypatch.setattr("salt.utils.path.which", lambda name: f"/usr/bin/{name}")
 
     def virsh(self, *argv: str) -> str:

@@ -50,6 +50,7 @@ class Master:
         utils = {
             "saltapi_plan.unsafe": saltapi_plan.unsafe, "saltapi_plan.hashes": saltapi_plan.hashes,
             "saltapi_plan.master": saltapi_plan.master, "own_files.read": own_files.read,
+            "own_files.write": own_files.write,
         }  # fmt: skip
         for name, value in (("__opts__", self.opts), ("__salt__", functions), ("__utils__", utils)):
             monkeypatch.setattr(salt_api, name, value, raising=False)
