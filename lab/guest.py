@@ -27,7 +27,8 @@ DRIVERS = (
 # kernel argument fill=MIB has it fill so much memory with what cannot be compressed, work=MIB rewrite so much all
 # the time: what a migration then has to send. write=WORD has it write a line with that word to its first disk;
 # ping=ADDRESS ask for a lease on its first card and look for that address with as large packets as pass; count=WORD
-# count on its first disk, on from what it finds: "count WORD BOOT NUMBER" in the first sector, each number in its own.
+# count on its first disk, on from what it finds: "count WORD BOOT NUMBER" in the first sector, each number in its own;
+# pause=SECONDS be idle so long between numbers, and between what it says, rather than one second.
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /dev
@@ -43,8 +44,10 @@ for word in $(cat /proc/cmdline); do
     write=*) write=${word#*=} ;;
     ping=*) ping=${word#*=} ;;
     count=*) count=${word#*=} ;;
+    pause=*) pause=${word#*=} ;;
   esac
 done
+pause=${pause:-1}
 mkdir /memory
 mount -t tmpfs -o size=95% memory /memory
 [ -z "$fill" ] || dd if=/dev/urandom of=/memory/fill bs=1M count="$fill" 2>/dev/null
@@ -76,14 +79,14 @@ if [ -n "$count" ]; then
       printf 'count %s %s %s\\n' "$count" "$boot" "$number" |
         dd of=/dev/vda bs=512 seek="$sector" conv=sync,fsync 2>/dev/null || echo "guest cannot write"
     done
-    sleep 1
+    sleep "$pause"
   done &
 fi
 second=0
 while true; do
   echo "guest second $second"
-  sleep 1
-  second=$((second + 1))
+  sleep "$pause"
+  second=$((second + pause))
 done
 """.replace("@DRIVERS@", " ".join(DRIVERS))
 LEASE = """#!/bin/sh
