@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from cluster_site import soon
 from storage_site import CLUSTER, NODES, PATIENCE, SAN, StorageSite
 
+from lab.lab import Lab
+
 GUEST, GUEST_VOLUME, GUEST_DISK = "counter", "vmdata-counter", "/dev/vmdata/counter"
 # A second guest, and a volume that a guest gets later.
 SECOND, SECOND_DISK, SPARE_DISK = "second", "/dev/vmdata/second", "/dev/vmdata/spare"
@@ -41,6 +43,12 @@ class GuestSite(StorageSite):  # type: ignore[misc]  # mypy looks at files of th
     """The cluster with shared storage, and pillar of a guest that it runs."""
 
     nonce = "nonce"
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab)
+        # Seconds that a minion may take to say that it is still at work: one here is late, and must not count as lost.
+        argv = ["sh", "-c", "cat > /etc/salt/master.d/late.conf"]
+        self.run(lab.hosts.controller, *argv, stdin="gather_job_timeout: 60\n")
 
     def guest_declared(
         self, volumes: tuple[str, ...] = (), guests: Mapping[str, str] | None = None, **more: Any
