@@ -75,9 +75,9 @@ $(OLDEST_STAMP):
 	@tools/make-venv $@ $(OLDEST) requirements/oldest.lock
 
 .PHONY: bench
-bench: venv ## measure, and write build/bench.json and a table (root)
+bench: venv ## measure, and write build/bench.json and a table; BENCH='--only compile' passes options (root)
 	$(BIN)/lab deps
-	PYTHONPATH=.:test:test/integration $(BIN)/python -m bench
+	PYTHONPATH=.:test:test/integration $(BIN)/python -m bench $(BENCH)
 
 .PHONY: faults
 faults: venv ## cut the power of hosts after a highstate, break networks and clusters; FAULTS='--count 3' passes options (root)
