@@ -141,9 +141,9 @@ def host_info(*args: Any, **kwargs: Any) -> dict[str, Any]:
     Returns:
         ``minion``, ``hostname``, ``host_uuid``, ``uptime_seconds``, ``load``, ``cpu``, ``numa``, ``memory``,
         ``hugepages``, ``domain_types`` (those that work), ``versions``, ``pools``, ``networks``, ``bridges``,
-        ``guests`` (counts and sums), ``certificates`` (days left), ``reboot``, ``network_change`` (whether a change
-        of interfaces waits for its confirmation), ``cluster`` (as :func:`cluster`), ``migrated`` (guests that went
-        away) and ``problems``, what could not be read and why.
+        ``guests`` (counts and sums), ``certificates`` (days left of those for libvirt and QEMU), ``reboot``,
+        ``network_change`` (whether a change of interfaces waits for its confirmation), ``cluster`` (as
+        :func:`cluster`), ``migrated`` (guests that went away) and ``problems``, what could not be read and why.
     """
     _check("nothing_else", args, kwargs)
     with __utils__["hypervisor_virsh.session"]() as virsh:
@@ -194,7 +194,8 @@ def guest(name: Any = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
         ``name``, ``uuid``, ``title``, ``state``, ``autostart``, ``persistent``, ``managed_save``, ``domain_type``,
         ``architecture``, ``machine``, ``firmware``, ``boot_files``, ``vcpus``, ``vcpus_max``, ``memory_mib``,
         ``memory_max_mib``, ``hugepages``, ``hugepages_kib``, ``disks``, ``nics``, ``graphics``, ``serials``,
-        ``consoles``, ``host_devices``, ``filesystems`` and ``agent_connected``.
+        ``consoles``, ``host_devices``, ``filesystems``, ``agent_connected`` and ``cluster`` (whether the
+        cluster runs it).
 
     Raises:
         CommandExecutionError: there is no such guest here; the message says where it went if that is known.
@@ -228,7 +229,7 @@ def start(name: Any = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
 
     CLI example: ``salt hv1 hypervisor.start web``
 
-    Returns ``name``, ``uuid``, ``changed``, ``state_before`` and ``state``.
+    Returns ``name``, ``uuid``, ``changed``, ``state_before`` and ``state``; of a guest of the cluster ``node`` besides.
     """
     return _act("start", name, args, kwargs)
 
@@ -244,8 +245,8 @@ def shutdown(name: Any = None, timeout: Any = 60, *args: Any, **kwargs: Any) -> 
         args: refused.
         kwargs: refused, but for what Salt itself adds to a job.
 
-    Returns ``name``, ``uuid``, ``changed``, ``state_before`` and ``state``. The job counts as failed if the guest
-    still runs after that time.
+    Returns ``name``, ``uuid``, ``changed``, ``state_before`` and ``state``; of a guest of the cluster ``node`` besides.
+    The job counts as failed if the guest still runs after that time.
     """
     found = _act("shutdown", name, args, kwargs, timeout)
     if timeout and found["state"] not in {"shut_off", "gone"}:
@@ -269,7 +270,7 @@ def power_off(name: Any = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
     CLI example: ``salt hv1 hypervisor.power_off web``
 
     Returns ``name``, ``uuid``, ``changed``, ``state_before`` and ``state``; the state is "gone" if the guest had no
-    definition that outlives it.
+    definition that outlives it. Of a guest of the cluster it returns ``node`` besides.
     """
     return _act("power_off", name, args, kwargs)
 

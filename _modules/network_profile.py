@@ -52,7 +52,7 @@ def confirm() -> dict[str, Any]:
     CLI example: ``salt hv1 network_profile.confirm``
 
     Returns:
-        What :func:`status` returns, afterwards.
+        What :func:`status` returns, afterwards, without ``seconds_left`` and ``at_work``.
 
     Raises:
         CommandExecutionError: nothing is pending.
@@ -66,7 +66,7 @@ def rollback() -> dict[str, Any]:
     CLI example: ``salt hv1 network_profile.rollback``
 
     Returns:
-        What :func:`status` returns, afterwards.
+        What :func:`status` returns, afterwards, without ``seconds_left`` and ``at_work``.
 
     Raises:
         CommandExecutionError: there is nothing to undo.

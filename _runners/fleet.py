@@ -238,7 +238,8 @@ def evacuate(
 ) -> Any:
     """Moves all guests that run on a host to others, each to the emptiest that it fits on.
 
-    The host is chosen for no guest any more until it is restored. Repeated, it moves what is left.
+    fleet.create, migrate and evacuate choose the host for no guest any more until it is restored; a cluster still may,
+    for guests with ``ha``. Repeated, it moves what is left.
 
     CLI example: ``salt-run fleet.evacuate hv1``, ``salt-run fleet.evacuate hv1 test=True``
 
