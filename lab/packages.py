@@ -18,7 +18,7 @@ ROLES = {"container": ("storage", "monitoring", "crmsh", "console"), "vm": ("sto
 # Formulas that are run on container hosts alone: images of virtual machines do without their daemons.
 ON_CONTAINERS = ("cluster", "nginx")
 # What machines with shared disks have besides, which are there to be nodes of a cluster.
-SHARED_DISKS = ("cluster", "crmsh", "sbd", "dlm")
+SHARED_DISKS = ("cluster", "crmsh", "sbd", "dlm", "sanlock")
 # Not installed by a formula: the three ways to filter packets, for the tests of libvirt's firewall, and a directory of
 # users with what asks it.
 TESTED_WITH = ("firewalld", "iptables", "nftables", "slapd", "python3-ldap")

@@ -53,7 +53,7 @@ UNWANTED_UNITS = (
     *("systemd-networkd.service", "openvswitch-switch.service", "openvswitch-ipsec.service"),
     *("strongswan-starter.service", "dnsmasq.service", "nftables.service", "ModemManager.service"),
     *("corosync.service", "pacemaker.service", "sbd.service", "sbd_remote.service", "dlm.service"),
-    *("lvmlockd.service", "lvmlocks.service"),
+    *("lvmlockd.service", "lvmlocks.service", "wdmd.service", "sanlock.service"),
 )
 # By these a host could be taken for another, or the build is still to be seen.
 FORGOTTEN = (
