@@ -26,9 +26,11 @@ SECONDS = 280.0  # less than the timeout that the formula gives to every operati
 DEVICES = "/dev"
 # What lvchange --activate calls a lock.
 LOCKS = {"exclusive": "ey", "shared": "sy"}
-# sanlock(8), with its default io_timeout of 10 s: a host that has gone keeps its leases eight times that and for the
-# 60 s in which its watchdog fires. How often another host asks until then.
-LEASE, PAUSE = 160.0, 5.0
+# How long a start asks for a lease that another host has, in seconds, and how often. sanlock(8), with its default
+# io_timeout of 10 s: a host that has gone keeps its leases eight times that and for the 60 s in which its watchdog
+# fires. One that comes back after that begins by waiting as long for its own, within the first attempt, and needs
+# another then.
+LEASE, PAUSE = 240.0, 5.0
 NAMES = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+-")
 METADATA = """<?xml version="1.0"?>
 <!DOCTYPE resource-agent SYSTEM "ra-api-1.dtd">
