@@ -253,7 +253,7 @@ def test_a_serial_console_has_colours_takes_keys_and_comes_back_with_another_tic
     expect(page.locator(".console-screen[data-status=connected]")).to_be_visible()
     tickets, hashes = tickets_of(site)
     assert len(set(tickets)) == len(tickets)
-    # One whose page chose the other kind meanwhile was asked for and never used, or came after the next one.
+    # A page whose user chose the other kind meanwhile has asked for one that it never used, or used it later.
     assert len(set(hashes)) == len(hashes) >= len(tickets)
     assert {hashlib.sha256(ticket).hexdigest() for ticket in tickets} <= set(hashes)
     for ticket in tickets:
