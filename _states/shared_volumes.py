@@ -62,7 +62,7 @@ def group(
         if not found:
             _make(name, devices, allow_format, lock_manager)
             ret["changes"]["group"] = {"old": None, "new": f"shared, on {', '.join(devices)}"}
-        ret["changes"] |= _locked(name, devices)
+        ret["changes"] |= _locked(name, devices, lock_manager)
     except (CommandExecutionError, OSError, ValueError, KeyError) as error:
         return _failed(ret, f"{name}: {error}.")
     return ret | {"comment": f"The volume group {name} is there, with its locks."}
@@ -93,11 +93,12 @@ def _found(name: str, bootstrap: str, wait_seconds: int) -> Any:
     """Return the group; another node than the one that makes it waits for it."""
     deadline = time.monotonic() + wait_seconds
     waits = __opts__["id"] != bootstrap and not __opts__["test"]
-    while not (found := __utils__["cluster_disks.group"](_utils(), name)):
-        if not waits or time.monotonic() + _PAUSE > deadline:
-            return None
+    while True:
+        found = __utils__["cluster_disks.group"](_utils(), name)
+        # vgcreate writes last what the locks are of, seconds after the group is to be seen.
+        if (found and found.lock_type) or not waits or time.monotonic() + _PAUSE > deadline:
+            return found
         time.sleep(_PAUSE)
-    return found
 
 
 def _differs(found: Any, devices: list[str], cluster: str, lock_manager: str) -> str:
@@ -167,12 +168,19 @@ def _make(name: str, devices: list[str], allow_format: bool, lock_manager: str) 
     __utils__["cluster_tools.run"](["vgcreate", "--yes", *kind, name, *devices], timeout=_LVM)
 
 
-def _locked(name: str, devices: list[str]) -> dict[str, Any]:
+def _locked(name: str, devices: list[str], lock_manager: str) -> dict[str, Any]:
     """Start the group's locks on this node unless they are; return what changed."""
     if name in (__utils__["cluster_disks.lockspaces"](_utils()) or []):
         return {}
     __utils__["cluster_disks.seen_by_lvm"](_utils(), devices)
     __utils__["cluster_tools.run"](["vgchange", "--lockstart", name], timeout=_LVM)
+    # It ends well also where lvmlockd did not get them, or has them left from before their disks were lost.
+    if name not in (__utils__["cluster_disks.lockspaces"](_utils()) or []):
+        logs = "sanlock -t wdmd" if lock_manager == "sanlock" else "dlm_controld"
+        raise CommandExecutionError(
+            "its locks have not started on this host; see: "
+            f"journalctl -b -t lvmlockd -t {logs}; lvmlockctl --info --dump"
+        )
     return {"locks": {"old": None, "new": "started"}}
 
 

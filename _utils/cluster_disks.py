@@ -20,6 +20,8 @@ CONSENT = "cluster:storage:allow_format"
 _TIMEOUTS = {"Timeout (watchdog)": "watchdog_timeout", "Timeout (msgwait)": "msgwait"}
 # What a process of sbd calls itself that watches a disk.
 _WATCHER = re.compile(r"sbd: watcher: (/\S+) - slot: \d+")
+# What a lockspace says of itself that has been joined, and was neither stopped nor lost with its disks.
+_JOINED = {"create_done": "1", "thread_stop": "0", "kill_vg": "0"}
 _LVM = 120  # seconds; LVM waits for locks, which wait for other nodes
 # Where a system has this list, LVM sees no other disks.
 _DISKS_OF_LVM = "/etc/lvm/devices/system.devices"
@@ -207,17 +209,15 @@ def volumes(utils: Utils, name: str) -> dict[str, int]:
 def lockspaces(utils: Utils) -> list[str] | None:
     """Returns the groups whose locks this host has; None where the daemon of locks does not answer."""
     try:
-        text = utils["cluster_tools.run"](["lvmlockctl", "--info"])
+        # Without --dump it does not say whether a group's locks are there yet, or not any more.
+        text = utils["cluster_tools.run"](["lvmlockctl", "--info", "--dump"])
     except CommandExecutionError:
         return None
     return parse_lockspaces(text)
 
 
 def parse_lockspaces(text: str) -> list[str]:
-    """Returns the groups from what ``lvmlockctl --info`` prints."""
-    found = []
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) > 1 and words[0] == "VG":
-            found.append(words[1])
-    return found
+    """Returns the groups from what ``lvmlockctl --info --dump`` prints (lvmlockd-core.c, print_lockspace)."""
+    rows = [dict(word.partition("=")[::2] for word in line.split()) for line in text.splitlines()]
+    spaces = [row for row in rows if row.get("info") == "ls"]
+    return [row["vg_name"] for row in spaces if all(row.get(key) == value for key, value in _JOINED.items())]

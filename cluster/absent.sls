@@ -17,6 +17,6 @@ cluster_left:
       - /etc/systemd/system/pacemaker.service.d/hypervisor-locks.conf
 {% endif %}
 {% if cluster.storage.lock_manager == 'sanlock' %}
-    - locks: [lvmlockd, sanlock, wdmd]
+    - locks: [lvmlocks, lvmlockd, sanlock, wdmd]
 {% endif %}
     - leaving: {{ leaving | json }}

@@ -4,6 +4,9 @@
 
 include:
   - cluster.packages
+{% if cluster.storage.lock_manager == 'sanlock' %}
+  - cluster.keys
+{% endif %}
 
 cluster_lvm_config:
   file.managed:
@@ -47,14 +50,17 @@ cluster_watchdog_module:
       - file: cluster_watchdog_module_at_boot
 {% endif %}
 
-# The first resets a host that cannot renew its locks, so that another one can take them.
-{% for unit in ['wdmd', 'sanlock', 'lvmlockd'] %}
+# The first resets a host that cannot renew its locks, so that another one can take them; the last one takes them when the
+# host boots, and gives them back when it shuts down.
+{% for unit in ['wdmd', 'sanlock', 'lvmlockd', 'lvmlocks'] %}
 cluster_lock_service_{{ unit }}:
   service.running:
     - name: {{ unit }}
     - enable: true
     - require:
       - file: cluster_lvm_config
+      # Without it they do not start.
+      - cluster_key: cluster_key
 {% if not loop.first %}
       - service: cluster_lock_service_{{ loop.previtem }}
 {% elif cluster.storage.watchdog_module %}

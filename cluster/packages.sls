@@ -17,6 +17,11 @@
 {# Those of sanlock are services, which run before the cluster does. #}
 {% do masked.extend(['dlm', 'lvmlockd', 'lvmlocks'] if cluster.storage.lock_manager == 'dlm' else []) %}
 {% endif %}
+{# What each unit gets beside it. A daemon of sanlock that has leases cannot be started anew, so it starts right. #}
+{% set held = {'corosync': 'hypervisor.conf', 'pacemaker': 'hypervisor.conf'} %}
+{% if cluster.storage.lock_manager == 'sanlock' %}
+{% do held.update({'wdmd': 'wdmd.conf', 'sanlock': 'sanlock.conf', 'lvmlockd': 'locks.conf', 'lvmlocks': 'locks.conf'}) %}
+{% endif %}
 {% for role in roles %}
 {% do wanted.extend(packages.roles[role]) %}
 {% endfor %}
@@ -27,11 +32,11 @@ cluster_node:
   cluster_node.fits:
     - nodes: {{ cluster.nodes | json }}
 
-{% for unit in ['corosync', 'pacemaker'] %}
+{% for unit, source in held.items() %}
 cluster_unit_{{ unit }}:
   file.managed:
     - name: /etc/systemd/system/{{ unit }}.service.d/hypervisor.conf
-    - source: salt://cluster/files/etc/systemd/system/hypervisor.conf
+    - source: salt://cluster/files/etc/systemd/system/{{ source }}
     - user: root
     - group: root
     - mode: '0644'
@@ -51,20 +56,6 @@ cluster_unit_{{ unit }}:
       - cluster_node: cluster_node
 {% endfor %}
 
-{% if cluster.storage.lock_manager == 'sanlock' %}
-# Before the package is there: it starts the daemon at once, and that one cannot be started anew while it has leases.
-cluster_unit_sanlock:
-  file.managed:
-    - name: /etc/systemd/system/sanlock.service.d/hypervisor.conf
-    - source: salt://cluster/files/etc/systemd/system/sanlock.conf
-    - user: root
-    - group: root
-    - mode: '0644'
-    - makedirs: true
-    - require:
-      - cluster_node: cluster_node
-{% endif %}
-
 # Another apt or dpkg is waited for. On other systems there is no such lock: dnf and zypper wait themselves.
 cluster_package_lock:
   package_lock.free:
@@ -81,11 +72,6 @@ cluster_packages:
         interval: 5
     - require:
       - package_lock: cluster_package_lock
-      - file: cluster_unit_corosync
-      - file: cluster_unit_pacemaker
-{% if cluster.storage.lock_manager == 'sanlock' %}
-      - file: cluster_unit_sanlock
-{% endif %}
-{% for unit in masked %}
+{% for unit in held.keys() | list + masked %}
       - file: cluster_unit_{{ unit }}
 {% endfor %}

@@ -50,6 +50,9 @@ cluster_pacemaker_service:
 {% if cluster.sbd.enabled %}
       - sbd: cluster_sbd_working
 {% endif %}
+{% if cluster.storage.lock_manager == 'sanlock' %}
+      - service: cluster_lock_service_lvmlocks
+{% endif %}
 
 cluster_quorum:
   cluster_member.quorate:

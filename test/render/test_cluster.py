@@ -203,19 +203,22 @@ def test_another_node_makes_no_volume_and_changes_no_cib(compiled):
 def test_the_daemons_of_sanlock_are_services_of_each_node(compiled):
     fence = {"fence": {"agent": "fence_ipmilan", "targets": ["hv1", "hv2", "hv3"]}}
     states = compiled(stonith=fence, storage={"lock_manager": "sanlock", "volume_groups": GROUPS})
-    assert not {"cluster_unit_dlm", "cluster_unit_lvmlockd", "cluster_cib_locking"} & set(states)
+    assert not {"cluster_unit_dlm", "cluster_cib_locking"} & set(states)
     assert states["cluster_lvm_config"]["context"]["host_id"] == 1
-    for unit in ("wdmd", "sanlock", "lvmlockd"):
+    for unit in ("wdmd", "sanlock", "lvmlockd", "lvmlocks"):
         assert states[f"cluster_lock_service_{unit}"]["enable"] is True
+        assert "cluster_key cluster_key" in required(states[f"cluster_lock_service_{unit}"])
+        # What the package starts waits for the key, and starts with its watchdog.
+        assert states[f"cluster_unit_{unit}"]["fun"] == "managed"
+        assert f"file cluster_unit_{unit}" in required(states["cluster_packages"])
+    assert "service cluster_lock_service_lvmlocks" in required(states["cluster_pacemaker_service"])
     assert states["cluster_lock_order"]["fun"] == "managed"
     assert "service cluster_lock_service_sanlock" in required(states["cluster_lock_service_lvmlockd"])
     assert required(states["cluster_volume_group_vm"]) >= {
-        "service cluster_lock_service_lvmlockd", "cib cluster_cib_fencing"
+        "service cluster_lock_service_lvmlocks", "cib cluster_cib_fencing"
     }  # fmt: skip
     assert "cib cluster_cib_fencing" in required(states["cluster_cib"])
     assert {"sanlock", "lvm2-lockd"} <= set(states["cluster_packages"]["pkgs"])
-    # The daemon that the package starts has its watchdog.
-    assert "file cluster_unit_sanlock" in required(states["cluster_packages"])
     assert "cluster_watchdog_module" not in states
 
 

@@ -23,17 +23,23 @@ Timeout (msgwait)  : 30
 """
 SBD = "/dev/disk/by-id/virtio-sbd"
 NO_DUMP = "==Dumping header on disk /dev/vdb\n==Header on disk /dev/vdb NOT dumped\nsbd failed; check the logs.\n"
-INFO = """VG vmdata lock_type=dlm 8kX1Ra-VZsM-4tQ2-4lOP-mlKk-VvQm-Z3cQ7p
-LS dlm lvm_vmdata
-LK VG un ver 4
-LK LV ex 5GtbW0-8pGw-0nSo-fUXz-8tKc-1yXW-mXk0xF
-LK LV un 7GtbW0-8pGw-0nSo-fUXz-8tKc-1yXW-mXk0xF
-
-VG other lock_type=dlm 9kX1Ra-VZsM-4tQ2-4lOP-mlKk-VvQm-Z3cQ7p
-LS dlm lvm_other
-LK VG un ver 1
-LK LV sh 6GtbW0-8pGw-0nSo-fUXz-8tKc-1yXW-mXk0xF
-"""
+_SPACE = (
+    "info=ls ls_name=lvm_{name} vg_name={name} vg_uuid=8kX1Ra-VZsM-4tQ2-4lOP-mlKk-VvQm-Z3cQ7p vg_sysid=. "
+    "vg_args=1.0.0:lab lm_type=dlm host_id=1 create_fail=0 create_done={done} thread_work=0 thread_stop={stop} "
+    "thread_done=0 kill_vg={kill} drop_vg=0 sanlock_gl_enabled=0"
+)
+# Of lvm2 2.03.16; newer ones leave out vg_sysid and have more words at the end.
+INFO = "\n".join([
+    "info=structs unused_action_count=1 unused_client_count=2 unused_resource_count=0 unused_lock_count=0",
+    "info=client pid=512 fd=8 pi=2 id=7 name=lvmlockctl",
+    _SPACE.format(name="vmdata", done=1, stop=0, kill=0),
+    "info=r name=5GtbW0-8pGw-0nSo-fUXz-8tKc-1yXW-mXk0xF type=lv mode=ex sh_count=0 version=0",
+    "info=lk mode=ex version=0 flags=01 client_id=0",
+    _SPACE.format(name="starting", done=0, stop=0, kill=0),
+    _SPACE.format(name="stopping", done=1, stop=1, kill=0),
+    _SPACE.format(name="lost", done=1, stop=0, kill=1),
+    _SPACE.format(name="other", done=1, stop=0, kill=0),
+])  # fmt: skip
 
 
 def utils(**answers):
@@ -197,6 +203,6 @@ def test_volumes_are_those_of_the_group():
     assert cluster_disks.volumes(utils(lvs=text), "vmdata") == {"one": 64}
 
 
-def test_locks_of_this_host_are_read():
+def test_locks_that_this_host_has_are_read():
     assert cluster_disks.parse_lockspaces(INFO) == ["vmdata", "other"]
     assert cluster_disks.parse_lockspaces("") == []

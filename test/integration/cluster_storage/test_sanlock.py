@@ -19,6 +19,7 @@ from lab.ui import Progress
 pytestmark = pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host")
 NAME = f"{os.environ.get('LAB_NAME', 'test')}-leases"
 EVERYWHERE = "/dev/vmdata/both"
+UNITS = ("wdmd", "sanlock", "lvmlockd", "lvmlocks")
 # sanlock(8): what a host has that has gone is its own for eight times 10 s and the 60 s of its watchdog, counted from
 # its last renewal, which may be 20 s old, as may the other host's last look at it.
 LEASE = 140
@@ -108,8 +109,8 @@ def test_bare_hosts_become_what_was_predicted_and_then_there_is_silence(site):
 
 def test_the_watchdog_is_sanlocks(site):
     for node in NODES:
-        assert site.run(node, "systemctl", "is-active", "wdmd", "sanlock", "lvmlockd").split() == ["active"] * 3
-        assert site.run(node, "systemctl", "is-enabled", "wdmd", "sanlock", "lvmlockd").split() == ["enabled"] * 3
+        assert site.run(node, "systemctl", "is-active", *UNITS).split() == ["active"] * 4
+        assert site.run(node, "systemctl", "is-enabled", *UNITS).split() == ["enabled"] * 4
         daemon = site.run(node, "pgrep", "--list-full", "--exact", "sanlock")
         assert "daemon -w 1" in daemon
         # Each lease that is renewed is a connection to wdmd.

@@ -144,21 +144,28 @@ def test_a_node_leaves_pacemaker_first(node):
 
 
 def test_services_of_locks_stop_behind_pacemaker_once_the_locks_are_given_back(node):
-    locks = {"lvmlockd.service", "sanlock.service", "wdmd.service"}
+    locks = {"lvmlocks.service", "lvmlockd.service", "sanlock.service", "wdmd.service"}
     node.active |= locks
     node.enabled |= locks
-    ret = node.left(locks=["lvmlockd", "sanlock", "wdmd"])
+    ret = node.left(locks=["lvmlocks", "lvmlockd", "sanlock", "wdmd"])
     assert ret["result"] is True
-    assert node.calls[:6] == [
+    assert node.calls[:7] == [
         "systemctl stop pacemaker.service",
         "systemctl stop corosync.service",
         "vgchange --lockstop",
+        "systemctl stop lvmlocks.service",
         "systemctl stop lvmlockd.service",
         "systemctl stop sanlock.service",
         "systemctl stop wdmd.service",
     ]
     assert (node.active, node.enabled) == (set(), set())
-    assert node.left(locks=["lvmlockd", "sanlock", "wdmd"])["changes"] == {}
+    assert node.left(locks=["lvmlocks", "lvmlockd", "sanlock", "wdmd"])["changes"] == {}
+
+
+def test_locks_are_given_back_also_where_the_daemon_alone_runs(node):
+    node.active |= {"lvmlockd.service"}
+    node.left(locks=["lvmlocks", "lvmlockd", "sanlock", "wdmd"])
+    assert node.calls[2:4] == ["vgchange --lockstop", "systemctl stop lvmlockd.service"]
 
 
 @pytest.mark.parametrize("test", [True, False])

@@ -20,6 +20,8 @@ class Node:
     def __init__(self, monkeypatch) -> None:
         self.opts: dict[str, Any] = {"test": False, "id": "hv1"}
         self.found: Any = None
+        # When vgcreate on another node is done, and whether this one gets the locks.
+        self.whole_at, self.joins = 0.0, True
         self.content, self.used = "", False
         # What comes onto the disk while locks are waited for.
         self.late = ""
@@ -34,7 +36,7 @@ class Node:
         utils = {
             "cluster_disks.emptied": lambda _, device: self.emptied.append(device),
             "cluster_disks.found_on": self.content_of,
-            "cluster_disks.group": lambda _, name: self.found,
+            "cluster_disks.group": lambda _, name: self.seen_group(),
             "cluster_disks.kept": cluster_disks.kept,
             "cluster_disks.lockspaces": lambda _: self.locks if self.clock >= self.locks_at else None,
             "cluster_disks.missing": lambda devices: [] if self.there else list(devices),
@@ -53,6 +55,9 @@ class Node:
     def content_of(self, _: Any, device: str) -> str:
         return self.content or (self.late if self.clock else "")
 
+    def seen_group(self) -> Any:
+        return self.found._replace(lock_type="", lock_args="") if self.clock < self.whole_at else self.found
+
     def sleep(self, seconds: float) -> None:
         self.clock += seconds
 
@@ -61,7 +66,7 @@ class Node:
         if argv[0] == "vgcreate":
             self.found, self.locks = GROUP, ["vmdata"]
         elif argv[:2] == ["vgchange", "--lockstart"]:
-            self.locks = [argv[2]]
+            self.locks = [argv[2]] if self.joins else []
         elif argv[0] == "lvcreate":
             self.volumes[argv[-2]] = 64
         return ""
@@ -99,6 +104,22 @@ def test_another_node_starts_its_locks_alone(node):
     assert (done["result"], done["changes"]) == (True, {"locks": {"old": None, "new": "started"}})
     assert node.calls == [["vgchange", "--lockstart", "vmdata"]]
     assert node.group()["changes"] == {}
+
+
+def test_another_node_waits_until_it_is_made_whole(node):
+    node.opts["id"], node.found, node.whole_at = "hv2", GROUP, 5.0
+    assert node.group()["result"] is True
+    assert node.calls == [["vgchange", "--lockstart", "vmdata"]]
+    node.whole_at = float("inf")
+    assert "vmdata is there, but it is not shared" in node.group(wait_seconds=30)["comment"]
+
+
+@pytest.mark.parametrize(("manager", "logs"), [("dlm", "dlm_controld"), ("sanlock", "sanlock -t wdmd")])
+def test_locks_that_do_not_start_are_no_success(node, manager, logs):
+    node.found, node.joins = GROUP._replace(lock_type=manager), False
+    ret = node.group(lock_manager=manager)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert f"its locks have not started on this host; see: journalctl -b -t lvmlockd -t {logs};" in ret["comment"]
 
 
 @pytest.mark.parametrize("test", [True, False])
