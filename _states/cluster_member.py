@@ -1,7 +1,7 @@
 """Nodes come and go: whether this one is in a cluster with quorum, and how one leaves it for good."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 _PAUSE = 1.0
 _STOP = 1900  # seconds; Pacemaker moves resources away when it stops, which its unit gives 30 minutes
 _LOCKS = 300  # seconds; a lease is given back on each disk
-# The first of them that runs has the locks given back.
-_LVMLOCKD = ("lvmlocks.service", "lvmlockd.service")
+_LVMLOCKD = "lvmlockd.service"
 _SERVICES = ("pacemaker.service", "corosync.service")
 # What would bring a node back, give a later cluster the resources of this one, or let a host that is none of its nodes
 # any more switch them off.
@@ -111,12 +110,13 @@ def left(
     return ret | {"comment": "This host has left the cluster."}
 
 
-def _leave(running: Sequence[str], enabled: Iterable[str], there: Iterable[str]) -> None:
+def _leave(running: Collection[str], enabled: Iterable[str], there: Iterable[str]) -> None:
     """Stop what runs, Pacemaker first, and remove what would start it again."""
-    keeper = next((unit for unit in running if unit in _LVMLOCKD), "")
+    locked = _LVMLOCKD in running
     for unit in running:
-        if unit == keeper:
+        if locked and unit not in _SERVICES:
             # Pacemaker has stopped the volumes; one that is active still keeps its group's locks, and that is said.
+            locked = False
             __utils__["cluster_tools.run"](["vgchange", "--lockstop"], timeout=_LOCKS)
         __utils__["cluster_tools.run"](["systemctl", "stop", unit], timeout=_STOP)
     for unit in enabled:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     __utils__: dict[str, Any] = {}
 
 _PAUSE = 1.0
+_ANSWER = 10  # seconds
 _LVM = 300  # seconds; LVM waits for locks, which wait for other nodes
 _USE = "vgcreate"
 
@@ -174,8 +175,12 @@ def _locked(name: str, devices: list[str], lock_manager: str) -> dict[str, Any]:
         return {}
     __utils__["cluster_disks.seen_by_lvm"](_utils(), devices)
     __utils__["cluster_tools.run"](["vgchange", "--lockstart", name], timeout=_LVM)
-    # It ends well also where lvmlockd did not get them, or has them left from before their disks were lost.
-    if name not in (__utils__["cluster_disks.lockspaces"](_utils()) or []):
+    # It ends well also where lvmlockd did not get them, or has them left from before their disks were lost. lvmlockd
+    # answers one at a time, and another one may be asking.
+    deadline = time.monotonic() + _ANSWER
+    while (there := __utils__["cluster_disks.lockspaces"](_utils())) is None and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+    if name not in (there or []):
         logs = "sanlock -t wdmd" if lock_manager == "sanlock" else "dlm_controld"
         raise CommandExecutionError(
             "its locks have not started on this host; see: "

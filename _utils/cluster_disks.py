@@ -219,5 +219,6 @@ def lockspaces(utils: Utils) -> list[str] | None:
 def parse_lockspaces(text: str) -> list[str]:
     """Returns the groups from what ``lvmlockctl --info --dump`` prints (lvmlockd-core.c, print_lockspace)."""
     rows = [dict(word.partition("=")[::2] for word in line.split()) for line in text.splitlines()]
-    spaces = [row for row in rows if row.get("info") == "ls"]
+    # That of the locks of all groups has no group's name.
+    spaces = [row for row in rows if row.get("info") == "ls" and row.get("vg_name")]
     return [row["vg_name"] for row in spaces if all(row.get(key) == value for key, value in _JOINED.items())]

@@ -15,6 +15,7 @@ cluster_lvm_config:
     - template: jinja
     - context:
         host_id: {{ cluster.nodes[opts.id].id if cluster.storage.lock_manager == 'sanlock' else 0 }}
+        groups: {{ cluster.storage.volume_groups | list | json }}
     - mode: '0644'
     - require:
       - pkg: cluster_packages

@@ -20,7 +20,7 @@
 {# What each unit gets beside it. A daemon of sanlock that has leases cannot be started anew, so it starts right. #}
 {% set held = {'corosync': 'hypervisor.conf', 'pacemaker': 'hypervisor.conf'} %}
 {% if cluster.storage.lock_manager == 'sanlock' %}
-{% do held.update({'wdmd': 'wdmd.conf', 'sanlock': 'sanlock.conf', 'lvmlockd': 'locks.conf', 'lvmlocks': 'locks.conf'}) %}
+{% do held.update({'wdmd': 'wdmd.conf', 'sanlock': 'sanlock.conf', 'lvmlockd': 'lvmlockd.conf', 'lvmlocks': 'lvmlocks.conf'}) %}
 {% endif %}
 {% for role in roles %}
 {% do wanted.extend(packages.roles[role]) %}

@@ -51,7 +51,7 @@ cluster_pacemaker_service:
       - sbd: cluster_sbd_working
 {% endif %}
 {% if cluster.storage.lock_manager == 'sanlock' %}
-      - service: cluster_lock_service_lvmlocks
+      - service: cluster_lock_service_lvmlockd
 {% endif %}
 
 cluster_quorum:

@@ -23,7 +23,7 @@ cluster_volume_group_{{ name }}:
       - file: cluster_lvm_config
       - cluster_member: cluster_quorum
 {% if storage.lock_manager == 'sanlock' %}
-      - service: cluster_lock_service_lvmlocks
+      - service: cluster_lock_service_lvmlockd
 {% endif %}
 {% if opts.id == cluster.bootstrap_node %}
       - cib: {{ 'cluster_cib_locking' if storage.lock_manager == 'dlm' else 'cluster_cib_fencing' }}

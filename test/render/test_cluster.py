@@ -204,18 +204,18 @@ def test_the_daemons_of_sanlock_are_services_of_each_node(compiled):
     fence = {"fence": {"agent": "fence_ipmilan", "targets": ["hv1", "hv2", "hv3"]}}
     states = compiled(stonith=fence, storage={"lock_manager": "sanlock", "volume_groups": GROUPS})
     assert not {"cluster_unit_dlm", "cluster_cib_locking"} & set(states)
-    assert states["cluster_lvm_config"]["context"]["host_id"] == 1
+    assert states["cluster_lvm_config"]["context"] == {"host_id": 1, "groups": ["vm"]}
     for unit in ("wdmd", "sanlock", "lvmlockd", "lvmlocks"):
         assert states[f"cluster_lock_service_{unit}"]["enable"] is True
         assert "cluster_key cluster_key" in required(states[f"cluster_lock_service_{unit}"])
         # What the package starts waits for the key, and starts with its watchdog.
         assert states[f"cluster_unit_{unit}"]["fun"] == "managed"
         assert f"file cluster_unit_{unit}" in required(states["cluster_packages"])
-    assert "service cluster_lock_service_lvmlocks" in required(states["cluster_pacemaker_service"])
+    assert "service cluster_lock_service_lvmlockd" in required(states["cluster_pacemaker_service"])
     assert states["cluster_lock_order"]["fun"] == "managed"
     assert "service cluster_lock_service_sanlock" in required(states["cluster_lock_service_lvmlockd"])
     assert required(states["cluster_volume_group_vm"]) >= {
-        "service cluster_lock_service_lvmlocks", "cib cluster_cib_fencing"
+        "service cluster_lock_service_lvmlockd", "cib cluster_cib_fencing"
     }  # fmt: skip
     assert "cib cluster_cib_fencing" in required(states["cluster_cib"])
     assert {"sanlock", "lvm2-lockd"} <= set(states["cluster_packages"]["pkgs"])

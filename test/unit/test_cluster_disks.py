@@ -32,11 +32,12 @@ _SPACE = (
 INFO = "\n".join([
     "info=structs unused_action_count=1 unused_client_count=2 unused_resource_count=0 unused_lock_count=0",
     "info=client pid=512 fd=8 pi=2 id=7 name=lvmlockctl",
+    "info=ls ls_name=lvm_global vg_name= vg_uuid= vg_args= lm_type=dlm create_done=1 thread_stop=0 kill_vg=0",
     _SPACE.format(name="vmdata", done=1, stop=0, kill=0),
     "info=r name=5GtbW0-8pGw-0nSo-fUXz-8tKc-1yXW-mXk0xF type=lv mode=ex sh_count=0 version=0",
     "info=lk mode=ex version=0 flags=01 client_id=0",
     _SPACE.format(name="starting", done=0, stop=0, kill=0),
-    _SPACE.format(name="stopping", done=1, stop=1, kill=0),
+    _SPACE.format(name="stopped", done=1, stop=1, kill=0),
     _SPACE.format(name="lost", done=1, stop=0, kill=1),
     _SPACE.format(name="other", done=1, stop=0, kill=0),
 ])  # fmt: skip

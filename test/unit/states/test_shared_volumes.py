@@ -122,6 +122,13 @@ def test_locks_that_do_not_start_are_no_success(node, manager, logs):
     assert f"its locks have not started on this host; see: journalctl -b -t lvmlockd -t {logs};" in ret["comment"]
 
 
+def test_a_daemon_that_answers_somebody_else_is_asked_again(node):
+    node.found = GROUP
+    answers = iter([[], [], None, None, ["vmdata"]])
+    shared_volumes.__utils__["cluster_disks.lockspaces"] = lambda _: next(answers)
+    assert node.group()["changes"] == {"locks": {"old": None, "new": "started"}}
+
+
 @pytest.mark.parametrize("test", [True, False])
 def test_a_disk_that_has_anything_is_left_alone(node, test):
     node.content = "the signatures dos, ext4"
