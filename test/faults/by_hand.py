@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
+
+from lab.proc import LabError
 
 from .subject import Subject
 
@@ -61,6 +64,12 @@ def vlan(subject: Subject) -> Iterator[None]:
     for argv in commands:
         subject.run(list(argv))
     try:
+        # Some of these commands only begin it.
+        deadline = time.monotonic() + 60
+        while f"address {ADDRESS} {NAME}" not in subject.look():
+            if time.monotonic() > deadline:
+                raise LabError(f"{subject.stack} has not made {NAME} with {ADDRESS}")
+            time.sleep(1)
         yield
     finally:
         if subject.stack == "ifupdown":

@@ -105,7 +105,8 @@ def verdict(runs: list[dict[str, Any]], *, flush: bool) -> tuple[bool, str]:
     Returns:
         Whether it is as it must be, and a line for a person.
     """
-    bad = [run for run in runs if run["lost"]]
+    # A highstate that has written nothing has nothing to lose.
+    bad = [run for run in runs if run["lost"] or not run["files"]]
     empty = sum(list(run["lost"].values()).count("empty") for run in runs)
     files = sum(run["files"] for run in runs)
     lost = sum(len(run["lost"]) for run in runs)

@@ -9,28 +9,49 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from lab.proc import CommandError, LabError
 
 from . import by_hand
-from .subject import KILL, SIX, SIX_ROUTER, Run, Subject
+from .subject import KILL, PAUSE, SIX_ROUTER, Run, Subject
 
-Fault = Callable[[Subject], "dict[str, Any] | None"]
-FAULTS: dict[str, tuple[Fault, tuple[str, ...]]] = {}
+Course = Callable[[Subject], "dict[str, Any] | None"]
+
+
+class Fault(NamedTuple):
+    """A change and what goes wrong with it.
+
+    Attributes:
+        course: makes the change; returns what network-profile said.
+        wanted: the ends that are as promised.
+        reason: part of why it has to be refused or undone. Another reason is that of something else: then nobody knows
+            what this fault does.
+    """
+
+    course: Course
+    wanted: tuple[str, ...]
+    reason: str
+
+
+FAULTS: dict[str, Fault] = {}
+SILENT = "does not answer"
+DOWN = "the host went down before the change was confirmed"
+ENDED = "the process that made the change was ended"
 # These need the controller for themselves: its master is stopped, its one DHCP server knows one machine.
 ALONE = ("master_down", "leased", "no_dhcp_server")
 
 
+FAMILIES = ("inet", "inet6")
 # Before these somebody has made a VLAN by hand.
 ON_A_VLAN = ("retagged",)
 
 
-def fault(*wanted: str) -> Callable[[Fault], Fault]:
-    """Register a fault and the ends that are as promised."""
+def fault(*wanted: str, reason: str = "") -> Callable[[Course], Course]:
+    """Register a fault, the ends that are as promised, and why."""
 
-    def register(function: Fault) -> Fault:
-        FAULTS[function.__name__] = (function, wanted)
+    def register(function: Course) -> Course:
+        FAULTS[function.__name__] = Fault(function, wanted, reason)
         return function
 
     return register
@@ -60,38 +81,37 @@ def leased(subject: Subject) -> dict[str, Any] | None:
 def both_families(subject: Subject) -> dict[str, Any] | None:
     """The bridge gets IPv6, too, with a router that answers."""
     own = subject.own()
-    six = f"{SIX}:{subject.address.rpartition('.')[2]}/64"
-    spec = {**own, "addresses": [*own["addresses"], six], "gateway6": SIX_ROUTER}
+    spec = {**own, "addresses": [*own["addresses"], f"{subject.six}/64"], "gateway6": SIX_ROUTER}
     return subject.apply(subject.pillar(bridge(**spec)))
 
 
-@fault("refused")
+@fault("refused", reason="no such card")
 def wrong_port(subject: Subject) -> dict[str, Any] | None:
     """There is no such card."""
     return subject.apply(subject.pillar({"bridges": {"br0": {"ports": ["eth9"], **subject.own()}}}))
 
 
-@fault("old")
+@fault("old", reason=SILENT)
 def wrong_gateway(subject: Subject) -> dict[str, Any] | None:
     """Nobody has the gateway's address; the master is in the same network and is reached."""
     wrong = f"{subject.address.rpartition('.')[0]}.250"
     return subject.apply(subject.pillar(bridge(addresses=[f"{subject.address}/24"], gateway4=wrong)))
 
 
-@fault("old")
+@fault("old", reason=SILENT)
 def wrong_address(subject: Subject) -> dict[str, Any] | None:
     """The address is of another network."""
     return subject.apply(subject.pillar(bridge(addresses=["10.99.7.5/24"], gateway4="10.99.7.1")))
 
 
-@fault("old")
+@fault("old", reason=SILENT)
 def wrong_vlan(subject: Subject) -> dict[str, Any] | None:
     """Nobody hears the tag."""
     tagged = {"vlans": {"eth0.77": {"link": "eth0", "id": 77}}, "ethernets": {"eth0": {}}}
     return subject.apply(subject.pillar({**tagged, "bridges": {"br0": {"ports": ["eth0.77"], **subject.own()}}}))
 
 
-@fault("old")
+@fault("old", reason=SILENT)
 def retagged(subject: Subject) -> dict[str, Any] | None:
     """A VLAN that was there gets another tag, and the bridge that comes with it a wrong gateway."""
     wrong = bridge(addresses=[f"{subject.address}/24"], gateway4=f"{subject.address.rpartition('.')[0]}.250")
@@ -105,7 +125,7 @@ def no_dhcp_server(subject: Subject) -> dict[str, Any] | None:
     return subject.apply(subject.pillar(bridge(dhcp4=True)))
 
 
-@fault("old")
+@fault("old", reason=f"port 4505 {SILENT}")
 def master_down(subject: Subject) -> dict[str, Any] | None:
     """The master does not run while the change is checked."""
     hosts = subject.stacks.hosts
@@ -118,11 +138,11 @@ def master_down(subject: Subject) -> dict[str, Any] | None:
     return answer
 
 
-@fault("old")
+@fault("old", reason=SILENT)
 def link_cut(subject: Subject) -> dict[str, Any] | None:
     """The cable is out until the window is over."""
     answer = subject.apply(subject.pillar(checks=[["sh", "-c", "exit 1"]]))
-    subject.waits_for("applied", 10)
+    subject.waits_for("applied")
     subject.machine.set_link(up=False)
     time.sleep(subject.window)
     subject.machine.set_link(up=True)
@@ -132,36 +152,36 @@ def link_cut(subject: Subject) -> dict[str, Any] | None:
 @fault("new")
 def minion_killed(subject: Subject) -> dict[str, Any] | None:
     """Whoever asked for the change is killed as soon as it begins; the change goes on."""
-    words = ["systemd-run", "--quiet", "--collect", "--unit", "asked", "--property", "KillMode=control-group"]
+    words = ["systemd-run", "--quiet", "--collect", "--unit", "asked", "--property", "KillSignal=SIGKILL"]
     asked = json.dumps({"pillar": subject.pillar(), "masters": []})
     subject.run(["tee", "/run/asked.json"], stdin=asked)
     ask = "network-profile apply --file /run/asked.json; sleep 300"
+    subject.behind(KILL, "applying", "0", "asked.service")
     subject.run([*words, "sh", "-c", ask])
-    subject.waits_for("applying", 20)
-    subject.run(["systemctl", "kill", "--signal", "KILL", "asked"], check=False)
+    subject.waits_for("confirmed", 90, PAUSE)
     return {"id": "asked"}
 
 
 def killed(subject: Subject, state: str) -> dict[str, Any] | None:
     """Kill the applier some time after it has come to a state."""
-    subject.behind(KILL, state, f"{subject.chance.uniform(0, 1.5):.2f}")
+    subject.behind(KILL, state, f"{subject.chance.uniform(0, 1.5):.2f}", "hypervisor-network-apply.service")
     time.sleep(1)
     return subject.apply(subject.pillar(checks=[["sh", "-c", "exit 1"]]))
 
 
-@fault("old")
+@fault("old", reason=ENDED)
 def applier_killed_applying(subject: Subject) -> dict[str, Any] | None:
     """The applier is killed while it makes the change."""
     return killed(subject, "applying")
 
 
-@fault("old")
+@fault("old", reason=ENDED)
 def applier_killed_applied(subject: Subject) -> dict[str, Any] | None:
     """The applier is killed while it checks the change."""
     return killed(subject, "applied")
 
 
-@fault("old")
+@fault("old", reason=DOWN)
 def reboot(subject: Subject) -> dict[str, Any] | None:
     """The host is told to reboot within the window."""
     before = subject.machine.boot_id()
@@ -173,7 +193,7 @@ def reboot(subject: Subject) -> dict[str, Any] | None:
     return answer
 
 
-@fault("old")
+@fault("old", reason=DOWN)
 def power_cut(subject: Subject) -> dict[str, Any] | None:
     """The power goes within the window."""
     answer = subject.apply(subject.pillar(window=300, checks=[["sh", "-c", "exit 1"]]))
@@ -182,7 +202,7 @@ def power_cut(subject: Subject) -> dict[str, Any] | None:
     return answer
 
 
-@fault("refused")
+@fault("refused", reason="KiB are free")
 def disk_full(subject: Subject) -> dict[str, Any] | None:
     """There is no space for what a change needs."""
     free = int(subject.run(["df", "--output=avail", "-B1", "/"]).split()[-1])
@@ -197,10 +217,19 @@ def disk_full(subject: Subject) -> dict[str, Any] | None:
 def second_change(subject: Subject) -> dict[str, Any] | None:
     """Another change is asked for while one is pending."""
     answer = subject.apply(subject.pillar(successes=8))
-    second = subject.apply(subject.pillar(bridge(dhcp4=True)))
-    if "error" not in second:
-        raise LabError(f"a second change was not refused: {second}")
+    second: dict[str, Any] = {}
+    # The connection may be gone before the answer has come.
+    for _ in range(10):
+        second = subject.apply(subject.pillar(bridge(dhcp4=True)))
+        if second:
+            break
+    if " is still " not in second.get("error", ""):
+        raise LabError(f"a second change was not refused for the first one: {second}")
     return answer
+
+
+# These kill a process at the moment when the change has come to a state.
+BEHIND = (minion_killed, applier_killed_applying, applier_killed_applied)
 
 
 def attempt(subject: Subject, name: str) -> Run:
@@ -218,7 +247,7 @@ def attempt(subject: Subject, name: str) -> Run:
 
 def _attempt(subject: Subject, name: str) -> Run:
     """Make one change on the machine as it stands."""
-    function, wanted = FAULTS[name]
+    function, wanted, reason = FAULTS[name]
     run = Run(subject.stack, name, wanted, subject.window)
     before = subject.look()
     earlier = subject.status()["id"]
@@ -227,8 +256,11 @@ def _attempt(subject: Subject, name: str) -> Run:
         state = subject.over()
     except (LabError, CommandError) as error:
         return Run(subject.stack, name, wanted, subject.window, differences=[str(error)])
-    if "error" in answer or state["id"] == earlier:
-        run.end, run.said = "refused", answer.get("error", "nothing was begun")
+    lacking = []
+    if "error" in answer:
+        run.end, run.said = "refused", answer["error"]
+    elif state["id"] == earlier:
+        run.said = "nothing was begun, and nobody has said why"
     else:
         run.end = {"confirmed": "new", "rolled-back": "old"}.get(state["state"], "")
         run.said, run.outage = state["reason"], state["outage"]
@@ -237,8 +269,13 @@ def _attempt(subject: Subject, name: str) -> Run:
             ended = float(subject.run(["stat", "-c", "%.2Y", "/var/lib/hypervisor-formula/network/state.json"]))
             run.seconds = round(ended - state["started"], 1)
     if run.end == "new":
+        lacking = subject.without(FAMILIES if name == "both_families" else FAMILIES[:1])
         subject.undo()
-    run.differences = settled(subject, before)
+    if run.end in ("refused", "old") and reason not in run.said:
+        lacking.append(f"not for the reason that was given: {reason}")
+    if function in BEHIND and not subject.struck():
+        lacking.append("nothing was killed")
+    run.differences = [*lacking, *settled(subject, before)]
     return run
 
 

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from lab import identity
@@ -21,6 +22,9 @@ from lab.vm import Machine
 from . import interfaces
 from .record import Record
 from .subject import SIX_ROUTER, SOURCE, Subject
+
+HERE = Path(__file__).parent
+FAULTS = ("interfaces.py", "by_hand.py", "subject.py")
 
 
 class Master:
@@ -152,8 +156,8 @@ def campaign(options: argparse.Namespace, progress: Progress) -> int:
         0 if every host ended as promised, 1 if not.
     """
     out = options.out or CHECKOUT / "build" / "faults-network.json"
-    # The program alone: what the rest of the repository says does not change what a host does here.
-    sources = tree_digest([SOURCE])
+    # The program, and what is done to it: what the rest of the repository says does not change a run.
+    sources = tree_digest([SOURCE, *(HERE / name for name in FAULTS)])
     terms = {"campaign": "network", "seed": options.seed, "platform": options.platform, "sources": sources}
     terms["window"] = options.window
     backends = options.backend or []

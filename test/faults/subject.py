@@ -6,7 +6,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,10 +53,11 @@ for family in ("-4", "-6"):
         found[key] = [one.get("metric"), one.get("prefsrc"), one.get("protocol")]
 print(json.dumps(found))
 """
-# Waits for a state of the change and sends a signal to the applier's process.
-KILL = """
+# Waits for a state of the change and kills the main process of a unit, some seconds after it; then says so in a file.
+STRUCK = "/run/fault-struck"
+KILL = f"""
 import json, os, subprocess, sys, time
-wanted, delay, end = sys.argv[1], float(sys.argv[2]), time.monotonic() + 120
+wanted, delay, unit, end = sys.argv[1], float(sys.argv[2]), sys.argv[3], time.monotonic() + 120
 while time.monotonic() < end:
     try:
         state = json.load(open("/var/lib/hypervisor-formula/network/state.json"))["state"]
@@ -67,10 +68,11 @@ while time.monotonic() < end:
     time.sleep(0.02)
 time.sleep(delay)
 for _ in range(200):
-    show = ["systemctl", "show", "-p", "MainPID", "--value", "hypervisor-network-apply.service"]
+    show = ["systemctl", "show", "-p", "MainPID", "--value", unit]
     pid = int(subprocess.run(show, capture_output=True, text=True).stdout or 0)
     if pid:
         os.kill(pid, 9)
+        open({STRUCK!r}, "w").close()
         break
     time.sleep(0.05)
 """
@@ -120,6 +122,8 @@ class Subject:
         name: the one that is meant.
         chance: decides what is left to chance, such as when something is killed.
         window: seconds that each change has to be confirmed.
+        address: its IPv4 address.
+        six: the IPv6 address that it may get.
     """
 
     def __init__(self, stacks: StackHosts, name: str, chance: random.Random, window: int = WINDOW) -> None:
@@ -127,6 +131,7 @@ class Subject:
         self.stacks, self.name, self.chance, self.window = stacks, name, chance, window
         self.machine = stacks.machines[name]
         self.address = stacks.address(name)
+        self.six = f"{SIX}:{self.address.rpartition('.')[2]}"
 
     @property
     def stack(self) -> str:
@@ -211,15 +216,32 @@ class Subject:
         raise LabError(f"{self.name} does not answer, or its change is not over, after {patience:.0f} s")
 
     def waits_for(self, wanted: str, patience: float = 60, pause: float = 0.2) -> None:
-        """Wait until the change has come to a state, with a pause between two looks."""
-        end = time.monotonic() + patience
+        """Wait until the change has come to a state, with a pause between two looks.
+
+        Raises:
+            LabError: it has not within that time.
+        """
+        end, state = time.monotonic() + patience, "unknown"
         while time.monotonic() < end:
             try:
-                if self.standing()["state"] == wanted:
+                state = self.standing()["state"]
+                if state == wanted:
                     return
                 time.sleep(pause)
             except (CommandError, ValueError):
                 time.sleep(0.2)
+        raise LabError(f"the change of {self.name} was not {wanted} within {patience:.0f} s, but {state}")
+
+    def without(self, families: Sequence[str]) -> list[str]:
+        """Return what a confirmed change has not made: br0, with an address of these families."""
+        now = self.look()
+        wanted = {"inet": f"address {self.address}/24 br0", "inet6": f"address {self.six}/64 br0"}
+        keys = ["link br0", *(wanted[family] for family in families)]
+        return [f"{key} is not there although the change is confirmed" for key in keys if key not in now]
+
+    def struck(self) -> bool:
+        """Whether the last process that was to be killed was there to be killed."""
+        return bool(self.run(["ls", STRUCK], check=False).strip())
 
     @contextlib.contextmanager
     def dhcp_server(self) -> Iterator[None]:
@@ -240,6 +262,7 @@ class Subject:
     def behind(self, program: str, *words: str) -> None:
         """Start a program there that goes on by itself."""
         path = f"/run/fault-{self.chance.randrange(10**9)}.py"
+        self.run(["rm", "-f", STRUCK])
         self.run(["tee", path], stdin=program)
         self.run(["systemd-run", "--quiet", "--collect", "python3", path, *words])
 

@@ -68,11 +68,12 @@ class Site:
     Attributes:
         farm: the machines.
         name: its name, which is its stack's.
+        begun: the latest change that was begun here by :meth:`stage`; empty if it was refused.
     """
 
     def __init__(self, farm: stacks.StackHosts, name: str) -> None:
         """Take a machine that answers."""
-        self.farm, self.name = farm, name
+        self.farm, self.name, self.begun = farm, name, ""
 
     @property
     def machine(self) -> Machine:
@@ -120,7 +121,9 @@ class Site:
         """Begin a change on the machine itself and return what network-profile says at once."""
         asked = json.dumps({"pillar": pillar, "masters": [f"{self.hosts.controller}.lab.internal"]})
         done = self.hosts.run(self.name, ["network-profile", "apply"], stdin=asked, check=False, timeout=120)
-        return dict(json.loads(done.stdout))
+        answer = dict(json.loads(done.stdout))
+        self.begun = answer.get("id", "")
+        return answer
 
     def status(self) -> dict[str, Any]:
         """Return where the change stands; empty while the machine is not reached, or too busy to say."""
@@ -150,8 +153,9 @@ class Site:
         return float(self.hosts.run(self.name, ["python3", "-c", script]).stdout)
 
     def undone(self, before: dict[str, Any], timeout: float = 150) -> Outcome:
-        """Wait until a change is undone, and compare."""
+        """Wait until the change that was begun is undone, and compare."""
         state = self.wait("rolled-back", timeout=timeout)
+        assert state["id"] == self.begun, f"{self.name}: {self.begun or 'nothing'} was begun, and {state} is over"
         found = differences(before, self.facts())
         end = time.monotonic() + TELLING
         # Duplicate addresses are still looked for.

@@ -5,6 +5,8 @@ A guest here is mostly a network namespace with a port on the switch: its frames
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
 
 from wire import watched
@@ -32,7 +34,7 @@ def network(pair: Any, host: str, **ipsec: Any) -> dict[str, Any]:
     """Return a host's pillar: the mesh, and on the first host DHCP for it; ``ipsec`` is how hosts know each other."""
     nodes = {name: {"address": pair.addresses[name], "inside": [f"{INSIDE[name]}/24"]} for name in INSIDE}
     found = {
-        "ipsec": {"wait_seconds": 5, **(ipsec or {"psk": KEY})},
+        "ipsec": {"wait_seconds": 40, **(ipsec or {"psk": KEY})},
         "mesh": {"private": {"bridge": "ovs0", "port": "priv0", "nodes": nodes}},
     }
     if host == "hv1":
@@ -56,7 +58,7 @@ def lease(pair: Any, host: str) -> dict[str, str]:
     """Ask for a lease in a host's guest and return what it got: ip, mtu, router and dns."""
     pair.lab.hosts.unpack(host, {"/root/lease": (0o755, LEASE.encode())})
     said = pair.sh(
-        host, GUEST + "ip netns exec guest busybox udhcpc -i guest0 -f -q -n -t 20 -T 1 -O mtu -s /root/lease 2>&1"
+        host, GUEST + "ip netns exec guest busybox udhcpc -i guest0 -f -q -n -t 120 -T 1 -O mtu -s /root/lease 2>&1"
     )
     lines = [line for line in said.splitlines() if line.startswith("ip=")]
     assert lines, said
@@ -64,9 +66,32 @@ def lease(pair: Any, host: str) -> dict[str, str]:
 
 
 def pings(pair: Any, host: str, target: str, seconds: int) -> bool:
-    """Ping from a host's guest until an answer comes, for so many seconds at most; return whether one came."""
+    """Ping from a host's guest until an answer comes, for so many seconds at most; return whether one came.
+
+    Raises:
+        AssertionError: there is no guest with an address on that host, so that silence would mean nothing.
+    """
     script = (
+        "ip -n guest -4 -o address show dev guest0 scope global | grep -q . || exit 9; "
         f"end=$(( $(date +%s) + {seconds} )); while [ $(date +%s) -le $end ]; do "
         f"ip netns exec guest ping -c 1 -W 1 {target} >/dev/null 2>&1 && exit 0; sleep 0.2; done; exit 1"
     )
-    return bool(pair.machines[host].ssh(["sh", "-c", script], check=False, timeout=seconds + 60).returncode == 0)
+    code = pair.machines[host].ssh(["sh", "-c", script], check=False, timeout=seconds + 60).returncode
+    assert code in (0, 1), f"{host} has no guest to ask from ({code})"
+    return bool(code == 0)
+
+
+def agreed(pair: Any, host: str, mesh: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of the state that looks whether a host's tunnels have agreed on keys, once the other end answers.
+
+    It alone is run: what it requires would replace what a test has spoilt. An end that was started anew a moment ago
+    may be silent at first, which is no failure.
+    """
+    argv = ["salt-call", "--out=json", "--log-level=quiet", "state.single", "tunnel_ipsec.established", "name=looked"]
+    argv += [f"mesh={json.dumps(mesh)}", "wait_seconds=20"]
+    deadline = time.monotonic() + 240
+    while True:
+        said = pair.machines[host].ssh(argv, check=False, timeout=300).stdout
+        (row,) = json.loads(said)["local"].values()
+        if "does not answer" not in row["comment"] or time.monotonic() > deadline:
+            return dict(row)

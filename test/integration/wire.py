@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 ESP, GRE = "50", "47"
 # Counts IPv4 packets by protocol on one interface until its standard input ends. ESP in UDP counts as ESP.
 SNIFFER = r"""
-import json, select, socket, sys
+import json, select, socket, struct, sys
 link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+SO_RCVBUFFORCE, SOL_PACKET, PACKET_STATISTICS = 33, 263, 6
+link.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
 link.bind((sys.argv[1], 0))
 found = {}
 print("ready", flush=True)
@@ -26,7 +27,8 @@ while True:
             found[frame[23]] = found.get(frame[23], 0) + 1
     elif sys.stdin in readable:
         break
-print(json.dumps(found), flush=True)
+_, dropped = struct.unpack("II", link.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+print(json.dumps({"packets": found, "dropped": dropped}), flush=True)
 """
 
 
@@ -56,4 +58,9 @@ def watched(lab: str, tap: str) -> Iterator[Wire]:
             time.sleep(0.5)
         finally:
             process.stdin.close()
-            wire.packets = json.loads(process.stdout.readline() or "{}")
+            said = process.stdout.readline()
+        assert said, f"nobody has watched {tap} to the end"
+        found = json.loads(said)
+        # What was not seen may have been anything.
+        assert found["dropped"] == 0
+        wire.packets = found["packets"]

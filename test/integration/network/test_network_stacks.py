@@ -53,7 +53,7 @@ def test_a_power_cut_in_the_window_ends_with_the_old_state(record):
 
 @pytest.mark.parametrize("record", MISADDRESSED, indirect=True)
 def test_a_wrong_address_is_undone(record):
-    assert undone(record.wrong_address, reason="")
+    assert undone(record.wrong_address, reason="does not answer")
 
 
 def test_the_good_change_is_predicted_and_confirmed(record):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 # A server and a guest, each in a namespace of its own, on a bridge; the filter is the usual one of a host that is
@@ -11,6 +13,7 @@ modprobe br_netfilter
 sysctl -q net.bridge.bridge-nf-call-iptables=1
 nft add table ip dropping
 nft add chain ip dropping forward '{ type filter hook forward priority 0; policy drop; }'
+nft add rule ip dropping forward counter drop
 ip link add br7 type bridge
 ip link set br7 up
 for one in asker server; do
@@ -22,7 +25,7 @@ for one in asker server; do
 done
 ip -n server address add 10.7.0.1/24 dev eth0
 systemd-run --unit=bridge-server ip netns exec server dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 \
-  --dhcp-range=10.7.0.10,10.7.0.20 --dhcp-leasefile=/run/bridge-leases --pid-file --no-ping
+  --dhcp-range=10.7.0.10,10.7.0.19 --dhcp-leasefile=/run/bridge-leases --pid-file --no-ping
 """
 REMOVE = """
 systemctl stop bridge-server
@@ -41,6 +44,9 @@ def host_that_drops_what_it_forwards(pair):
 
 def test_a_lease_is_lost_without_our_settings_and_arrives_with_them(filtering):
     assert "obtained" not in filtering.sh("hv2", ASK, check=False)
+    rules = json.loads(filtering.sh("hv2", "nft --json list chain ip dropping forward"))["nftables"]
+    (counter,) = (part["counter"] for one in rules for part in one.get("rule", {}).get("expr", ()) if "counter" in part)
+    assert counter["packets"] > 0
     rows = filtering.apply("hv2", "network.bridging")
     assert {name: row["comment"] for name, row in rows.items() if row["result"] is not True} == {}
     assert rows["network_bridge_sysctl"]["changes"]["net.bridge.bridge-nf-call-iptables"] == {"old": "1", "new": "0"}
