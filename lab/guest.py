@@ -27,7 +27,8 @@ DRIVERS = (
 # kernel argument fill=MIB has it fill so much memory with what cannot be compressed, work=MIB rewrite so much all
 # the time: what a migration then has to send. write=WORD has it write a line with that word to its first disk;
 # ping=ADDRESS ask for a lease on its first card and look for that address with as large packets as pass; count=WORD
-# count on its first disk, on from what it finds: "count WORD BOOT NUMBER" in the first sector, each number in its own;
+# count on its first disk, on from what it finds: "count WORD BOOT NUMBER" in the first sector, each number in its own,
+# and "clash" in the last one as soon as the first does not say any more what this guest has written;
 # pause=SECONDS be idle so long between numbers, and between what it says, rather than one second.
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -70,14 +71,22 @@ fi
 if [ -n "$count" ]; then
   boot=$(cat /proc/sys/kernel/random/boot_id)
   number=0
+  mine=
+  end=$(($(cat /sys/block/vda/size) - 1))
   set -- $(dd if=/dev/vda bs=512 count=1 2>/dev/null | tr -d '\\000')
   [ "$1 $2" != "count $count" ] || number=$4
   echo "guest goes on from $number"
   while true; do
+    # What the disk says, not what is remembered of it.
+    echo 1 >/proc/sys/vm/drop_caches
+    if [ -n "$mine" ] && [ "$(dd if=/dev/vda bs=512 count=1 2>/dev/null | tr -d '\\000')" != "$mine" ]; then
+      echo "guest is not alone"
+      echo "clash $mine" | dd of=/dev/vda bs=512 seek="$end" conv=sync,fsync 2>/dev/null
+    fi
     number=$((number + 1))
+    mine="count $count $boot $number"
     for sector in $number 0; do
-      printf 'count %s %s %s\\n' "$count" "$boot" "$number" |
-        dd of=/dev/vda bs=512 seek="$sector" conv=sync,fsync 2>/dev/null || echo "guest cannot write"
+      echo "$mine" | dd of=/dev/vda bs=512 seek="$sector" conv=sync,fsync 2>/dev/null || echo "guest cannot write"
     done
     sleep "$pause"
   done &

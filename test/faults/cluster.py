@@ -23,8 +23,13 @@ from lab.ui import Progress
 from . import nodes
 from .record import Record
 
-# What decides how a cluster behaves here; the rest of the repository does not.
-SOURCES = ("cluster", "libvirt/guests.sls", "_states/cib.py", "_states/cluster_guest.py", "_utils/cluster_derived.py")
+# What decides how a cluster behaves here, and what is done to it; the rest of the repository does not.
+SOURCES = (
+    *("cluster", "libvirt/guests.sls", "_states/cib.py", "_states/corosync.py", "_states/sbd.py"),
+    *("_states/shared_volumes.py", "lab/guest.py", "test/faults/nodes.py"),
+    *("test/integration/guest_site.py", "test/integration/storage_site.py"),
+)
+PATTERNS = ("_states/cluster_*.py", "_utils/cluster_*.py")
 
 
 def order(seed: int, count: int) -> list[tuple[int, str]]:
@@ -89,7 +94,8 @@ def campaign(options: argparse.Namespace, progress: Progress) -> int:
     """
     out = options.out or CHECKOUT / "build" / "faults-cluster.json"
     terms = {"campaign": "cluster", "seed": options.seed, "platform": options.platform, "faults": sorted(nodes.FAULTS)}
-    terms["sources"] = tree_digest([CHECKOUT / name for name in SOURCES])
+    found = [path for pattern in PATTERNS for path in CHECKOUT.glob(pattern)]
+    terms["sources"] = tree_digest([*(CHECKOUT / name for name in SOURCES), *found])
     record = Record(out, terms, fresh=options.fresh)
     if record.forgotten:
         progress.say(f"{record.forgotten} runs in {out} were of other code or options, and are forgotten")

@@ -18,6 +18,8 @@ QUIET = 60  # seconds for which nothing may be recovered
 AGENT = "/usr/sbin/fence_sbd"
 # Where the guest is in the end: where it was, or on the other node; or nobody may start it before a person has spoken.
 STAYS, MOVES, WAITS = "stays", "moves", "waits"
+# Who starts anew because of a fault: the node that ran the guest, the other one, one of the two, or nobody.
+NODE, OTHER, EITHER, NOBODY = "node", "other", "either", "nobody"
 
 
 class Case(NamedTuple):
@@ -39,10 +41,19 @@ class Case(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What is done, and where the guest must be afterwards."""
+    """What is done, and what must come of it.
+
+    Attributes:
+        do: does it.
+        end: where the guest must be afterwards; empty for either node.
+        anew: who starts anew.
+        live: whether the guest moves live, so that its volume is on both nodes for a while, and it does not start.
+    """
 
     do: Callable[[Case], None]
     end: str
+    anew: str = NODE
+    live: bool = False
 
 
 def _killed(case: Case) -> None:
@@ -59,8 +70,6 @@ def _shut_down(case: Case) -> None:
     """The node is shut down in order, so that its guest moves away before."""
     case.site.run(case.node, "systemctl", "poweroff", check=False)
     _until(lambda: not case.site.running(case.node), "the node is off")
-    if len(case.site.count(case.other).boots) != len(case.boots):
-        raise LabError("the guest was started anew instead of moved")
 
 
 def _frozen(case: Case) -> None:
@@ -94,7 +103,10 @@ def _without_disks(case: Case) -> None:
     """The node loses the shared disks; what that means shows when it loses its power too."""
     machine = case.site.machine(case.node)
     for number in range(2):
-        machine.qmp("human-monitor-command", **{"command-line": f"drive_del disk{number}"})
+        # What it says is that it could not.
+        said = machine.qmp("human-monitor-command", **{"command-line": f"drive_del disk{number}"})
+        if said.strip():
+            raise LabError(f"disk {number} was not taken away: {said.strip()}")
     time.sleep(case.chance.uniform(20, 40))
     if machine.is_running():
         case.site.killed(case.node)
@@ -131,42 +143,56 @@ def _highstate(case: Case) -> None:
 
 FAULTS = {
     "node killed": Fault(_killed, MOVES),
-    "node shut down": Fault(_shut_down, MOVES),
-    "idle node killed": Fault(_idle_killed, STAYS),
+    "node shut down": Fault(_shut_down, MOVES, live=True),
+    "idle node killed": Fault(_idle_killed, STAYS, OTHER),
     "node frozen and continued": Fault(_frozen, MOVES),
-    "node frozen for a moment": Fault(_blinked, STAYS),
-    "network cut": Fault(_unplugged, ""),
+    "node frozen for a moment": Fault(_blinked, STAYS, NOBODY),
+    "network cut": Fault(_unplugged, "", EITHER),
     "disks cut": Fault(_without_disks, MOVES),
     "fencing impossible": Fault(_unfenceable, WAITS),
     "corosync killed": Fault(_daemon("corosync"), MOVES),
-    "pacemakerd killed": Fault(_daemon("pacemakerd"), STAYS),
+    "pacemakerd killed": Fault(_daemon("pacemakerd"), STAYS, NOBODY),
     "dlm_controld killed": Fault(_daemon("dlm_controld"), MOVES),
     "lvmlockd killed": Fault(_daemon("lvmlockd"), MOVES),
-    "libvirtd killed": Fault(_daemon("libvirtd"), STAYS),
+    "libvirtd killed": Fault(_daemon("libvirtd"), STAYS, NOBODY),
     "master down": Fault(_masterless, MOVES),
     "highstate while a node is down": Fault(_highstate, MOVES),
 }
 
 
 class Watch(threading.Thread):
-    """Looks all the time whether a guest or its volume is on two nodes; what it saw is in ``seen``."""
+    """Looks all the time whether a guest or its volume is on two nodes.
 
-    def __init__(self, site: GuestSite) -> None:
+    Attributes:
+        seen: what was so in two looks, one after the other: nodes are asked in turn, and a guest may go on from one to
+            the other between two questions.
+        looks: how often both nodes, or the one that is left, have answered.
+    """
+
+    def __init__(self, site: GuestSite, *, live: bool = False) -> None:
         super().__init__(daemon=True)
-        self.site, self.seen, self.over = site, set[str](), threading.Event()
+        self.site, self.live, self.looks, self.over = site, live, 0, threading.Event()
+        self.seen: set[str] = set()
 
     def run(self) -> None:
         """Look until it is over."""
+        before: set[str] = set()
         while not self.over.wait(2):
-            try:
-                running = [node for node, state in self.site.guests_on().items() if state == "running"]
-                active = self.site.active_on(GUEST_DISK)
-            except Exception:  # noqa: BLE001, S112 - a node that is about to go does not answer
-                continue
-            if len(running) > 1:
-                self.seen.add(f"the guest runs on {' and '.join(running)}")
-            if len(active) > 1:
-                self.seen.add(f"its volume is active on {' and '.join(active)}")
+            now = self._look()
+            self.seen |= now & before
+            before = now
+
+    def _look(self) -> set[str]:
+        """Return what should not be."""
+        states, active = self.site.guests_on(), self.site.active_on(GUEST_DISK)
+        if "?" not in {*states.values(), *(node[-1:] for node in active)}:
+            self.looks += 1
+        running = [node for node, state in states.items() if state == "running"]
+        active = [node for node in active if not node.endswith("?")]
+        found = {f"the guest runs on {' and '.join(running)}"} if len(running) > 1 else set()
+        if len(active) > 1 and not self.live:
+            found.add(f"its volume is active on {' and '.join(active)}")
+        return found
 
 
 def _until(check: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
@@ -195,30 +221,68 @@ def attempt(site: GuestSite, name: str, chance: random.Random) -> dict[str, Any]
         The run for the record: ``fault``, ``node``, ``end``, ``seconds``, ``kept`` and ``wrong``, a list of texts.
     """
     _well(site)
-    node = site.runs_on()
-    before = site.count(node)
+    node, fault = site.runs_on(), FAULTS[name]
+    before, starts = site.count(node), _starts(site)
     case = Case(site, node, next(one for one in NODES if one != node), chance, before.boots)
-    watch, begun, wrong = Watch(site), time.monotonic(), list[str]()
+    watch, begun, wrong = Watch(site, live=fault.live), time.monotonic(), list[str]()
     watch.start()
     end = "nobody knows"
     try:
-        FAULTS[name].do(case)
-        end = _end(case, FAULTS[name].end)
+        fault.do(case)
+        end = _end(case, fault.end)
         seconds = time.monotonic() - begun
         _heal(case)
         _well(site)
-        after = site.count(site.runs_on())
-        if after.boots[: len(before.boots)] != before.boots or after.last < before.last:
-            wrong.append(f"the guest had counted to {before.last} and has {after.last}")
+        anew = {one for one, start in _starts(site).items() if start != starts[one]}
+        wrong += _unlike(case, fault, anew, before.last)
     except (LabError, AssertionError) as error:
         seconds = time.monotonic() - begun
         wrong.append(" ".join(str(error).split()))
-        _heal(case)
+        # What went wrong is written down, whatever comes of this; the next run would not begin.
+        try:
+            _heal(case)
+        except (LabError, AssertionError) as after:
+            wrong.append(f"it was not made well again: {after}")
     finally:
         watch.over.set()
-        watch.join(120)
+        watch.join(300)
     wrong += sorted(watch.seen)
+    if not watch.looks:
+        wrong.append("nobody has looked whether it ran twice")
     return {"fault": name, "node": node, "end": end, "seconds": round(seconds, 1), "kept": not wrong, "wrong": wrong}
+
+
+def _starts(site: GuestSite) -> dict[str, str]:
+    """Return what tells each node's start from others."""
+    return {node: site.machine(node).boot_id() for node in NODES}
+
+
+def _unlike(case: Case, fault: Fault, anew: set[str], last: int) -> list[str]:
+    """Return what a fault has come to that it must not come to, once all is well again.
+
+    Args:
+        case: the fault's case.
+        fault: what was done.
+        anew: the nodes that have started anew.
+        last: the guest's last number before.
+    """
+    place = case.site.runs_on()
+    after = case.site.count(place)
+    wrong = []
+    wanted: dict[str, list[set[str]]] = {
+        NODE: [{case.node}], OTHER: [{case.other}], EITHER: [{case.node}, {case.other}], NOBODY: [set()]
+    }  # fmt: skip
+    if anew not in wanted[fault.anew]:
+        wrong.append(f"{' and '.join(sorted(anew)) or 'nobody'} has started anew")
+    if after.boots[: len(case.boots)] != case.boots or after.last < last:
+        wrong.append(f"the guest had counted to {last} and has {after.last}")
+    # It starts once more where its node has failed, and nowhere else.
+    more = int(case.node in anew and not fault.live)
+    if len(after.boots) != len(case.boots) + more:
+        wrong.append(f"the guest has started {len(after.boots) - len(case.boots)} times instead of {more}")
+    if fault.end == STAYS and place != case.node:
+        wrong.append(f"the guest has gone to {place}")
+    return wrong
 
 
 def _end(case: Case, wanted: str) -> str:
@@ -228,7 +292,8 @@ def _end(case: Case, wanted: str) -> str:
         _until(lambda: case.node in site.unclean(case.other), "the node is lost")
         deadline = time.monotonic() + MSGWAIT + QUIET
         while time.monotonic() < deadline:
-            if site.guests_on() or site.active_on(GUEST_DISK):
+            said = [*site.guests_on().values(), *site.active_on(GUEST_DISK)]
+            if any(not word.endswith("?") for word in said) or case.node not in site.unclean(case.other):
                 raise LabError("the guest was recovered although its node could not be fenced")
             time.sleep(5)
         site.run(case.other, "stonith_admin", "--confirm", case.node)
@@ -238,6 +303,9 @@ def _end(case: Case, wanted: str) -> str:
         place = site.runs_on()
         return place in places and site.counts(place)
 
+    if wanted == STAYS:
+        # What might come of it takes monitors and fencing some time.
+        time.sleep(QUIET)
     _until(there, f"the guest counts on {' or '.join(places)}")
     return f"{GUEST} on {site.runs_on()}"
 

@@ -9,6 +9,7 @@ from typing import Any
 from cluster_site import Site, soon
 
 from lab.lab import Lab
+from lab.proc import CommandError
 from lab.vm import Machine
 
 NODES = ("hv1", "hv2")
@@ -53,9 +54,20 @@ class StorageSite(Site):  # type: ignore[misc]  # mypy looks at files of this fo
         return self.machine(node).is_running()
 
     def active_on(self, volume: str = VOLUME) -> list[str]:
-        """Return the nodes on which the kernel has a volume, whatever Pacemaker says."""
-        alive = [node for node in NODES if self.running(node)]
-        return [node for node in alive if self.lab.run(node, ["test", "-e", volume], check=False).returncode == 0]
+        """Return the nodes on which the kernel has a volume, whatever Pacemaker says; with ``?`` who does not say."""
+        found = []
+        for node in NODES:
+            code = self.asked(node, "test", "-e", volume)[0] if self.running(node) else 1
+            found += {0: [node], 1: []}.get(code, [f"{node}?"])
+        return found
+
+    def asked(self, node: str, *argv: str) -> tuple[int, str]:
+        """Run a command on a node that may be about to go; return its code and all that it said, or 255."""
+        try:
+            done = self.lab.run(node, list(argv), check=False, timeout=120)
+        except CommandError as error:
+            return 255, str(error)
+        return int(done.returncode), str(done.stdout + done.stderr)
 
     def holders(self) -> list[str]:
         """Return the nodes that have an exclusive lock of a volume."""
@@ -91,8 +103,7 @@ class StorageSite(Site):  # type: ignore[misc]  # mypy looks at files of this fo
         self.lab.hosts.wait_ssh(node, timeout=PATIENCE)
         other = next(one for one in NODES if one != node)
         soon(lambda: self.online(other) == set(NODES), PATIENCE, f"{node} is back")
-        soon(lambda: "VG vmdata" in self.run(node, "lvmlockctl", "--info", check=False) or self.locks(node), PATIENCE,
-             f"{node} has its daemon of locks")  # fmt: skip
+        soon(lambda: self.locks(node), PATIENCE, f"{node} has its daemon of locks")
 
     def locks(self, node: str) -> bool:
         """Whether a node's daemon of locks answers."""

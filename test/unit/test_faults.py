@@ -130,8 +130,9 @@ def test_a_broken_run_of_a_cluster_is_told():
 class Pair:
     """A cluster of two that is always well, and in which a guest can run twice."""
 
-    def __init__(self, twice=False, kept=5):
-        self.twice, self.kept, self.counted = twice, kept, 0
+    def __init__(self, twice=False, kept=5, boots=("boot",), silent=False, restarts=("hv2",)):
+        self.twice, self.kept, self.boots, self.silent, self.restarts = twice, kept, boots, silent, restarts
+        self.counted, self.starts = 0, {"hv1": 0, "hv2": 0}
         self.lab = type("Lab", (), {"hosts": type("Hosts", (), {"controller": "controller"})})()
 
     def run(self, *argv, **options):
@@ -143,7 +144,13 @@ class Pair:
     def unclean(self, node):
         return {"hv1"}
 
+    def killed(self, node):
+        for one in self.restarts:
+            self.starts[one] += 1
+
     def guests_on(self):
+        if self.silent:
+            return {"hv1": "running", "hv2": "?"}
         return {"hv1": "running", "hv2": "running"} if self.twice else {"hv1": "running"}
 
     def active_on(self, volume):
@@ -151,7 +158,7 @@ class Pair:
 
     def count(self, node):
         self.counted += 1
-        return guest_site.Count(5 if self.counted == 1 else self.kept, ("boot",))
+        return guest_site.Count(5, ("boot",)) if self.counted == 1 else guest_site.Count(self.kept, self.boots)
 
     def __getattr__(self, name):
         return {"runs_on": lambda: "hv1", "lock_of": lambda node: "ex"}.get(name, lambda *words: True)
@@ -160,18 +167,28 @@ class Pair:
 @pytest.fixture(name="attempted")
 def one_attempt(monkeypatch):
     class Machine:
+        def __init__(self, pair, node):
+            self.pair, self.node = pair, node
+
         def set_link(self, *, up):
             pass
 
+        def boot_id(self):
+            return f"{self.node} {self.pair.starts[self.node]}"
+
+        def qmp(self, command, **arguments):
+            return "Device 'disk0' not found\r\n"
+
     def attempt(pair, fault="idle node killed"):
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
-        monkeypatch.setattr(pair, "machine", lambda node: Machine(), raising=False)
+        monkeypatch.setattr(pair, "machine", lambda node: Machine(pair, node), raising=False)
         monkeypatch.setattr(pair, "lab", pair.lab)
         pair.lab.run = pair.run
         look = nodes.Watch.run
 
         def once(watch):
-            times = iter([False])
+            # What is seen twice, one after the other, counts.
+            times = iter([False, False])
             watch.over.wait = lambda seconds: next(times, True)
             look(watch)
 
@@ -189,6 +206,24 @@ def test_a_guest_that_goes_on_is_as_promised(attempted):
 def test_a_guest_on_two_nodes_and_one_that_has_lost_its_data_are_not(attempted):
     assert attempted(Pair(twice=True))["wrong"] == ["the guest runs on hv1 and hv2"]
     assert attempted(Pair(kept=3))["wrong"] == ["the guest had counted to 5 and has 3"]
+
+
+@pytest.mark.parametrize(
+    ("pair", "wrong"),
+    [
+        (Pair(boots=("boot", "again")), "the guest has started 1 times instead of 0"),
+        (Pair(restarts=("hv1", "hv2")), "hv1 and hv2 has started anew"),
+        (Pair(restarts=()), "nobody has started anew"),
+        (Pair(silent=True), "nobody has looked whether it ran twice"),
+    ],
+)
+def test_what_must_not_come_of_a_fault_is_told(attempted, pair, wrong):
+    assert wrong in attempted(pair)["wrong"]
+
+
+def test_a_fault_that_was_not_done_is_no_success(attempted):
+    run = attempted(Pair(), "disks cut")
+    assert (run["kept"], run["wrong"]) == (False, ["disk 0 was not taken away: Device 'disk0' not found"])
 
 
 def test_a_guest_that_comes_back_although_nobody_was_fenced_is_not(attempted):

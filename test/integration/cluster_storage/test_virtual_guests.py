@@ -12,6 +12,14 @@ from guest_site import DEFINITION, GUEST, GUEST_DISK, SECOND, SECOND_DISK, SPARE
 from storage_site import MSGWAIT, NODES, PATIENCE
 
 pytestmark = pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host")
+# Pulls the plug of the second guest once it is to be stopped.
+PULL = f"""
+until crm_resource --resource {SECOND} --meta --get-parameter target-role 2>/dev/null | grep -q Stopped; do
+  sleep 1
+done
+sleep 5
+virsh destroy {SECOND}
+"""
 
 
 class GuestCourse:
@@ -109,6 +117,7 @@ def test_the_fleet_moves_it_back(site):
     printed = site.run(site.lab.hosts.controller, "salt-run", "fleet.migrate", GUEST, check=False, timeout=PATIENCE)
     assert f"to {other}" in printed
     site.alone_on(other)
+    soon(lambda: site.counts(other), PATIENCE, "it counts")
     assert site.count(other).boots == before.boots
 
 
@@ -145,8 +154,10 @@ def test_it_gets_a_volume_and_gives_it_up_while_it_runs(site):
     assert failures(predicted) == failures(answers) == {}
     assert answers["hv1"]["cluster_cib"]["changes"] == predicted["hv1"]["cluster_cib"]["changes"]
     # It went on, and what it gets next time is beside it.
-    assert site.runs_on() == node
     soon(lambda: site.active_on(SPARE_DISK) == [node], PATIENCE, "its new volume is where it runs")
+    site.quiet(node)
+    assert site.runs_on() == node
+    soon(lambda: site.counts(node), PATIENCE, "it counts")
     assert site.count(node).boots == before.boots
     assert SPARE_DISK not in disks_of(site, node)
     site.call(node, "power_off", GUEST)
@@ -162,6 +173,7 @@ def test_it_gets_a_volume_and_gives_it_up_while_it_runs(site):
     boots, other = site.count(node).boots, other_than(node)
     assert site.call(node, "migrate", GUEST, other)["state"] == "running"
     soon(lambda: site.active_on(SPARE_DISK) == [other], PATIENCE, "the volume has come along")
+    soon(lambda: site.counts(other), PATIENCE, "it counts")
     assert site.count(other).boots == boots
     site.call(other, "power_off", GUEST)
     site.call(other, "start", GUEST)
@@ -197,6 +209,8 @@ def test_guests_that_leave_a_node_at_once_both_move_live(site):
 @pytest.mark.parametrize(("wish", "nodes"), [("anti_affinity", 2), ("affinity", 1)])
 def test_guests_run_apart_or_beside_each_other_as_declared(site, wish, nodes):
     places = {GUEST: site.runs_on(), SECOND: site.runs_on(SECOND)}
+    # The wish is not fulfilled yet.
+    assert len(set(places.values())) != nodes
     disks = {GUEST: GUEST_DISK, SECOND: SECOND_DISK}
     boots = {guest: site.count(places[guest], disk).boots for guest, disk in disks.items()}
     site.guest_declared(volumes=("spare", SECOND), guests={SECOND: SECOND_DISK}, ha={wish: [SECOND]})
@@ -207,6 +221,7 @@ def test_guests_run_apart_or_beside_each_other_as_declared(site, wish, nodes):
         return all(found) and len(set(found)) == nodes
 
     soon(apart, PATIENCE, f"{wish} is fulfilled")
+    site.quiet(site.runs_on())
     for guest, disk in disks.items():
         place = site.runs_on(guest)
         soon(lambda disk=disk, place=place: site.counts(place, disk), PATIENCE, f"{guest} counts")
@@ -219,9 +234,11 @@ def test_when_its_node_dies_it_runs_on_the_other_with_its_data(site):
     other = other_than(node)
     before = site.count(node)
     died = site.killed(node)
+    soon(lambda: site.unclean(other) == {node}, PATIENCE, f"{node} is lost")
+    lost = time.monotonic()
     soon(lambda: site.active_on(GUEST_DISK) == [other], PATIENCE, f"the guest's volume is on {other}")
     took = time.monotonic() - died
-    assert took > MSGWAIT
+    assert time.monotonic() - lost > MSGWAIT / 2
     soon(lambda: site.runs_on() == other, PATIENCE, f"the guest runs on {other}")
     ran = time.monotonic() - died
     soon(lambda: site.counts(other), PATIENCE, "it counts")
@@ -248,6 +265,9 @@ def test_a_guest_that_is_absent_goes_and_its_volume_stays(site):
     site.others["libvirt"]["guests"][SECOND]["ensure"] = "absent"
     site.write()
     predicted = site.highstate(*NODES, test=True)
+    # This guest knows no power button. The agent would end it five seconds before its time is over, which an emulated
+    # host may not keep; what is seen here is that Pacemaker was told to stop it first.
+    site.run(place, "systemd-run", "--unit=pulled", "sh", "-c", PULL)
     # As the documentation says: the bootstrap node first, which stops it and removes it from the cluster.
     done = {node: site.highstate(node)[node] for node in NODES}
     assert failures(predicted) == failures(done) == {}
@@ -256,8 +276,9 @@ def test_a_guest_that_is_absent_goes_and_its_volume_stays(site):
         assert rows[0] == rows[1] != {}
         assert site.run(one, "ls", "/etc/libvirt/cluster").split() == [f"{GUEST}.xml"]
     assert site.guests_on(SECOND) == {}
-    assert f'id="{SECOND}"' not in site.run("hv1", "cibadmin", "--query", "--scope", "resources")
+    resources = site.run("hv1", "cibadmin", "--query", "--scope", "resources")
+    assert (f'id="{GUEST}"' in resources, f'id="{SECOND}"' in resources) == (True, False)
     (place,) = site.active_on(SECOND_DISK)
     assert site.count(place, SECOND_DISK).last >= last
     assert site.count(node).boots == boots
-    assert changes(site.highstate(*NODES)) == {node: set() for node in NODES}
+    assert changes(site.converge(*NODES)) == {node: set() for node in NODES}
