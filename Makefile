@@ -13,11 +13,11 @@ OLDEST_STAMP := $(OLDEST)/.installed-$(shell cat requirements/oldest.lock tools/
 WEB_STAMP := web/node_modules/.installed-$(shell cat web/package-lock.json tools/make-web | sha256sum | cut -c1-16)
 WEB := nginx/files/usr/share/hypervisor-formula/web
 # Folders of Salt's loader may hold modules of the same name, so that each is checked by itself.
-MYPY_FOLDERS := $(wildcard lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden test/web test/integration test/faults network/files/usr/lib/hypervisor-formula saltapi/files/usr/lib/hypervisor-formula/master libvirt/files/usr/lib/hypervisor-formula/console cluster/files/usr/lib/ocf/resource.d/hypervisor)
+MYPY_FOLDERS := lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden test/web test/integration test/faults network/files/usr/lib/hypervisor-formula saltapi/files/usr/lib/hypervisor-formula/master libvirt/files/usr/lib/hypervisor-formula cluster/files/usr/lib/ocf/resource.d/hypervisor
 # Suites whose emulated machines need many minutes: "make slow" runs them.
 SLOW := test/integration/network test/integration/tunnels test/integration/cluster_storage
 FAULTS ?=
-SHELL_SCRIPTS := bootstrap .ci/run tools/have tools/make-venv tools/make-web tools/lint-shell tools/lock
+SHELL_SCRIPTS := bootstrap .ci/run tools/have tools/make-venv tools/make-web tools/lint-shell tools/lock lab/files/customize.sh lab/files/install-salt.sh lab/files/lab-init lab/vmfiles/first-boot $(wildcard lab/vmfiles/hooks/*.sh)
 PYTEST_WORKERS ?= 2
 
 .PHONY: help
@@ -106,8 +106,8 @@ yamllint: venv
 salt-lint: venv
 	@git ls-files -z --cached --others --exclude-standard '*.sls' | xargs -0 -r $(BIN)/salt-lint
 
-shell-lint:
-	@tools/lint-shell $(wildcard $(SHELL_SCRIPTS))
+shell-lint: venv
+	@tools/lint-shell $(SHELL_SCRIPTS)
 
 docs-check: venv
 	@$(BIN)/python -m tools.pillar_reference --check

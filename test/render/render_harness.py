@@ -38,7 +38,7 @@ HIDDEN = (
     (re.compile(r"^\s*- sls:", re.MULTILINE), "a requisite of a whole SLS hides what is needed"),
     (re.compile(r"^extend:", re.MULTILINE), "extend changes states of another file"),
 )
-LIVE_DATA = re.compile(r"\b(pillar\s*[\[.]|mine\.get|grains\.get\b)")
+LIVE_DATA = re.compile(r"\b(pillar\s*[\[.]|mine\.get|grains\s*[\[.])")
 
 
 def load(path: Path) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -25,6 +27,18 @@ PROMISED = {
     "AlmaLinux-9", "AlmaLinux-10", "Debian-12", "Debian-13", "Leap-15", "Leap-16", "Rocky Linux-9",
     "Ubuntu-22.04", "Ubuntu-24.04",
 }  # fmt: skip
+# Endings of what Salt renders; what has none is looked into.
+JINJA = (".sls", ".j2")
+OTHERS = (".png", ".pyc", ".html", ".js", ".css", ".woff2")
+
+
+def is_jinja(path: Path) -> bool:
+    """Say whether Salt renders a file of a formula."""
+    if not path.is_file() or path.suffix in JINJA:
+        return path.is_file()
+    if "files" not in path.parts or path.suffix in OTHERS:
+        return False
+    return re.search(r"\{[{%]", path.read_text(encoding="utf-8")) is not None
 
 
 def rendered_example() -> Any:
@@ -67,8 +81,17 @@ def test_every_sls_compiles_and_keeps_the_rules(make_host, system, pillar):
 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_the_sources_ask_for_nothing_but_the_configuration(formula):
-    paths = [*(ROOT / formula).rglob("*.sls"), *(ROOT / formula).rglob("*.j2")]
+    paths = [path for path in (ROOT / formula).rglob("*") if is_jinja(path)]
+    assert paths != []
     assert [line for path in paths for line in text_problems(path)] == []
+
+
+def test_programs_that_are_templates_are_python():
+    paths = [path for formula in FORMULAS for path in (ROOT / formula).rglob("*") if is_jinja(path)]
+    programs = {path: text for path in paths if (text := path.read_text(encoding="utf-8")).startswith("#!{{ python }}")}
+    assert {path.name for path in programs} == {"network-profile.j2", "shared_volume.py"}
+    for path, text in programs.items():
+        compile(text.replace("{{ python }}", "/usr/bin/python3"), path.name, "exec")
 
 
 @pytest.mark.parametrize("formula", FORMULAS)

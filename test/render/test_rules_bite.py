@@ -142,6 +142,8 @@ def test_a_template_that_leaves_jinja_behind_is_caught(make_host, tree):
         ("# x\n{{ salt['mine.get']('*', 'x') }}", "calls salt['mine.get']"),
         ("# x\n{{ pillar['kvm'] }}", "reads pillar["),
         ("# x\n{{ pillar.kvm }}", "reads pillar."),
+        ("# x\n{{ grains['os'] }}", "reads grains["),
+        ("# x\n{{ grains.get('os') }}", "reads grains."),
         ("# x\na:\n  b.c:\n    - require:\n      - sls: kvm\n", "a requisite of a whole SLS"),
         ("# x\nextend:\n  a: {}\n", "extend changes states of another file"),
     ],

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst"))]
 README = (ROOT / "README.rst").read_text(encoding="utf-8")
 LINK = re.compile(r"`[^`<]+ <([^>]+)>`_")
+IMAGE = re.compile(r"^\.\. image:: (\S+)", re.MULTILINE)
 STATES = sorted(
     f"{path.parent.name}.{path.stem}".removesuffix(".init")
     for init in ROOT.glob("*/init.sls")
@@ -20,7 +21,8 @@ STATES = sorted(
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    for target in LINK.findall(page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    for target in [*LINK.findall(text), *IMAGE.findall(text)]:
         assert (page.parent / target).exists(), f"{page.name} points to {target}"
 
 

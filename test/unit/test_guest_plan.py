@@ -119,7 +119,8 @@ def test_each_edit_is_seen_and_repaired_alone(old, new, changes, steps):
     found = plan(edited(old, new), **SAME)
     assert found.changes == {key: {"old": was, "new": to} for key, (was, to) in changes.items()}
     assert found.steps[-len(steps) :] == steps
-    assert all(step in steps or step[0] == "delete" for step in found.steps)
+    # A processor of another model takes what belonged to that along.
+    assert [step for step in found.steps if step not in steps and not step[1].startswith("./cpu/")] == []
 
 
 def test_the_order_of_devices_can_stand_with_the_devices():

@@ -112,7 +112,7 @@ def test_create_only_makes(made, ensure):
     "value", [b"x", {1, 2}, object(), float("nan"), float("inf"), ["x" * 300_000]], ids=lambda one: repr(one)[:20]
 )
 def test_what_is_no_plain_data_is_refused(made, value):
-    with pytest.raises(SaltInvocationError):
+    with pytest.raises(SaltInvocationError, match=r"a declaration holds texts|the declaration is longer than"):
         made.create("db", **GOOD, description=value)
     assert made.libvirt.calls == []
 

@@ -160,6 +160,13 @@ def deaths():
     return range(1, 23)
 
 
+def test_it_makes_no_more_changes_than_those_at_which_it_dies_below(host, course):
+    stage(course)
+    host.changes.clear()
+    assert course.run().state == "confirmed"
+    assert len(host.changes) < deaths().stop
+
+
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("moment", deaths())
 def test_wherever_the_applier_dies_its_unit_leaves_the_old_state_or_the_confirmed_one(host, course, moment, after):

@@ -7,4 +7,5 @@ echo "grub-pc grub-pc/install_devices_empty boolean true" | chroot "$1" debconf-
 # A list instead of all that might be needed makes the initramfs a fifth of the size.
 mkdir -p "$1/etc/initramfs-tools/conf.d"
 printf '%s\n' MODULES=list COMPRESS=zstd COMPRESSLEVEL=3 >"$1/etc/initramfs-tools/conf.d/lab"
+# shellcheck disable=SC2086 # names in one word, to be one on each line
 printf '%s\n' $LAB_INITRAMFS_MODULES >"$1/etc/initramfs-tools/modules"

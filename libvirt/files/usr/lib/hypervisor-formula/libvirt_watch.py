@@ -155,7 +155,8 @@ def _guest(connection: Any, key: str) -> dict[str, Any] | None:
         found["autostart"] = bool(found["persistent"] and guest.autostart())
         found["addresses"] = _leases(guest) if state == libvirt.VIR_DOMAIN_RUNNING else []
     except libvirt.libvirtError as error:
-        return _nothing(error)
+        _only_gone(error)
+        return None
     return found
 
 
@@ -174,7 +175,8 @@ def _pool(connection: Any, key: str) -> dict[str, Any] | None:
         pool = connection.storagePoolLookupByUUIDString(key)
         return {"xml": pool.XMLDesc(), "active": bool(pool.isActive())}
     except libvirt.libvirtError as error:
-        return _nothing(error)
+        _only_gone(error)
+        return None
 
 
 def _network(connection: Any, key: str) -> dict[str, Any] | None:
@@ -183,11 +185,12 @@ def _network(connection: Any, key: str) -> dict[str, Any] | None:
         network = connection.networkLookupByUUIDString(key)
         return {"xml": network.XMLDesc(), "active": bool(network.isActive())}
     except libvirt.libvirtError as error:
-        return _nothing(error)
+        _only_gone(error)
+        return None
 
 
-def _nothing(error: Any) -> None:
-    """Says that there is no such object; any other error is one of the connection."""
+def _only_gone(error: Any) -> None:
+    """Raises an error again, unless it says that there is no such object: any other one is of the connection."""
     if error.get_error_code() not in _GONE:
         raise error
 
