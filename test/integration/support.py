@@ -175,8 +175,15 @@ def migrate(lab: Lab, name: str, source: str, target: str, *options: str, check:
 
 
 def state_of(lab: Lab, host: str, name: str) -> str:
-    """Return a guest's state on a host, such as ``running``; empty when it isn't there."""
-    return str(lab.run(host, ["virsh", "domstate", name], check=False).stdout.strip())
+    """Return a guest's state on a host, such as ``running``; empty when libvirt says that it isn't there."""
+    done = lab.run(host, ["virsh", "domstate", name], check=False)
+    if done.returncode == 0:
+        return str(done.stdout.strip())
+    # A host or a daemon that does not answer knows nothing of the guest. A guest that goes between the two questions
+    # of virsh, for itself and for its state, is told in the second words.
+    gone = any(words in done.stderr for words in ("failed to get domain", "Domain not found"))
+    assert gone, f"{host} does not say where {name} is (return code {done.returncode}): {done.stderr}"
+    return ""
 
 
 def apply_states(

@@ -73,6 +73,19 @@ def test_names_that_salt_would_take_for_a_pattern(master, name):
     assert master["asked"] == []
 
 
+@pytest.mark.parametrize("name", ["root", "sudo_alice", "sudo_", "salt"])
+def test_whoever_owns_the_master_is_no_operator(master, name):
+    """Salt trusts these names; a directory may have a user called so, and even the right password opens nothing."""
+    master["backends"] = ["file", "pam", "ldap"]
+    Path(master["hashes"]).write_text(f"{name}:{hashed(PASSWORD)}\n")
+    assert login.auth(name, login.seal(name, PASSWORD)) is False
+    Path(master["hashes"]).write_text("")
+    assert login.auth(name, login.seal(name, PASSWORD)) is False
+    assert master["asked"] == []
+    # A name that only resembles it is anybody's.
+    assert login.auth(f"x{name}", login.seal(f"x{name}", PASSWORD)) is True
+
+
 @pytest.mark.parametrize("password", ["", "x" * 513, "a\0b"])
 def test_passwords_that_are_none(master, password):
     master["backends"] = ["ldap"]

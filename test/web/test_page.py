@@ -25,7 +25,11 @@ HOSTILE = [
     "\u202eevil\u202c \u0000 \u200fname",
     "a" * 300,
 ]
-VIEWS = ["/overview", "/issues", "/jobs", "/create", "/host/hv1", "/guest/0000-web1"]
+# Each view and its heading.
+VIEWS = {
+    "/overview": "Overview", "/issues": "Issues", "/jobs": "Jobs", "/create": "Create a guest", "/host/hv1": "hv1",
+    "/guest/0000-web1": "web1",
+}  # fmt: skip
 
 
 # ---- logging in ----
@@ -283,7 +287,12 @@ def test_a_screen_is_shown_and_takes_three_keys(look, site, faultless):
 def test_a_door_that_stays_shut_says_why_and_is_not_asked_for_for_ever(look, site):
     site.answers["wsproxy.start"] = {"success": False, "comment": "the guest has no screen"}
     page = look(at="/guest/0000-web1")
-    expect(page.get_by_role("alert").get_by_text("the guest has no screen")).to_be_visible()
+    why = page.get_by_role("alert").get_by_text("the guest has no screen")
+    expect(why).to_be_visible()
+    # Eight attempts, with 33 s between the first and the last.
+    expect(page.get_by_text("The console does not open.")).to_be_visible(timeout=60_000)
+    expect(why).to_be_visible()
+    assert len([one for one in site.asked if one["fun"] == "wsproxy.start"]) == 8
     assert site.opened == []
 
 
@@ -327,8 +336,9 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_window(look, site, faul
         "progress": [step("long-name-" * 20, "moving"), step("web1", "stays", against={"hv2": ["device: a card"]})],
     }  # fmt: skip
     page = look(width=width, height=700, dark=dark)
-    for view in VIEWS:
+    for view, heading in VIEWS.items():
         page.goto(f"{page.url.split('#')[0]}#{view}")
+        expect(page.get_by_role("heading", level=1)).to_have_text(heading)
         expect(page.get_by_role("heading", level=1)).to_have_count(1)
         faultless(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, view
@@ -345,10 +355,17 @@ def test_hostile_names_are_text(look, site):
     page = look()
     for name in HOSTILE[:5]:
         expect(page.get_by_role("link", name=name, exact=True).first).to_be_visible()
-    for view in [*VIEWS, "/host/hv2", "/guest/hostile-0", "/guest/hostile-1", f"/host/{HOSTILE[0]}"]:
+    hostile = {"/host/hv2": "hv2", "/guest/hostile-0": HOSTILE[0], "/guest/hostile-1": HOSTILE[1]}
+    foreign = "main img, main svg, main script, main iframe"
+    for view, heading in {**VIEWS, **hostile}.items():
         page.goto(f"{page.url.split('#')[0]}#{view}")
+        # The view before it had another one.
+        expect(page.get_by_role("heading", level=1)).to_have_text(heading)
         expect(page.get_by_role("main")).to_be_visible()
-        assert page.locator("main img, main svg, main script, main iframe").count() == 0
+        assert page.locator(foreign).count() == 0
+    page.goto(f"{page.url.split('#')[0]}#/host/{HOSTILE[0]}")
+    expect(page.get_by_text(f"There is no host {HOSTILE[0]} that you may see.")).to_be_visible()
+    assert page.locator(foreign).count() == 0
     assert page.title().endswith("Hypervisors")
 
 

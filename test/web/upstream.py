@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import itertools
 import json
 import queue
 import socket
@@ -70,6 +71,8 @@ class Site:
         }  # fmt: skip
         self.revision = 1
         self.tokens: set[str] = set()
+        # No token comes twice, so that one that has expired stays so.
+        self.logins = itertools.count()
         self.asked: list[dict[str, Any]] = []
         self.streams: list[queue.Queue[bytes | None]] = []
         self.down = False
@@ -224,7 +227,7 @@ class Handler(BaseHTTPRequestHandler):
             if request["password"] != "right":
                 self.answer(b'{"error": "no"}', status=401)
                 return
-            token = f"token{len(self.site.tokens)}"
+            token = f"token{next(self.site.logins)}"
             self.site.tokens.add(token)
             self.answer(json.dumps({"return": [{"token": token, "user": request["username"]}]}).encode())
         elif not self.refused():

@@ -123,6 +123,9 @@ def drifting(hv):
 def test_an_edited_definition_is_repaired_and_nothing_else_in_it(hv, drifting, what):
     name, declaration = drifting
     script, expected = DRIFT[what]
+    # What the guest has on its disk, so that an empty one in its place would be seen.
+    disk = f"{FOLDER}/{name}_system.qcow2"
+    hv.run(HOST, ["qemu-io", "-c", "write -P 0x5a 1M 3M", disk])
     before = domain(hv, name, "--inactive")
     edit = ["env", f"EDITOR=sed -i -e \"{script}\" -e 's/<on_crash>.*</<on_crash>restart</'", "virsh", "edit", name]
     hv.run(HOST, edit)
@@ -136,6 +139,11 @@ def test_an_edited_definition_is_repaired_and_nothing_else_in_it(hv, drifting, w
         assert ET.tostring(after.find(path)).strip() == ET.tostring(before.find(path)).strip(), path
     assert len(after.findall("devices/disk")) == len(after.findall("devices/interface")) == 1
     assert after.find("devices/graphics/listen").get("type") == "socket"
+    assert after.find("devices/disk/source").get("file") == before.find("devices/disk/source").get("file") == disk
+    for path, key in (("target", "dev"), ("target", "bus"), ("driver", "type"), ("driver", "cache")):
+        assert after.find(f"devices/disk/{path}").get(key) == before.find(f"devices/disk/{path}").get(key), key
+    kept = hv.run(HOST, ["qemu-io", "-r", "-c", "read -P 0x5a 1M 3M", disk])
+    assert "verification failed" not in kept.stdout + kept.stderr
 
 
 def test_a_repaired_guest_is_left_alone(hv, drifting):
@@ -260,7 +268,8 @@ def test_the_state_file_of_a_seed(hv):
         assert {name: set(row["changes"]) for name, row in predicted.items()} == {
             name: set(row["changes"]) for name, row in done.items()
         }
-        assert not any(row["changes"] for row in call(hv, "state.apply", "gt_vm").values())
+        again = call(hv, "state.apply", "gt_vm")
+        assert {name: (row["result"], row["changes"]) for name, row in again.items()} == dict.fromkeys(done, (True, {}))
         live = domain(hv, "gt-srv01")
         assert live.find("devices/interface/mac").get("address") == "2a:c3:a7:a6:01:04"
         assert live.find("devices/disk/source").get("file") == "/var/lib/gt-vms/gt-srv01_system.qcow2"

@@ -1,6 +1,7 @@
 """Root of a listed host reaches root of the others by ssh, and nobody gets in, or in another's name."""
 
 import json
+import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,35 +16,55 @@ OURS = "/etc/ssh/hypervisor"
 DROP_INS = ("/etc/ssh/ssh_config.d/10-hypervisor.conf", "/etc/ssh/sshd_config.d/10-hypervisor.conf")
 SERVED = "/srv/salt/hypervisor-hostkeys"
 KNOWN, AUTHORIZED = f"{OURS}/known_hosts", f"{OURS}/authorized_keys"
-# What a program of a host's root can say to the master: here, that it is another host.
+MASTER_LOG = "/var/log/salt/master"
+CONTROL = "/var/log/hypervisor-lab-control"
+# What a program of a host's root can say to the master: that it is whom the last argument names. Salt's own client
+# would put the true id in its place.
 FORGED = """
 import json, sys
 import salt.channel.client, salt.config
 opts = salt.config.minion_config("/etc/salt/minion")
 opts["master_uri"] = "tcp://" + sys.argv[1] + ":4506"
-key = sys.argv[2]
-load = {"cmd": "minion_pub", "fun": "host_keys.deposit", "arg": [key, [key]], "tgt": "controller",
-        "tgt_type": "glob", "ret": "", "tmo": 5, "form": "clean", "id": "hv1", "no_parse": []}
+key, claimed = sys.argv[2:]
+class Load(dict):
+    def __setitem__(self, name, value):
+        if name != "id":
+            super().__setitem__(name, value)
+load = Load(cmd="minion_pub", fun="host_keys.deposit", arg=[key, [key]], tgt="controller", tgt_type="glob",
+            ret="", tmo=5, form="clean", id=claimed, no_parse=[])
 with salt.channel.client.ReqChannel.factory(opts) as channel:
-    print(json.dumps(channel.send(load, tries=1, timeout=5)))
+    print(json.dumps(channel.send(load, tries=1, timeout=30)))
 """
-# Looks for a text, on standard input, in what Salt keeps of jobs and writes to logs, and in the file tree.
+# Looks for texts, on standard input, in what Salt keeps of jobs and writes to logs, and in the file tree; prints the
+# places of each. Folders that are named must be there; of the others what there is. What vanishes meanwhile and
+# sockets hold nothing; whatever else cannot be read is an error.
 SEARCH = """
-import os, subprocess, sys
+import errno, json, os, subprocess, sys
 words = [word.encode() for word in sys.stdin.read().split("|")]
-found = []
-roots = "/var/cache/salt/master/jobs /var/cache/salt/minion /var/log /run/log /srv/salt /srv/formula"
-for root in roots.split():
-    for folder, _, names in os.walk(root):
+found = [[] for _ in words]
+def note(place, data):
+    for word, places in zip(words, found):
+        if word in data:
+            places.append(place)
+def judge(error):
+    if error.errno not in (errno.ENOENT, errno.ENXIO):
+        raise error
+for root in sys.argv[1:]:
+    os.listdir(root)
+others = {"/var/cache/salt/master/jobs", "/run/log", "/srv/salt", "/srv/formula"}
+for root in sorted(others.union(sys.argv[1:])):
+    for folder, _, names in os.walk(root, onerror=judge):
         for name in names:
             try:
-                data = open(os.path.join(folder, name), "rb").read()
-            except OSError:
-                continue
-            found += [os.path.join(folder, name) for word in words if word in data]
-log = subprocess.run(["journalctl", "--no-pager", "--output=cat"], capture_output=True, check=False).stdout
-print(found + ["journal" for word in words if word in log])
+                with open(os.path.join(folder, name), "rb") as file:
+                    note(file.name, file.read())
+            except OSError as error:
+                judge(error)
+note("journal", subprocess.run(["journalctl", "--no-pager", "--output=cat"], stdout=subprocess.PIPE, check=True).stdout)
+print(json.dumps(found))
 """
+SEARCHED = ("/var/cache/salt/minion", "/var/log")
+SEARCHED_ON_MASTER = (*SEARCHED, "/var/cache/salt/master/jobs", "/srv/salt", "/srv/formula")
 
 
 def listed(lab, **more):
@@ -89,6 +110,32 @@ def green(answers):
 def reach(lab, source, target, *options):
     """Log in from one host to another as nobody would type it: no options, no questions."""
     return lab.run(source, ["ssh", "-o", "BatchMode=yes", *options, target, "hostname"], check=False, timeout=30)
+
+
+def files(lab, host):
+    """Return the digest, mode and owner of each file that is ours on a host."""
+    names = f"{OURS}/* {' '.join(DROP_INS)}"
+    return lab.run(host, ["sh", "-ec", f"sha256sum {names}; stat -c '%n %a %U' {names}"]).stdout
+
+
+def mentioned(lab, host, *texts):
+    """Return the places on a host where texts stand that may stand nowhere.
+
+    A word that stands in a file and in the journal has to be found, or else the search itself is broken.
+    """
+    word = f"control-{secrets.token_hex(8)}"
+    arrived = f"until journalctl --no-pager --output=cat | grep -q {word}; do sleep 0.2; done"
+    lab.run(host, ["tee", CONTROL], stdin=word)
+    try:
+        lab.run(host, ["systemd-cat", "echo", word])
+        lab.run(host, ["sh", "-c", arrived], timeout=30)
+        roots = SEARCHED_ON_MASTER if host == "controller" else SEARCHED
+        done = lab.run(host, ["python3", "-c", SEARCH, *roots], stdin="|".join([word, *texts]))
+    finally:
+        lab.run(host, ["rm", CONTROL])
+    control, *found = json.loads(done.stdout)
+    assert {CONTROL, "journal"} <= set(control), (host, control)
+    return sorted({place for places in found for place in places})
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +206,7 @@ def test_a_key_is_good_from_its_own_address_only(lab, linked):
     ids=["first", "second"],
 )
 def test_what_is_altered_is_seen_and_repaired_alone(lab, linked, spoil):
+    before = files(lab, "hv1")
     for _, command in spoil.values():
         lab.run("hv1", ["sh", "-c", command])
     expected = {name: {item} for name, (item, _) in spoil.items()}
@@ -171,33 +219,64 @@ def test_what_is_altered_is_seen_and_repaired_alone(lab, linked, spoil):
         foreseen = expected
     assert changes(applied(lab, "test=True", hosts=["hv1"])["hv1"]) == foreseen
     assert changes(green(applied(lab, hosts=["hv1"]))["hv1"]) == expected
+    assert files(lab, "hv1") == before
     assert reach(lab, "hv2", "hv1").returncode == 0
 
 
 def test_no_host_hands_in_a_key_in_anothers_name(lab, linked):
+    def kept(host):
+        return lab.run("controller", ["cat", f"{SERVED}/{host}.json"]).stdout
+
+    def refusals():
+        """Count the master's words on requests of hv2 that said hv1."""
+        words = "Request id mismatch. Found 'hv1' but expected 'hv2'"
+        done = lab.run("controller", ["grep", "-cF", words, MASTER_LOG], check=False)
+        assert done.returncode in (0, 1), done.stderr
+        return int(done.stdout)
+
+    def claim(host):
+        """Let hv2 say in the request itself which host it is."""
+        argv = ["/opt/saltstack/salt/bin/python", "-c", FORGED, lab.hosts.addresses["controller"], key, host]
+        return lab.run("hv2", argv, check=False, timeout=120)
+
     key = lab.run("hv2", ["cut", "-d ", "-f1,2", f"{OURS}/id_ed25519.pub"]).stdout.strip()
-    served = ["cat", f"{SERVED}/hv1.json"]
-    before = lab.run("controller", served).stdout
+    true = json.loads(kept("hv2"))
+    before = kept("hv1")
+    assert true["host"] != [key], "what is handed in below would not show"
 
     def publish(host, target, arguments):
         argv = ["salt-call", "--out=json", "--log-level=quiet", "publish.publish", target, "host_keys.deposit"]
         done = lab.run(host, [*argv, f"arg={json.dumps(arguments)}", "timeout=20"], check=False, timeout=60)
         return json.loads(done.stdout)["local"]
 
+    # It says in the request itself that it is hv1: the master refuses, and nothing is kept of anybody.
+    refused_before = refusals()
+    done = claim("hv1")
+    assert done.returncode != 0, done.stdout
+    time.sleep(3)
+    assert refusals() > refused_before, done.stderr
+    assert (kept("hv1"), json.loads(kept("hv2"))) == (before, true)
+    # The same request under its own name is heard.
+    done = claim("hv2")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["minions"] == ["controller"]
+    deadline = time.monotonic() + 30
+    while json.loads(kept("hv2")) != {"user": key, "host": [key]}:
+        assert time.monotonic() < deadline, "the request was not heard"
+        time.sleep(0.5)
+    assert kept("hv1") == before
     # It says in an argument that it is hv1: the master says that it is not.
     assert publish("hv2", "controller", [key, [key], "__pub_id=hv1"]) == {"controller": {"stored": "hv2"}}
-    # It says so in the request itself: that counts for nothing, what is kept of hv1 stays.
-    argv = ["/opt/saltstack/salt/bin/python", "-c", FORGED, lab.hosts.addresses["controller"], key]
-    lab.run("hv2", argv, check=False, timeout=60)
-    time.sleep(3)
-    assert lab.run("controller", served).stdout == before
+    assert kept("hv1") == before
     # A host keeps nothing for others, and what is no key is not kept.
     assert "bootstrap pki" in publish("hv2", "hv1", [key, [key]])["hv1"]["error"]
     refused = publish("hv2", "controller", [key, [f"{key}\nevil {key}"]])
     assert "no public key" in refused["controller"]["error"]
     # A minion that is not one of the hosts is not let through.
     assert publish("controller", "controller", [key, [key]]) in ({}, None)
-    assert lab.run("controller", served).stdout == before
+    # A time-out gives an empty answer too, so what would have been kept must not be there.
+    assert lab.run("controller", ["test", "-e", f"{SERVED}/controller.json"], check=False).returncode == 1
+    assert kept("hv1") == before
     # What it handed in for itself is put right by its own next run.
     assert changes(green(applied(lab, hosts=["hv2"]))["hv2"]) == {"kvm_hostkeys_published": {"published"}}
 
@@ -254,8 +333,7 @@ def test_a_key_of_pillar_is_used_and_shown_nowhere(lab, linked):
         assert body not in json.dumps(first)
         for host in ("controller", *HOSTS):
             # The body of this key, and the head of any.
-            found = lab.run(host, ["python3", "-c", SEARCH], stdin=f"{body}|PRIVATE KEY-----").stdout
-            assert json.loads(found.replace("'", '"')) == [], host
+            assert mentioned(lab, host, body, "PRIVATE KEY-----") == [], host
         assert body not in lab.run("controller", ["salt", "hv2", "pillar.items"]).stdout
     with pillar(lab, common=listed(lab)):
         # Without the key in pillar what is there stays: it is this host's own now.

@@ -223,8 +223,11 @@ def test_a_guest_is_created_with_its_disk_and_deleted_with_it(lab):
         assert gone["value"]["disks_deleted"] == [disk]
         for path in (disk, "/tmp/pwned"):
             assert lab.run("hv1", ["test", "-e", path], check=False).returncode == 1
+        # Of a guest that was refused nothing is there: no definition, and no file that was begun.
+        assert "thief" not in lab.run("hv1", ["virsh", "list", "--all", "--name"]).stdout.split()
+        assert [name for name in lab.run("hv1", ["ls", "-A", IMAGES]).stdout.split() if "thief" in name] == []
     finally:
-        ends(lab, NAME)
+        ends(lab, NAME, "thief")
 
 
 @pytest.fixture
@@ -407,10 +410,12 @@ def test_hostile_arguments_are_refused(lab, settled):
         "resize",
         "migrate",
     )
-    rows = [[function, [word], {}] for function in functions for word in HOSTILE]
+    # Without what these need besides they would be refused whatever the name is.
+    more = {"resize": [2], "migrate": ["hv2"]}
+    rows = [[function, [word, *more.get(function, [])], {}] for function in functions for word in HOSTILE]
     rows += [["migrate", [settled, word], {}] for word in HOSTILE]
     rows += [["delete", [settled], {"disks": word}] for word in HOSTILE if word is not None]
-    rows += [[function, [settled], {"--force": True}] for function in functions]
+    rows += [[function, [settled, *more.get(function, [])], {"--force": True}] for function in functions]
     rows += [["guests", ["--all"], {}], ["stats", [], {"uri": "qemu+ssh://evil/system"}], ["host_info", [1], {}]]
     before = lab.run("hv1", ["virsh", "list", "--all", "--uuid", "--name"]).stdout
     done = lab.run("hv1", [PYTHON, "-c", CALLER], stdin=json.dumps(rows), timeout=300)

@@ -59,10 +59,12 @@ def test_programs(host, program):
 def test_qemu_conf_holds_the_pillar_and_nothing_else(host):
     file = host.file(QEMU_CONF)
     assert (file.user, file.group, file.mode) == ("root", "root", 0o600)
-    found = settings(host, QEMU_CONF)
-    assert found["vnc_auto_unix_socket"] == "1"
-    assert found["migrate_tls_force"] == "1"
-    assert found["migrate_tls_x509_verify"] == "1"
+    # Neither the suite's pillar nor the lab's has a word of its own: these are the formula's defaults.
+    assert settings(host, QEMU_CONF) == {
+        "vnc_auto_unix_socket": "1",
+        "migrate_tls_force": "1",
+        "migrate_tls_x509_verify": "1",
+    }
 
 
 def test_libvirt_reads_qemu_conf(host):

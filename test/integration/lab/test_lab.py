@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,12 @@ from lab.proc import LabError, run
 from lab.state import CACHE, CHECKOUT, Paths
 
 SMALL = ("--hosts", "controller", "--no-highstate")
+# Waits until a minion is at a highstate that has begun since: it keeps a file for each job that it is at.
+AT_WORK = """
+until find /var/cache/salt/minion/proc -type f -newermt "$1" -exec grep -l state.highstate {} + | grep -q .; do
+  sleep 0.1
+done
+"""
 
 
 def command(*words):
@@ -110,8 +117,11 @@ def test_interrupted_and_run_again(spare, sent, after):
     argv = ["env", "--default-signal=INT", *command("up", "--name", spare, *SMALL)]
     with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT) as process:
         time.sleep(after)
+        assert process.poll() is None, "it has ended before it could be interrupted"
         process.send_signal(sent)
         _, printed = process.communicate(timeout=60)
+    if sent == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL, printed
     if sent == signal.SIGINT:
         assert process.returncode == 130, printed
         assert "run the same command again" in printed
@@ -176,9 +186,11 @@ def test_a_port_that_is_taken_is_named(lab):
 @pytest.mark.long
 def test_a_master_killed_during_a_highstate(lab):
     """The run is lost, nothing else is: the master comes back by itself and the next run is green."""
-    argv = [*lab.hosts.ssh_argv("controller"), "--", "salt", "*", "state.highstate"]
+    argv = [*lab.hosts.ssh_argv("controller"), "--", shlex.join(["salt", "*", "state.highstate"])]
+    begun = time.time()
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        time.sleep(1.5)
+        lab.run("hv1", ["sh", "-c", AT_WORK, "sh", f"@{begun:.3f}"], timeout=60)
+        assert process.poll() is None, "the highstate is over already"
         lab.run("controller", ["systemctl", "kill", "--kill-whom=all", "--signal=KILL", "salt-master"])
         process.wait(timeout=180)
     lab.run("controller", ["sh", "-c", "until systemctl is-active --quiet salt-master; do sleep 0.2; done"], timeout=60)
@@ -225,7 +237,12 @@ def test_image_build_that_is_killed_leaves_nothing(tmp_path):
     mounts = len(Path("/proc/self/mountinfo").read_text().splitlines())
     with subprocess.Popen([sys.executable, "-c", code, str(target), str(tmp_path / "log")], cwd=CHECKOUT) as process:
         time.sleep(8)
+        begun = building(tmp_path)
+        assert process.poll() is None, "it has ended before it could be killed"
         process.kill()
+    assert process.returncode == -signal.SIGKILL
+    # Something was there that could have been left.
+    assert [words for words in begun if "mmdebstrap" in words], begun
     deadline = time.monotonic() + 20
     while (running := building(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.2)

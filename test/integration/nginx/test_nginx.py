@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-# Runs on the host: asks nginx under one of its names, and believes the authority for the web alone.
+# Runs on the host: asks nginx where one of its names leads, for a host, and believes the authority for the web alone.
 CLIENT = """
 import http.client, json, ssl, sys
-name, path = sys.argv[1:]
+name, path, asked = sys.argv[1:]
 believed = ssl.create_default_context(cafile="/etc/pki/web/ca-cert.pem")
 connection = http.client.HTTPSConnection(name, timeout=60, context=believed)
-connection.request("GET", path)
+connection.request("GET", path, headers={"Host": asked})
 answer = connection.getresponse()
 print(json.dumps([answer.status, dict(answer.getheaders())]))
 """
@@ -49,6 +49,8 @@ def test_keys_are_closed_and_the_certificate_is_of_the_authority_for_the_web(hos
     assert "server-key.pem" in host.run("ls /etc/pki/web").stdout
     verified = host.run("openssl verify -CAfile /srv/salt/hypervisor-pki/web.crt /etc/pki/web/server-cert.pem")
     assert verified.rc == 0, verified.stderr
+    # An authority that is not there would verify nothing either.
+    assert host.run("test -s /srv/salt/hypervisor-pki/libvirt.crt").rc == 0
     assert host.run("openssl verify -CAfile /srv/salt/hypervisor-pki/libvirt.crt /etc/pki/web/server-cert.pem").rc != 0
 
 
@@ -62,9 +64,16 @@ def test_all_other_files_are_the_distributions(host):
 
 def test_it_answers_by_its_name_and_to_no_other(host):
     name = name_of(host)
-    done = host.run("python3 -c %s %s /api/run", CLIENT, name)
+    done = host.run("python3 -c %s %s /api/run %s", CLIENT, name, name)
     assert done.rc == 0, done.stderr
     status, headers = json.loads(done.stdout)
     assert status == 405
     assert headers["Server"] == "nginx"
     assert headers["Strict-Transport-Security"].startswith("max-age=")
+    # The page's own server refuses the method there and says more: this is the one for other names.
+    done = host.run("python3 -c %s %s /api/run elsewhere.example", CLIENT, name)
+    assert done.rc == 0, done.stderr
+    status, headers = json.loads(done.stdout)
+    assert status == 404
+    assert headers["Server"] == "nginx"
+    assert "Strict-Transport-Security" not in headers

@@ -69,7 +69,8 @@ def test_what_a_minion_sends_adds_nothing(api, lab):
     new = {"jid": job, "user": "anna", "fun": "hypervisor.delete", "arg": ["web"], "tgt": ["hv1"], "minions": ["hv1"]}
     done = {"jid": job, "id": "hv1", "fun": "hypervisor.delete", "return": True, "retcode": 0, "success": True}
     for tag, data in ((f"salt/job/{job}/new", new), (f"salt/job/{job}/ret/hv1", done)):
-        lab.run("hv2", ["salt-call", "--out=quiet", "event.fire_master", json.dumps(data), tag], timeout=90)
+        argv = ["salt-call", "--out=json", "--log-level=quiet", "event.fire_master", json.dumps(data), tag]
+        assert json.loads(lab.run("hv2", argv, timeout=90).stdout) == {"local": True}
     # A job that is real, so that the thread has looked since.
     assert api.outcome(api.run("anna", "hypervisor.start", "hv1", "no-such-guest"))["ok"] is False
     assert not [row for row in since(api, before) if "20260101000000000001" in json.dumps(row)]

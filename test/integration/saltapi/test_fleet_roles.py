@@ -38,7 +38,8 @@ def who_sees_it(api, lab, job):
     assert (step["guest"], step["step"], step["from"], step["to"]) == (NAME, "moved", "hv1", "hv2")
     forged = {"jid": job, "user": "vera", "function": "fleet.migrate", "guest": "forged", "from": "hv1", "to": "hv2"}
     for tag in (f"hypervisor/fleet/{job}/moved", f"hypervisor/fleet/{job[:-1]}0/moving"):
-        lab.run("hv2", ["salt-call", "--out=quiet", "event.fire_master", json.dumps(forged), tag], timeout=90)
+        argv = ["salt-call", "--out=json", "--log-level=quiet", "event.fire_master", json.dumps(forged), tag]
+        assert json.loads(lab.run("hv2", argv, timeout=90).stdout) == {"local": True}
     seen = inventory.snapshot("ines")["jobs"]
     assert seen[job] == mine
     assert "forged" not in json.dumps(seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import uuid
@@ -94,8 +95,13 @@ def test_it_listens_on_loopback_alone_in_a_sandbox(inventory):
     assert host.check_output("systemctl show hypervisor-inventory -p User --value") == "hypervisor-inventory"
     pid = host.check_output("systemctl show hypervisor-inventory -p MainPID --value")
     # No card but its own loopback, no capability, and none of the master's files.
-    assert host.check_output("nsenter --net=/proc/%s/ns/net ls /sys/class/net", pid)
-    assert host.check_output("nsenter --net=/proc/%s/ns/net ip -brief link", pid).split()[0] == "lo"
+    own, others = (host.check_output("readlink /proc/%s/ns/net", one) for one in (pid, "1"))
+    assert own != others
+    printed = host.check_output("nsenter --net=/proc/%s/ns/net ip -brief link", pid)
+    links = [line.split() for line in printed.splitlines()]
+    assert links[0][0] == "lo"
+    # Kernels may put a tunnel such as gre0 into every namespace: it is down, and nobody here can change that.
+    assert {link[0] for link in links if "UP" in link[-1].strip("<>").split(",")} <= {"lo"}, printed
     lines = host.file(f"/proc/{pid}/status").content_string.splitlines()
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     assert (int(status["CapEff"], 16), status["NoNewPrivs"]) == (0, "1")
@@ -105,6 +111,17 @@ def test_it_listens_on_loopback_alone_in_a_sandbox(inventory):
     for path in ("salt/pki/master/master.pem", "salt/hypervisor-api.users", "salt/master.d/hypervisor-api.conf"):
         assert host.run(f"{as_it} cat /etc/{path}").rc != 0
     assert host.run(f"{as_it} touch /var/lib/hypervisor-inventory/x").rc != 0
+    # Modes refuse all of that already. For root they count nothing: what refuses here is the sandbox.
+    inside = f"nsenter --mount=/proc/{pid}/ns/mnt env LC_ALL=C"
+    assert host.check_output(f"{inside} ls -A /var/lib/hypervisor-inventory")
+    for path in ("/etc/salt", "/var/cache/salt", "/var/log/salt"):
+        assert host.check_output(f"ls -A {path}")
+        assert host.run(f"{inside} ls -A {path}").stdout == "", path
+    written = "/etc/test-of-the-sandbox"
+    done = host.run(f"{inside} touch {written}")
+    assert host.run(f"touch {written} && rm {written}").rc == 0
+    assert done.rc != 0
+    assert "Read-only file system" in done.stderr
 
 
 def test_only_a_token_opens_it_and_it_answers_no_more_than_it_must(inventory):
@@ -141,6 +158,29 @@ def test_it_equals_virsh_and_each_sees_their_own(inventory, telling):
     assert (host["live"], host["cpus"] > 0, host["memory_mib"] > host["memory_used_mib"] > 0) == (True, True, True)
     for name in ("hv1", "hv2"):
         equals(telling, inventory, name)
+
+
+@needs_lab
+def test_a_guest_that_is_there_is_shown_to_whom_its_host_is_shown(inventory, telling):
+    """Of an empty table nobody could see too much: the guest is there when others look."""
+    numbers = {}
+    try:
+        for host in ("hv1", "hv2"):
+            numbers[host] = define(telling, host)
+        for host, number in numbers.items():
+            equals(telling, inventory, host)
+            assert number in inventory.seen("ines", host)["guests"]
+        less = json.dumps(inventory.snapshot("vera")["guests"])
+        assert numbers["hv1"] in less
+        assert numbers["hv2"] not in less
+        nothing = inventory.snapshot("noone")
+        assert [nothing[kind] for kind in ("hosts", "guests", "pools", "networks")] == [{}] * 4
+    finally:
+        for host, number in numbers.items():
+            telling.run(host, ["virsh", "undefine", number])
+    # The tests behind this one compare with what is there now.
+    for host in numbers:
+        equals(telling, inventory, host)
 
 
 @needs_lab
@@ -304,6 +344,8 @@ def felt(lab, inventory, where, command):
     """Make something go wrong, and a guest go away behind it; return the seconds until the inventory has the truth."""
     number = define(lab, "hv1")
     try:
+        # If it had never been there, nothing would have to be seen of its end.
+        equals(lab, inventory, "hv1")
         undefine = f"virsh --quiet undefine {number}"
         if where == "hv1" and "{act}" in command:
             lab.run(where, ["sh", "-c", command.format(act=undefine)], timeout=120)

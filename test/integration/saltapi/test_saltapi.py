@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+import yaml
 from saltapi_client import PASSWORDS, PORT, request
 
 PYTHON = "/opt/saltstack/salt/bin/python"
@@ -49,11 +50,21 @@ def test_its_files_are_closed(master, path):
 
 def test_salt_knows_named_functions_alone(master):
     text = master.file("/etc/salt/master.d/hypervisor-api.conf").content_string
-    allowed = re.findall(r"^ *- (\^.*)$", text, re.MULTILINE)
-    assert len(allowed) > 20
-    assert not [one for one in allowed if not re.fullmatch(r"\^(hypervisor|fleet|wsproxy)\\\.[a-z_]+\$", one)]
-    # The runner never stands alone: a list of functions follows.
-    assert not re.findall(r"@(?!runner:\n +- \^fleet)", text.replace("L@", "").replace("'", ""))
+    external = yaml.safe_load(text)["external_auth"]
+    assert set(external) == {"hypervisor"}
+    people = external["hypervisor"]
+    assert set(people) >= set(PASSWORDS)
+    # A function that stands alone, without hosts, would be allowed on all of them: it has no items.
+    rows = [row for given in people.values() for entry in given for row in entry.items()]
+    assert len([one for _, functions in rows for one in functions]) > 20
+    for target, functions in rows:
+        # Hosts by their names, and of the master's own the runner alone.
+        assert target == "@runner" or re.fullmatch(r"L@[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*", target), target
+        # Nor is there a text, of which Salt takes each letter, or nothing.
+        assert isinstance(functions, list)
+        of = "fleet" if target == "@runner" else "(hypervisor|wsproxy)"
+        assert functions
+        assert not [one for one in functions if not re.fullmatch(rf"\^{of}\\\.[a-z_]+\$", one)]
 
 
 @pytest.mark.parametrize("user", PASSWORDS)
