@@ -411,7 +411,7 @@ def test_hostile_arguments_are_refused(lab, settled):
         "migrate",
     )
     # Without what these need besides they would be refused whatever the name is.
-    more = {"resize": [2], "migrate": ["hv2"]}
+    more: dict[str, list[object]] = {"resize": [2], "migrate": ["hv2"]}
     rows = [[function, [word, *more.get(function, [])], {}] for function in functions for word in HOSTILE]
     rows += [["migrate", [settled, word], {}] for word in HOSTILE]
     rows += [["delete", [settled], {"disks": word}] for word in HOSTILE if word is not None]

@@ -9,7 +9,8 @@ from lab import salt
 
 HOST = "hv2"
 LOCK = "/var/lib/dpkg/lock-frontend"
-ROLES = {"enabled": ["hypervisor", "storage", "monitoring"], "lock_timeout": 60}
+LOCK_TIMEOUT = 60  # seconds
+ROLES = {"enabled": ["hypervisor", "storage", "monitoring"], "lock_timeout": LOCK_TIMEOUT}
 MULTIPATH = "/etc/multipath.conf"
 # Holds dpkg's lock as apt does, for some seconds, and returns when a child has it: fork() inherits no lock.
 HOLDER = """
@@ -141,7 +142,7 @@ def test_a_held_lock_does_not_delay_a_run_that_has_nothing_to_install(lab, done)
     lock = rows["kvm_package_lock"]
     assert "does not matter" in lock["comment"]
     # The list of packages alone is read: seconds on a slow machine, far from the limit for which it would wait.
-    assert lock["duration"] < ROLES["lock_timeout"] * 1000 / 2  # milliseconds
+    assert lock["duration"] < LOCK_TIMEOUT * 1000 / 2  # milliseconds
     assert all(row["result"] is True and row["changes"] == {} for row in rows.values())
 
 
