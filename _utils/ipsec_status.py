@@ -16,6 +16,10 @@ _REFUSED = (
     "the other end refuses the key or certificate: a key must be the same there, a certificate valid, of the same CA "
     "and in this host's name"
 )
+_FOREIGN = "the other end's certificate is of no CA that is trusted here, or in another name"
+# Lines that say what is done, not how it went.
+_STEPS = ("sending packet", "received packet", "generating ", "parsed ", "establishing connection")
+_MOST = 200  # characters of what strongSwan says, which may be the other end's words
 # What strongSwan reports of a try, and what that means.
 _REASONS = (
     ("subject certificate invalid", "the other end's certificate has expired, or is not valid yet"),
@@ -23,12 +27,14 @@ _REASONS = (
     ("tried 1 shared key", "the other end has another key"),
     ("no shared key found", "there is no key for it here"),
     ("no private key found", "there is no private key for it here"),
-    ("no trusted", "the other end's certificate is of no CA that is trusted here, or in another name"),
+    # Where an earlier certificate of that name is known, its key is tried next, and nothing else is said.
+    ("no issuer certificate found", _FOREIGN),
+    ("no trusted", _FOREIGN),
     ("constraint check failed", "the other end's certificate is in another name"),
     ("NO_PROPOSAL_CHOSEN", _UNKNOWN),
     ("TS_UNACCEPTABLE", "the other end has no such tunnel to this host"),
+    ("peer not responding", _SILENT),
 )
-
 
 
 def silent() -> str:
@@ -100,4 +106,10 @@ def reason(text: str) -> str:
     for sign, meaning in _REASONS:
         if sign in text:
             return meaning
-    return _SILENT
+    lines = [line.strip() for line in text.splitlines()]
+    said = [line for line in lines if line and not line.startswith(_STEPS)]
+    # Only an end from which nothing has come is silent.
+    if not said or not any(line.startswith("received packet") for line in lines):
+        return _SILENT
+    last = "".join(char if char.isprintable() else "?" for char in said[-1])
+    return f"strongSwan could not agree with the other end: {last[:_MOST]}"

@@ -22,6 +22,21 @@ private_hv2-2{4}:   10.0.0.1/32[gre] === 10.0.0.2/32[gre]
 private_hv3-0{9}:  INSTALLED, TRANSPORT, reqid 1, ESP SPIs: c0ffee03_i c0ffee04_o
 vx-out-1{7}:  INSTALLED, TRANSPORT, reqid 6, ESP SPIs: c0ffee05_i c0ffee06_o
 """
+# Lines of "ipsec up" of strongSwan 5.9.8, where the other end has another certificate than it had.
+ANSWERED = (
+    "initiating IKE_SA private_hv2-2[62] to 10.0.0.2\n"
+    "sending packet: from 10.0.0.1[500] to 10.0.0.2[500] (1200 bytes)\n"
+    "received packet: from 10.0.0.2[500] to 10.0.0.1[500] (489 bytes)\n"
+    "parsed IKE_SA_INIT response 0 [ SA KE No N(NATD_S_IP) N(NATD_D_IP) CERTREQ N(FRAG_SUP) ]\n"
+)
+ANOTHER = (
+    '  using certificate "O=hypervisor tunnel, CN=hv2"\n'
+    "certificate status is not available\n"
+    "signature validation failed, looking for another key\n"
+    "generating INFORMATIONAL request 2 [ N(AUTH_FAILED) ]\n"
+    "sending packet: from 10.0.0.1[4500] to 10.0.0.2[4500] (65 bytes)\n"
+    "establishing connection 'private_hv2-2' failed\n"
+)
 
 
 def test_the_newest_connections_of_each_tunnel_count():
@@ -53,7 +68,11 @@ def test_what_a_tunnel_lacks():
         ("no shared key found for '10.0.0.1' - '10.0.0.2'", "no key for it here"),
         ("received NO_PROPOSAL_CHOSEN notify error", "knows no tunnel"),
         ("giving up after 5 retransmits\npeer not responding, trying again", "does not answer"),
-        ("something new", "does not answer"),
+        ("sending packet: from 10.0.0.1[500]\nsomething new", "does not answer"),
+        (f"{ANSWERED}giving up after 5 retransmits\npeer not responding, trying again", "does not answer"),
+        (f'{ANSWERED}no issuer certificate found for "CN=hv2"\n{ANOTHER}', "of no CA that is trusted here"),
+        (f"{ANSWERED}{ANOTHER}", "could not agree with the other end: signature validation failed, looking for"),
+        (f"{ANSWERED}\x1b[31mnew{'w' * 300}\n", f"could not agree with the other end: ?[31mnew{'w' * 191}"),
     ],
 )
 def test_why_a_try_failed(said, meaning):
