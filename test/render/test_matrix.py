@@ -29,14 +29,15 @@ PROMISED = {
 }  # fmt: skip
 # Endings of what Salt renders; what has none is looked into.
 JINJA = (".sls", ".j2")
-OTHERS = (".png", ".pyc", ".html", ".js", ".css", ".woff2")
+# But not the page, which is built of web/ and served as it is.
+PAGE = "nginx/files/usr/share/hypervisor-formula/web/"
 
 
 def is_jinja(path: Path) -> bool:
     """Say whether Salt renders a file of a formula."""
     if not path.is_file() or path.suffix in JINJA:
         return path.is_file()
-    if "files" not in path.parts or path.suffix in OTHERS:
+    if "files" not in path.parts or PAGE in path.as_posix() or path.suffix == ".pyc":
         return False
     return re.search(r"\{[{%]", path.read_text(encoding="utf-8")) is not None
 
