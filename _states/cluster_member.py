@@ -112,17 +112,21 @@ def left(
 
 def _leave(running: Collection[str], enabled: Iterable[str], there: Iterable[str]) -> None:
     """Stop what runs, Pacemaker first, and remove what would start it again."""
-    locked = _LVMLOCKD in running
-    for unit in running:
-        if locked and unit not in _SERVICES:
-            # Pacemaker has stopped the volumes; one that is active still keeps its group's locks, and that is said.
-            locked = False
-            __utils__["cluster_tools.run"](["vgchange", "--lockstop"], timeout=_LOCKS)
-        __utils__["cluster_tools.run"](["systemctl", "stop", unit], timeout=_STOP)
+    _stop(unit for unit in running if unit in _SERVICES)
+    if _LVMLOCKD in running:
+        # Pacemaker has stopped the volumes; one that is active still keeps its group's locks, and that is said.
+        __utils__["cluster_tools.run"](["vgchange", "--lockstop"], timeout=_LOCKS)
+    _stop(unit for unit in running if unit not in _SERVICES)
     for unit in enabled:
         __utils__["cluster_tools.run"](["systemctl", "disable", unit])
     for path in there:
         Path(path).unlink(missing_ok=True)
+
+
+def _stop(units: Iterable[str]) -> None:
+    """Stop services, one after the other."""
+    for unit in units:
+        __utils__["cluster_tools.run"](["systemctl", "stop", unit], timeout=_STOP)
 
 
 def _needed(leaving: Mapping[str, Any]) -> str:

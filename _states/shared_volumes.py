@@ -171,22 +171,26 @@ def _make(name: str, devices: list[str], allow_format: bool, lock_manager: str) 
 
 def _locked(name: str, devices: list[str], lock_manager: str) -> dict[str, Any]:
     """Start the group's locks on this node unless they are; return what changed."""
-    if name in (__utils__["cluster_disks.lockspaces"](_utils()) or []):
+    if name in _lockspaces():
         return {}
     __utils__["cluster_disks.seen_by_lvm"](_utils(), devices)
     __utils__["cluster_tools.run"](["vgchange", "--lockstart", name], timeout=_LVM)
-    # It ends well also where lvmlockd did not get them, or has them left from before their disks were lost. lvmlockd
-    # answers one at a time, and another one may be asking.
-    deadline = time.monotonic() + _ANSWER
-    while (there := __utils__["cluster_disks.lockspaces"](_utils())) is None and time.monotonic() < deadline:
-        time.sleep(_PAUSE)
-    if name not in (there or []):
+    # It ends well also where lvmlockd did not get them, or has them left from before their disks were lost.
+    if name not in _lockspaces():
         logs = "sanlock -t wdmd" if lock_manager == "sanlock" else "dlm_controld"
         raise CommandExecutionError(
             "its locks have not started on this host; see: "
             f"journalctl -b -t lvmlockd -t {logs}; lvmlockctl --info --dump"
         )
     return {"locks": {"old": None, "new": "started"}}
+
+
+def _lockspaces() -> list[str]:
+    """Return the groups whose locks this node has; lvmlockd answers one at a time, and another one may be asking."""
+    deadline = time.monotonic() + _ANSWER
+    while (found := __utils__["cluster_disks.lockspaces"](_utils())) is None and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+    return found or []
 
 
 def volume(name: str, group: str, size_mib: int) -> Result:

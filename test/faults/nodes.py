@@ -178,7 +178,11 @@ class Watch(threading.Thread):
         """Look until it is over."""
         before: set[str] = set()
         while not self.over.wait(2):
-            now = self._look()
+            try:
+                now = self._look()
+            except Exception as error:  # noqa: BLE001 - whatever ends the watch must not look like a quiet one
+                self.seen.add(f"nobody has looked any more: {error}")
+                return
             self.seen |= now & before
             before = now
 
@@ -273,13 +277,13 @@ def _unlike(case: Case, fault: Fault, anew: set[str], last: int) -> list[str]:
         NODE: [{case.node}], OTHER: [{case.other}], EITHER: [{case.node}, {case.other}], NOBODY: [set()]
     }  # fmt: skip
     if anew not in wanted[fault.anew]:
-        wrong.append(f"{' and '.join(sorted(anew)) or 'nobody'} has started anew")
+        wrong.append(f"started anew: {', '.join(sorted(anew)) or 'nobody'}")
     if after.boots[: len(case.boots)] != case.boots or after.last < last:
         wrong.append(f"the guest had counted to {last} and has {after.last}")
     # It starts once more where its node has failed, and nowhere else.
     more = int(case.node in anew and not fault.live)
     if len(after.boots) != len(case.boots) + more:
-        wrong.append(f"the guest has started {len(after.boots) - len(case.boots)} times instead of {more}")
+        wrong.append(f"starts of the guest: {len(after.boots) - len(case.boots)} instead of {more}")
     if fault.end == STAYS and place != case.node:
         wrong.append(f"the guest has gone to {place}")
     return wrong

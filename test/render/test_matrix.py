@@ -35,10 +35,10 @@ PAGE = "nginx/files/usr/share/hypervisor-formula/web/"
 
 def is_jinja(path: Path) -> bool:
     """Say whether Salt renders a file of a formula."""
-    if not path.is_file() or path.suffix in JINJA:
-        return path.is_file()
-    if "files" not in path.parts or PAGE in path.as_posix() or path.suffix == ".pyc":
+    if not path.is_file() or PAGE in path.as_posix() or path.suffix == ".pyc":
         return False
+    if path.suffix in JINJA or "files" not in path.parts:
+        return path.suffix in JINJA
     return re.search(r"\{[{%]", path.read_text(encoding="utf-8")) is not None
 
 

@@ -211,9 +211,9 @@ def test_a_guest_on_two_nodes_and_one_that_has_lost_its_data_are_not(attempted):
 @pytest.mark.parametrize(
     ("pair", "wrong"),
     [
-        (Pair(boots=("boot", "again")), "the guest has started 1 times instead of 0"),
-        (Pair(restarts=("hv1", "hv2")), "hv1 and hv2 has started anew"),
-        (Pair(restarts=()), "nobody has started anew"),
+        (Pair(boots=("boot", "again")), "starts of the guest: 1 instead of 0"),
+        (Pair(restarts=("hv1", "hv2")), "started anew: hv1, hv2"),
+        (Pair(restarts=()), "started anew: nobody"),
         (Pair(silent=True), "nobody has looked whether it ran twice"),
     ],
 )
