@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, Request, expect, sync_playwright
 
 PATIENCE = 30_000  # milliseconds; a loaded machine is slow
+CHANGED = "net::ERR_NETWORK_CHANGED"
+LOADS = 10
 expect.set_options(timeout=PATIENCE)
 
 
@@ -49,8 +51,37 @@ class Windows:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         # An answer that is an error is written there too, and is the test's own doing.
         page.on("console", lambda said: self.errors.append(said.text) if "Content Security" in said.text else None)
-        page.goto(address)
+        _complete(page, address)
         return page
+
+
+def _complete(page: Page, address: str) -> None:
+    """Opens an address, again if the machine's addresses change meanwhile, as when a lab beside it comes or goes.
+
+    Chromium then gives up what it is loading (``net::ERR_NETWORK_CHANGED``), from loopback too.
+    """
+    lost: list[str] = []
+
+    def failed(request: Request) -> None:
+        if request.failure == CHANGED:
+            lost.append(request.url)
+
+    page.on("requestfailed", failed)
+    for _ in range(LOADS):
+        lost.clear()
+        try:
+            page.goto(address)
+        except Error as error:
+            if CHANGED not in error.message:
+                raise
+        else:
+            if not lost:
+                break
+        # The same address with a fragment would not be loaded again.
+        page.goto("about:blank")
+    else:
+        raise AssertionError(f"{address} was not loaded in {LOADS} tries, without {lost}: the network keeps changing")
+    page.remove_listener("requestfailed", failed)
 
 
 @contextmanager

@@ -62,6 +62,20 @@ def test_logging_out_forgets_the_token_and_what_was_shown(look):
     assert "web1" not in page.content()
 
 
+@pytest.mark.parametrize("part", ["main-", "style-"])
+def test_a_page_that_comes_in_part_says_so_or_works(look, site, faultless, part):
+    site.missing = part
+    page = look(login=False)
+    said = page.get_by_text("A part of this page has not come. Load it again.")
+    if part == "main-":
+        expect(said).to_be_visible()
+        faultless(page)
+        site.missing = None
+        page.reload()
+    expect(page.get_by_label("User")).to_be_visible()
+    expect(said).to_have_count(0)
+
+
 # ---- live, and not ----
 
 

@@ -76,6 +76,8 @@ class Site:
         self.asked: list[dict[str, Any]] = []
         self.streams: list[queue.Queue[bytes | None]] = []
         self.down = False
+        # How the names of files begin that do not come.
+        self.missing: str | None = None
         self.answers: dict[str, Any] = {}
         self.events: dict[str, list[dict[str, str]]] = {}
         # What the pages have brought to the consoles: host and protocols; bytes; keys that went down or up.
@@ -215,7 +217,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             name = "index.html" if self.path == "/" else self.path.lstrip("/")
             file = (BUNDLE / name).resolve()
-            if file.is_file() and file.is_relative_to(BUNDLE):
+            missing = self.site.missing is not None and file.name.startswith(self.site.missing)
+            if file.is_file() and file.is_relative_to(BUNDLE) and not missing:
                 self.answer(file.read_bytes(), TYPES[file.suffix])
             else:
                 self.answer(b"", status=404)
