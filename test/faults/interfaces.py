@@ -255,7 +255,10 @@ def _attempt(subject: Subject, name: str) -> Run:
         answer = function(subject) or {}
         state = subject.over()
     except (LabError, CommandError) as error:
-        return Run(subject.stack, name, wanted, subject.window, differences=[str(error)])
+        run.differences = [str(error), *taken_back(subject, earlier)]
+        return run
+    finally:
+        subject.spare()
     lacking = []
     if "error" in answer:
         run.end, run.said = "refused", answer["error"]
@@ -277,6 +280,25 @@ def _attempt(subject: Subject, name: str) -> Run:
         lacking.append("nothing was killed")
     run.differences = [*lacking, *settled(subject, before)]
     return run
+
+
+def taken_back(subject: Subject, earlier: str) -> list[str]:
+    """Take back what a run that broke off may still confirm: the next one finds the host as this one did.
+
+    Args:
+        subject: the machine.
+        earlier: the change before this run's.
+
+    Returns:
+        Why that could not be.
+    """
+    try:
+        state = subject.over()
+        if state["state"] == "confirmed" and state["id"] != earlier:
+            subject.undo()
+    except (LabError, CommandError) as error:
+        return [str(error)]
+    return []
 
 
 def settled(subject: Subject, before: dict[str, Any], patience: float = 15) -> list[str]:

@@ -55,6 +55,7 @@ print(json.dumps(found))
 """
 # Waits for a state of the change and kills the main process of a unit, some seconds after it; then says so in a file.
 STRUCK = "/run/fault-struck"
+BEHIND = "fault-behind"
 KILL = f"""
 import json, os, subprocess, sys, time
 wanted, delay, unit, end = sys.argv[1], float(sys.argv[2]), sys.argv[3], time.monotonic() + 120
@@ -264,7 +265,13 @@ class Subject:
         path = f"/run/fault-{self.chance.randrange(10**9)}.py"
         self.run(["rm", "-f", STRUCK])
         self.run(["tee", path], stdin=program)
-        self.run(["systemd-run", "--quiet", "--collect", "python3", path, *words])
+        self.run(["systemd-run", "--quiet", "--collect", f"--unit={BEHIND}", "python3", path, *words])
+
+    def spare(self) -> None:
+        """Stop the program that was to kill a process, if it still waits: the next change is not meant."""
+        with contextlib.suppress(CommandError):
+            # Mostly it has ended before.
+            self.run(["systemctl", "stop", BEHIND], check=False)
 
     def undo(self) -> None:
         """Take a confirmed change back, as a person would."""

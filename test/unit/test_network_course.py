@@ -342,10 +342,13 @@ def test_a_second_change_is_refused_while_one_is_pending(course, host):
     host.active = "activating"
     with pytest.raises(RefusedError, match=r"the change \S+ is still staged"):
         stage(course)
-    with course.store.lock(), pytest.raises(RefusedError, match="another process"):
+    with course.store.lock(), pytest.raises(RefusedError, match=r"\S+ is still staged.*network-profile confirm"):
         stage(course)
     host.active = "inactive"
     assert stage(course)["changed"], "a change that never began is in nobody's way"
+    course.rollback()
+    with course.store.lock(), pytest.raises(RefusedError, match="another process"):
+        stage(course)
 
 
 # ---- a person at the console ----

@@ -45,6 +45,41 @@ def test_a_promise_is_kept_or_not(end, seconds, differences, kept):
     assert ("NOT AS PROMISED" in network.told(run.report())) is not kept
 
 
+@pytest.mark.parametrize(
+    ("state", "undone"),
+    [({"state": "confirmed", "id": "new"}, True), ({"state": "confirmed", "id": "old"}, False),
+     ({"state": "rolled-back", "id": "new"}, False)],
+)  # fmt: skip
+def test_a_run_that_breaks_off_leaves_the_next_one_a_host_as_it_was(state, undone, monkeypatch):
+    done = []
+
+    class Subject:
+        stack, window = "networkd", 20
+
+        def look(self):
+            return {}
+
+        def status(self):
+            return {"id": "old"}
+
+        def over(self):
+            return state
+
+        def undo(self):
+            done.append("undone")
+
+        def spare(self):
+            done.append("spared")
+
+    def course(subject):
+        raise LabError("not what was to be")
+
+    monkeypatch.setitem(interfaces.FAULTS, "good", interfaces.Fault(course, ("new",), ""))
+    run = interfaces.attempt(Subject(), "good")
+    assert (run.differences, run.kept) == (["not what was to be"], False)
+    assert sorted(done) == ["spared", *["undone"] * undone]
+
+
 def test_whoever_stops_the_master_waits_until_nobody_else_needs_it():
     master, order, inside = network.Master(2), [], threading.Event()
 

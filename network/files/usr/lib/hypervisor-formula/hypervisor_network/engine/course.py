@@ -58,6 +58,14 @@ class _WindowOver(Exception):  # noqa: N818 - it is an event
     """The window has ended while a command was running."""
 
 
+def _still(state: State) -> str:
+    """Says which change another one has to wait for, and how that ends."""
+    return (
+        f"the change {state.id} is still {state.state}; it ends by itself, or by `network-profile confirm` or "
+        "`network-profile rollback`"
+    )
+
+
 class Course:
     """What can be done to a host's network.
 
@@ -104,7 +112,9 @@ class Course:
                 state = State(STAGED, name, found.backend, bool(found.uplink), started=self.host.date(), window=window)
                 self._stage(state, found.change)
         except BusyError as error:
-            raise RefusedError(str(error)) from error
+            # Who makes a change keeps the lock for the whole of its window.
+            state = self.store.state()
+            raise RefusedError(str(error) if state.over else _still(state)) from error
         started = self.start()
         if started:
             with self.store.lock():
@@ -132,10 +142,7 @@ class Course:
                 return
         else:
             self.start()
-        raise RefusedError(
-            f"the change {state.id} is still {state.state}; it ends by itself, or by `network-profile confirm` or "
-            "`network-profile rollback`"
-        )
+        raise RefusedError(_still(state))
 
     def _stage(self, state: State, change: Change) -> None:
         """Writes everything down, so that neither way needs space on the disk any more."""
