@@ -139,6 +139,8 @@ class Course:
         with self._master.held(alone=fault in interfaces.ALONE), self.progress.step(title):
             # Anew for each, so that none is of another's leftovers.
             subject.install()
+            # As the formula does before any change (network_durable): the way back is not lost with the power.
+            subject.run(["sync", "-f", "/etc", "/usr"])
             run = interfaces.attempt(subject, fault).report()
         with self._writing:
             self.record.add({"number": number, **run})

@@ -120,16 +120,21 @@ def test_the_course_writes_down_every_run_and_ends_every_machine(monkeypatch, tm
 
     class Subject:
         def __init__(self, stacks, name, chance, window):
-            self.stack, self.window = name, window
+            self.stack, self.window, self.done = name, window, []
 
         def install(self):
-            pass
+            self.done.append("install")
+
+        def run(self, argv):
+            self.done.append(argv[0])
+
+    def attempt(subject, fault):
+        assert subject.done == ["install", "sync"]
+        return Run(subject.stack, fault, ("old",), end="old")
 
     monkeypatch.setattr(network, "start", start)
     monkeypatch.setattr(network, "Subject", Subject)
-    monkeypatch.setattr(
-        interfaces, "attempt", lambda subject, fault: Run(subject.stack, fault, ("old",), end="old")
-    )
+    monkeypatch.setattr(interfaces, "attempt", attempt)
     record = network.Record(tmp_path / "kept.json", {})
     options = argparse.Namespace(seed=1, window=20, at_once=2, network_count=9)
     rows = network.order(1, 60)
