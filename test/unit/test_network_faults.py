@@ -28,9 +28,9 @@ def test_every_fault_has_a_promised_end_and_says_what_is_wrong():
             "wrong_port", "wrong_gateway", "wrong_address", "wrong_vlan", "retagged", "no_dhcp_server", "master_down",
             "link_cut", "minion_killed", "applier_killed_applying", "applier_killed_applied", "reboot", "power_cut",
             "disk_full", "second_change"} == set(interfaces.FAULTS)  # fmt: skip
-    for course, wanted, reason in interfaces.FAULTS.values():
+    for course, wanted, reasons in interfaces.FAULTS.values():
         assert set(wanted) <= {"refused", "old", "new"}
-        assert not reason or "new" not in wanted
+        assert not reasons or "new" not in wanted
         assert course.__doc__
 
 
@@ -74,7 +74,7 @@ def test_a_run_that_breaks_off_leaves_the_next_one_a_host_as_it_was(state, undon
     def course(subject):
         raise LabError("not what was to be")
 
-    monkeypatch.setitem(interfaces.FAULTS, "good", interfaces.Fault(course, ("new",), ""))
+    monkeypatch.setitem(interfaces.FAULTS, "good", interfaces.Fault(course, ("new",), ()))
     run = interfaces.attempt(Subject(), "good")
     assert (run.differences, run.kept) == (["not what was to be"], False)
     assert sorted(done) == ["spared", *["undone"] * undone]
