@@ -30,6 +30,11 @@ def watch(request: dict[str, Any], answered: list[float], end: float) -> None:
         time.sleep(EVERY)
 
 
+def mode(name: str) -> int:
+    """Return the mode of a file: NetworkManager and netplan want nobody else to read theirs; networkd is not root."""
+    return 0o644 if name.startswith("/etc/systemd/network/") else 0o600
+
+
 def exchange(files: dict[str, str | None]) -> None:
     """Write files, and remove those without content."""
     for name, text in files.items():
@@ -37,8 +42,7 @@ def exchange(files: dict[str, str | None]) -> None:
         if text is None:
             path.unlink()
         else:
-            # NetworkManager and netplan want nobody else to read them.
-            path.touch(0o600)
+            path.touch(mode(name))
             path.write_text(text, encoding="utf-8")
 
 

@@ -103,6 +103,12 @@ def test_deaths_are_judged_against_what_they_take_at_the_least():
 def test_an_outage_is_the_longest_time_without_an_answer_after_the_change():
     assert on_network.longest([0.0, 5.0, 5.1, 7.5, 7.6, 7.7], 5.2, 8.0) == pytest.approx(2.4)
     assert on_network.longest([0.0, 5.0], 5.2, 60.0) == 55.0
+
+
+def test_files_that_a_person_writes_are_read_by_their_stack():
+    modes = {stack: {on_network.mode(name) for name in files} for stack, (files, _) in network.BY_HAND.items()}
+    assert modes["networkd"] == {0o644}
+    assert modes["netplan"] == modes["networkmanager"] == {0o600}
     assert on_network.longest([], 5.0, 60.0) == 55.0
 
 
