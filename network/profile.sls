@@ -71,7 +71,7 @@ network_boot:
       - file: network_program
       - file: network_unit_boot
 
-# What undoes a change is on disk before there is one.
+# A green run is on disk, without a change of interfaces too. Before one the program itself sees to what undoes it.
 network_durable:
   durable.synced:
     - paths:

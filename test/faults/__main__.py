@@ -11,10 +11,11 @@ from pathlib import Path
 from lab import salt as lab_salt
 from lab.lab import Lab
 from lab.proc import LabError
+from lab.stacks import all_stacks
 from lab.state import CHECKOUT
 from lab.ui import Progress
 
-from . import cluster, durable, network
+from . import cluster, durable, interfaces, network, nodes
 from .frozen import NUMBERS, FrozenHost
 from .record import Record
 
@@ -39,7 +40,12 @@ def parser() -> argparse.ArgumentParser:
         "--at-once", type=int, default=1,
         help="machines that change their interfaces at a time (default: 1; two where the machine has cores for them)",
     )  # fmt: skip
-    made.add_argument("--backend", action="append", help="ifupdown, networkd, netplan or networkmanager; default: all")
+    stacks = [one.stack for one in all_stacks()]
+    made.add_argument("--backend", action="append", choices=stacks, help="only changes of this one; default: all")
+    made.add_argument(
+        "--fault", action="append",
+        help="only this fault of network or cluster, such as power_cut or 'node killed'; default: all",
+    )  # fmt: skip
     made.add_argument("--count", type=int, default=10, help="cuts on each file system (default: 10)")
     made.add_argument("--seed", type=int, default=1, help="chooses the pillars (default: 1)")
     made.add_argument("--file-system", action="append", choices=sorted(NUMBERS), help="default: each of them")
@@ -126,6 +132,13 @@ def main(argv: list[str] | None = None) -> int:
     campaigns = options.campaign or ["durable", "network", "cluster"]
     if options.out and len(campaigns) > 1:
         made.error("--out is for one --campaign")
+    if options.fault:
+        known = {"network": {*interfaces.FAULTS}, "cluster": {*nodes.FAULTS}}.get(campaigns[0], set())
+        unknown = sorted({*options.fault} - known)
+        if len(campaigns) > 1 or not known:
+            made.error("--fault is for --campaign network or --campaign cluster")
+        if unknown:
+            made.error(f"--fault {', '.join(unknown)} is not one of {', '.join(sorted(known))}")
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     if load > 1:
         print(f"faults: this machine is busy (load {load:.1f} a processor); it takes longer", file=sys.stderr)

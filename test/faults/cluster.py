@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from cluster_site import failures
@@ -32,17 +33,18 @@ SOURCES = (
 PATTERNS = ("_states/cluster_*.py", "_utils/cluster_*.py")
 
 
-def order(seed: int, count: int) -> list[tuple[int, str]]:
+def order(seed: int, count: int, faults: Sequence[str] = ()) -> list[tuple[int, str]]:
     """Return the runs of a campaign: number and fault, each fault once before any comes again.
 
     Args:
         seed: chooses the order.
         count: how many runs.
+        faults: those that are wanted; by default all.
     """
     chance = random.Random(seed)  # noqa: S311 - the same order for the same seed
     found: list[str] = []
     while len(found) < count:
-        names = list(nodes.FAULTS)
+        names = [name for name in nodes.FAULTS if name in faults or not faults]
         chance.shuffle(names)
         found += names
     return list(enumerate(found[:count], start=1))
@@ -86,21 +88,23 @@ def campaign(options: argparse.Namespace, progress: Progress) -> int:
     """Run what is missing and say what came of all.
 
     Args:
-        options: cluster_count, seed, fresh, name, platform, keep, out.
+        options: cluster_count, seed, fault, fresh, name, platform, keep, out.
         progress: shows what is done.
 
     Returns:
         0 if everything ended as promised, 1 if not.
     """
     out = options.out or CHECKOUT / "build" / "faults-cluster.json"
-    terms = {"campaign": "cluster", "seed": options.seed, "platform": options.platform, "faults": sorted(nodes.FAULTS)}
+    terms = {"campaign": "cluster", "seed": options.seed, "platform": options.platform}
+    terms["faults"] = sorted(options.fault or nodes.FAULTS)
     found = [path for pattern in PATTERNS for path in CHECKOUT.glob(pattern)]
     terms["sources"] = tree_digest([*(CHECKOUT / name for name in SOURCES), *found])
     record = Record(out, terms, fresh=options.fresh)
     if record.forgotten:
         progress.say(f"{record.forgotten} runs in {out} were of other code or options, and are forgotten")
     done = {run["number"] for run in record.runs}
-    missing = [row for row in order(options.seed, options.cluster_count) if row[0] not in done]
+    wanted = order(options.seed, options.cluster_count, options.fault or [])
+    missing = [row for row in wanted if row[0] not in done]
     begun = time.monotonic()
     if missing:
         lab = Lab(f"{options.name}-cluster", progress)

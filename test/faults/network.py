@@ -58,19 +58,22 @@ def told(run: dict[str, Any]) -> str:
     return text if run["kept"] else f"{text} - NOT AS PROMISED: {run['said']}; {'; '.join(run['differences'])}"
 
 
-def order(seed: int, count: int, backends: Sequence[str] = ()) -> list[tuple[int, str, str]]:
+def order(
+    seed: int, count: int, backends: Sequence[str] = (), faults: Sequence[str] = ()
+) -> list[tuple[int, str, str]]:
     """Return the runs of a campaign: number, stack and fault, each pair once before any comes again.
 
     Args:
         seed: chooses the order.
         count: how many runs.
         backends: those that are wanted; by default all.
+        faults: likewise.
     """
     chance = random.Random(seed)  # noqa: S311 - the same order for the same seed
     stacks = [one.stack for one in all_stacks() if one.stack in backends or not backends]
     found: list[tuple[str, str]] = []
     while len(found) < count:
-        pairs = [(stack, fault) for stack in stacks for fault in interfaces.FAULTS]
+        pairs = [(stack, fault) for stack in stacks for fault in interfaces.FAULTS if fault in faults or not faults]
         chance.shuffle(pairs)
         found += pairs
     return [(number, *pair) for number, pair in enumerate(found[:count], start=1)]
@@ -139,8 +142,6 @@ class Course:
         with self._master.held(alone=fault in interfaces.ALONE), self.progress.step(title):
             # Anew for each, so that none is of another's leftovers.
             subject.install()
-            # As the formula does before any change (network_durable): the way back is not lost with the power.
-            subject.run(["sync", "-f", "/etc", "/usr"])
             run = interfaces.attempt(subject, fault).report()
         with self._writing:
             self.record.add({"number": number, **run})
@@ -151,7 +152,7 @@ def campaign(options: argparse.Namespace, progress: Progress) -> int:
     """Run what is missing and say what came of all.
 
     Args:
-        options: network_count, seed, window, at_once, backend, fresh, name, platform, keep, out.
+        options: network_count, seed, window, at_once, backend, fault, fresh, name, platform, keep, out.
         progress: shows what is done.
 
     Returns:
@@ -165,11 +166,11 @@ def campaign(options: argparse.Namespace, progress: Progress) -> int:
     backends = options.backend or []
     terms["backends"] = sorted(backends)
     # Numbers of runs mean these.
-    terms["faults"] = sorted(interfaces.FAULTS)
+    terms["faults"] = sorted(options.fault or interfaces.FAULTS)
     record = Record(out, terms, fresh=options.fresh)
     if record.forgotten:
         progress.say(f"{record.forgotten} runs in {out} were of other code or options, and are forgotten")
-    wanted = order(options.seed, options.network_count, backends)
+    wanted = order(options.seed, options.network_count, backends, options.fault or [])
     done = {run["number"] for run in record.runs}
     missing = [row for row in wanted if row[0] not in done]
     begun = time.monotonic()

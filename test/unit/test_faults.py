@@ -109,6 +109,22 @@ def test_finished_runs_need_no_host(tmp_path, monkeypatch, capsys):
     assert "NOT AS PROMISED" in "".join(capsys.readouterr())
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--fault", "power_cut"], "--fault is for --campaign network or --campaign cluster"),
+        (["--campaign", "durable", "--fault", "power_cut"], "--fault is for --campaign network or --campaign cluster"),
+        (["--campaign", "network", "--fault", "powercut"], "--fault powercut is not one of applier_killed_applied, "),
+        (["--campaign", "network", "--backend", "wicked"], "argument --backend: invalid choice: 'wicked'"),
+    ],
+)  # fmt: skip
+def test_what_is_no_fault_or_backend_is_refused(argv, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(argv)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 # ---- clusters ----
 
 
@@ -119,6 +135,7 @@ def test_a_seed_orders_the_faults_of_clusters_and_each_comes_once_before_any_aga
     names = [name for _, name in runs]
     assert sorted(names[: len(nodes.FAULTS)]) == sorted(names[len(nodes.FAULTS) :]) == sorted(nodes.FAULTS)
     assert cluster.order(3, 5) == runs[:5]
+    assert cluster.order(3, 2, ["node killed"]) == [(1, "node killed"), (2, "node killed")]
 
 
 def test_a_broken_run_of_a_cluster_is_told():

@@ -313,6 +313,49 @@ def test_a_disk_that_is_full_all_at_once_is_refused_too(course, host):
     assert host.path(FOREIGN).exists()
 
 
+@pytest.fixture
+def program(host):
+    """What undoes a change, as the formula installs it; returns the paths, a folder's last."""
+    package, units = "/usr/lib/hypervisor-formula/hypervisor_network", "/etc/systemd/system"
+    boot, wants = f"{units}/hypervisor-network-boot.service", f"{units}/multi-user.target.wants"
+    files = [
+        f"{package}/model.py", f"{package}/engine/course.py", "/usr/sbin/network-profile", boot,
+        f"{units}/hypervisor-network-apply.service",
+    ]  # fmt: skip
+    for name in files:
+        host.path(name).parent.mkdir(parents=True, exist_ok=True)
+        host.path(name).write_text("#")
+    host.path(wants).mkdir()
+    (host.path(wants) / "hypervisor-network-boot.service").symlink_to(boot)
+    folders = [f"{package}/engine", package, "/usr/lib/hypervisor-formula", "/usr/sbin", wants, units, "/usr", "/"]
+    return [str(host.path(name)) for name in (*files, *folders)]
+
+
+def opened(descriptor):
+    """Says which file a descriptor is of."""
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+
+def test_what_undoes_a_change_is_on_disk_before_there_is_one(course, host, program, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: flushed.append(opened(descriptor)))
+    assert stage(course)["id"]
+    first = next(number for number, name in enumerate(flushed) if "/var/lib" in name or "/etc/fake" in name)
+    assert set(program) <= set(flushed[:first])
+
+
+def test_a_disk_that_does_not_take_what_undoes_a_change_is_refused(course, host, program, monkeypatch):
+    before = host.files()
+
+    def fsync(descriptor):
+        if opened(descriptor).endswith("/engine/course.py"):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", fsync)
+    assert "cannot be written down: [Errno 5] Input/output error" in refused(course, pillar())
+    assert (host.files(), host.path(store.PENDING).exists()) == (before, False)
+
+
 def test_a_disk_that_fills_in_the_window_does_not_keep_the_change_from_being_undone(course, host):
     before = host.files(), runtime.take(host)
     stage(course)

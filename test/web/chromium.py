@@ -115,3 +115,13 @@ def asked(page: Page, site: Any, function: str) -> dict[str, Any]:
         assert time.monotonic() < deadline, f"{function} was not asked for, but {site.asked[-1:]}"
         page.wait_for_timeout(50)
     return dict(site.asked[-1])
+
+
+def begun(page: Page, site: Any, function: str) -> tuple[str, dict[str, Any]]:
+    """Waits until a stand-in for the server has begun a job, and returns its number and what is known of it."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not (found := [(jid, job) for jid, job in site.tables["jobs"].items() if job["function"] == function]):
+        assert time.monotonic() < deadline, f"no job of {function} has begun, but {list(site.tables['jobs'].values())}"
+        page.wait_for_timeout(50)
+    ((jid, job),) = found
+    return jid, job

@@ -40,6 +40,15 @@ from .store import (
 )
 
 UNIT = "hypervisor-network-apply.service"
+# What undoes a change whatever happens, but not where a power cut has left it empty: whoever has written it may have
+# been ended before the disk had it. The folder has the link that enables the unit of the boot.
+_WAY_BACK = (
+    "/usr/lib/hypervisor-formula/hypervisor_network",
+    "/usr/sbin/network-profile",
+    f"/etc/systemd/system/{UNIT}",
+    "/etc/systemd/system/hypervisor-network-boot.service",
+    "/etc/systemd/system/multi-user.target.wants",
+)
 _SPACE = 2 << 20  # bytes that must be free besides what a change writes
 _ROUND = 1.0  # seconds between two rounds of checks
 _PROMPT = 7.0  # seconds: a way back that takes no longer ends, with what is around it, 10 s after the window
@@ -153,6 +162,8 @@ class Course:
                 free = self.host.free(place)
                 if free < 4 * need + _SPACE:
                     raise OSError(f"only {free >> 10} KiB are free for {place}")
+            for name in _WAY_BACK:
+                self.host.flush(name)
             files.lay_out(self.host, before, after)
             self.store.stage(state, change)
         except OSError as error:

@@ -22,9 +22,9 @@ NEW = ".hypervisor-new"
 OLD = ".hypervisor-old"
 
 
-def sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Waits until what a file holds, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -128,7 +128,22 @@ class LocalHost:
         except OSError:
             staged.unlink(missing_ok=True)
             raise
-        sync_folder(target.parent)
+        sync(target.parent)
+
+    def flush(self, name: str) -> None:
+        """Waits until a file, or a folder with all that is in it, is on disk with the folders above it.
+
+        What is not there is left out. What a symbolic link names is another file; the link itself is in its folder.
+
+        Raises:
+            OSError: the disk is broken, or something cannot be read.
+        """
+        path = self.path(name)
+        within = path.rglob("*") if path.is_dir() else ()
+        above = (one for one in path.parents if one == self.root or self.root in one.parents)
+        for one in (*within, path, *above):
+            if one.exists() and not one.is_symlink():
+                sync(one)
 
     def link(self, name: str, target: str) -> None:
         """Makes a symbolic link, in place of whatever has that name."""
@@ -138,26 +153,26 @@ class LocalHost:
         staged.unlink(missing_ok=True)
         staged.symlink_to(target)
         staged.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
 
     def move(self, name: str, target: str) -> None:
         """Renames a file over another in the same folder."""
         self.path(name).replace(self.path(target))
-        sync_folder(self.path(target).parent)
+        sync(self.path(target).parent)
 
     def remove(self, name: str) -> None:
         """Removes a file if it is there."""
         path = self.path(name)
         if path.is_symlink() or path.exists():
             path.unlink()
-            sync_folder(path.parent)
+            sync(path.parent)
 
     def remove_tree(self, name: str) -> None:
         """Removes a folder with all that is in it, if it is there."""
         path = self.path(name)
         if path.exists():
             shutil.rmtree(path)
-            sync_folder(path.parent)
+            sync(path.parent)
 
     def _folder(self, path: Path) -> None:
         """Makes a folder and those above it, on disk."""
@@ -165,4 +180,4 @@ class LocalHost:
             return
         self._folder(path.parent)
         path.mkdir(mode=0o755, exist_ok=True)
-        sync_folder(path.parent)
+        sync(path.parent)
