@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from lab.proc import CommandError, LabError
 
 from . import by_hand
+from .frozen import LAZY
 from .subject import KILL, PAUSE, SIX_ROUTER, Run, Subject
 
 Course = Callable[[Subject], "dict[str, Any] | None"]
@@ -196,7 +197,10 @@ def reboot(subject: Subject) -> dict[str, Any] | None:
 
 @fault("old", reasons=(DOWN,))
 def power_cut(subject: Subject) -> dict[str, Any] | None:
-    """The power goes within the window."""
+    """The power goes within the window, and with it what memory alone has."""
+    # Nothing is written back because of its age: what was installed a moment ago is lost unless the program flushes it.
+    subject.run(["sysctl", "--quiet", "--write", *LAZY])
+    subject.install()
     answer = subject.apply(subject.pillar(window=300, checks=[["sh", "-c", "exit 1"]]))
     time.sleep(subject.chance.uniform(0, 6))
     subject.stacks.restart(subject.name)
