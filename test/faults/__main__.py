@@ -116,6 +116,16 @@ def campaign(options: argparse.Namespace, progress: Progress) -> int:
     return 0 if good else 1
 
 
+def _known(made: argparse.ArgumentParser, faults: list[str], campaigns: list[str]) -> None:
+    """End the command where faults are named that the campaign does not have."""
+    known = {"network": {*interfaces.FAULTS}, "cluster": {*nodes.FAULTS}}.get(campaigns[0], set())
+    unknown = sorted({*faults} - known)
+    if faults and (len(campaigns) > 1 or not known):
+        made.error("--fault is for --campaign network or --campaign cluster")
+    if unknown:
+        made.error(f"--fault {', '.join(unknown)} is not one of {', '.join(sorted(known))}")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command.
 
@@ -132,13 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     campaigns = options.campaign or ["durable", "network", "cluster"]
     if options.out and len(campaigns) > 1:
         made.error("--out is for one --campaign")
-    if options.fault:
-        known = {"network": {*interfaces.FAULTS}, "cluster": {*nodes.FAULTS}}.get(campaigns[0], set())
-        unknown = sorted({*options.fault} - known)
-        if len(campaigns) > 1 or not known:
-            made.error("--fault is for --campaign network or --campaign cluster")
-        if unknown:
-            made.error(f"--fault {', '.join(unknown)} is not one of {', '.join(sorted(known))}")
+    _known(made, options.fault or [], campaigns)
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     if load > 1:
         print(f"faults: this machine is busy (load {load:.1f} a processor); it takes longer", file=sys.stderr)
@@ -150,7 +154,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("faults: interrupted; the same command goes on", file=sys.stderr)
-        print(f"faults: to remove what is left: .venv/bin/lab down --name {options.name}", file=sys.stderr)
+        if "durable" in campaigns:
+            print(f"faults: to remove what is left: .venv/bin/lab down --name {options.name}", file=sys.stderr)
         return 130
     if not options.keep and "durable" in campaigns:
         Lab(options.name, Progress(quiet=True)).down()
