@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _PAUSE = 1.0
 _TRIES = 5
 _QUERY = ["cibadmin", "--query"]
+_LAST = Path("/var/lib/pacemaker/cib/cib.xml")
 _SECRETS = "/var/lib/pacemaker/lrm/secrets"
 
 
@@ -51,7 +52,7 @@ def configured(
         if not __utils__["cluster_tools.active"]("pacemaker.service"):
             if not __opts__["test"]:
                 return ret | {"result": False, "comment": "Pacemaker does not run."}
-            live = _after(__utils__["cluster_cib.empty"](), earlier, names)
+            live = _after(_last(), earlier, names)
             ret["changes"] = __utils__["cluster_cib.apply"](live, declared, names).changes
         else:
             said = __utils__["cluster_derived.announcement"](whole.get("sbd") or {})
@@ -78,7 +79,7 @@ def configured(
             return ret | {"result": None if ret["changes"] else True, "comment": comment}
         devices = [one for one, spec in (declared.get("stonith") or {}).items() if spec.get("ensure") != "absent"]
         idle = _idle(devices, wait_seconds if ret["changes"] else 0)
-    except (CommandExecutionError, OSError, ValueError) as error:
+    except (CommandExecutionError, OSError, ValueError, ElementTree.ParseError) as error:
         return ret | {"result": False, "comment": f"The CIB: {error}."}
     if idle:
         comment = f"Fence devices that are not at work within {wait_seconds} s: {'; '.join(idle)}."
@@ -161,6 +162,14 @@ def _left(ask: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], int]:
 
 
 # ---- bringing in ----
+
+
+def _last() -> str:
+    """Return the CIB that this node had when its Pacemaker ended, or an empty one: it goes on with that."""
+    try:
+        return _LAST.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return str(__utils__["cluster_cib.empty"]())
 
 
 def _after(live: str, earlier: Mapping[str, Any] | None, names: Mapping[str, str]) -> str:

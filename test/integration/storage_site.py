@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
 from typing import Any
 
@@ -35,14 +36,14 @@ VOLUME, RESOURCE = "/dev/vmdata/one", "vmdata-one"
 
 
 class StorageSite(Site):  # type: ignore[misc]  # mypy looks at files of this folder one by one
-    """A cluster of two with a shared disk for sbd and one for storage."""
+    """A cluster, of two unless it is said, with a shared disk for sbd and one for storage."""
 
-    def __init__(self, lab: Lab) -> None:
-        super().__init__(lab, NODES, PATIENCE)
+    def __init__(self, lab: Lab, nodes: tuple[str, ...] = NODES) -> None:
+        super().__init__(lab, nodes, PATIENCE)
 
     def declared(self, **more: Any) -> None:
         """Let the pillar say all of it."""
-        self.declare(*NODES, **{**CLUSTER, **more})
+        self.declare(*self.nodes, **{**CLUSTER, **more})
 
     def machine(self, node: str) -> Machine:
         """Return a node's machine, with its power in the caller's hand."""
@@ -56,7 +57,7 @@ class StorageSite(Site):  # type: ignore[misc]  # mypy looks at files of this fo
     def active_on(self, volume: str = VOLUME) -> list[str]:
         """Return the nodes on which the kernel has a volume, whatever Pacemaker says; with ``?`` who does not say."""
         found = []
-        for node in NODES:
+        for node in self.nodes:
             code = self.asked(node, "test", "-e", volume)[0] if self.running(node) else 1
             found += {0: [node], 1: []}.get(code, [f"{node}?"])
         return found
@@ -71,9 +72,20 @@ class StorageSite(Site):  # type: ignore[misc]  # mypy looks at files of this fo
 
     def holders(self) -> list[str]:
         """Return the nodes that have an exclusive lock of a volume."""
-        alive = [node for node in NODES if self.running(node)]
+        alive = [node for node in self.nodes if self.running(node)]
         found = {node: self.run(node, "lvmlockctl", "--info") for node in alive}
         return [node for node in alive if re.search(r"^LK LV ex ", found[node], re.MULTILINE)]
+
+    def written(self, node: str, volume: str = VOLUME) -> str:
+        """Write something new to a volume, past any cache, and return it."""
+        nonce = secrets.token_hex(16)
+        self.run(node, "dd", f"of={volume}", "bs=512", "conv=sync", "oflag=direct", "status=none", stdin=nonce)
+        return nonce
+
+    def read_back(self, node: str, volume: str = VOLUME) -> str:
+        """Return what :meth:`written` has written, past any cache."""
+        text = self.run(node, "dd", f"if={volume}", "bs=512", "count=1", "iflag=direct", "status=none")
+        return str(text).rstrip("\0")
 
     def where(self, node: str, name: str = RESOURCE) -> str:
         """Return where a resource runs, as one node sees it; empty when nowhere."""
@@ -101,8 +113,8 @@ class StorageSite(Site):  # type: ignore[misc]  # mypy looks at files of this fo
         """Switch a node on and wait until it is a member with its locks again."""
         self.machine(node).start()
         self.lab.hosts.wait_ssh(node, timeout=PATIENCE)
-        other = next(one for one in NODES if one != node)
-        soon(lambda: self.online(other) == set(NODES), PATIENCE, f"{node} is back")
+        other = next(one for one in self.nodes if one != node)
+        soon(lambda: self.online(other) == set(self.nodes), PATIENCE, f"{node} is back")
         soon(lambda: self.locks(node), PATIENCE, f"{node} has its daemon of locks")
 
     def locks(self, node: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Iterator
 
@@ -155,16 +154,14 @@ def test_it_moves_without_a_stop(site):
 def test_it_comes_back_when_its_node_dies_once_the_lease_is_over(site):
     node = soon(lambda: site.where("hv1"), PATIENCE, "the volume's resource runs")
     other = next(one for one in NODES if one != node)
-    nonce = secrets.token_hex(16)
-    site.run(node, "dd", f"of={VOLUME}", "bs=512", "conv=sync", "oflag=direct", "status=none", stdin=nonce)
+    nonce = site.written(node)
     died = site.killed(node)
     soon(lambda: site.device.fenced(node), PATIENCE, f"{node} is fenced")
     soon(lambda: other in site.active_on(), PATIENCE, f"the volume is on {other}")
     took = time.monotonic() - died
     assert took > LEASE - 30
     print(f"{node} died; the volume was active on {other} after {took:.0f} s")
-    read = site.run(other, "dd", f"if={VOLUME}", "bs=512", "count=1", "iflag=direct", "status=none")
-    assert read.rstrip("\0") == nonce
+    assert site.read_back(other) == nonce
     site.lab.hosts.wait_ssh(node, timeout=PATIENCE)
     soon(lambda: site.online(other) == set(NODES), PATIENCE, f"{node} is back")
     assert site.active_on() == [other]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 
 import pytest
 from cluster_site import changes, failures, soon
-from storage_site import CLUSTER, MSGWAIT, NODES, PATIENCE, RESOURCE, SAN, SBD, VOLUME
+from storage_site import CLUSTER, MSGWAIT, NODES, PATIENCE, RESOURCE, SAN, SBD
 
 pytestmark = [
     pytest.mark.usefixtures("course"),
@@ -17,11 +16,6 @@ pytestmark = [
 AGENT = "/usr/sbin/fence_sbd"
 BOTH = "/dev/vmdata/both"
 QUIET = 90  # seconds for which nothing may be recovered
-
-
-def read_back(site, node):
-    """Return the first words on the volume, past any cache."""
-    return site.run(node, "dd", f"if={VOLUME}", "bs=512", "count=1", "iflag=direct", "status=none").rstrip("\0")
 
 
 def test_a_disk_with_a_file_system_is_refused_by_name(course):
@@ -71,8 +65,7 @@ def test_the_volume_is_on_one_node(site):
 def test_the_volume_comes_back_when_its_node_dies_and_has_what_was_written(site):
     node = site.where("hv1") or site.where("hv2")
     other = next(one for one in NODES if one != node)
-    nonce = secrets.token_hex(16)
-    site.run(node, "dd", f"of={VOLUME}", "bs=512", "conv=sync", "oflag=direct", "status=none", stdin=nonce)
+    nonce = site.written(node)
     died = site.killed(node)
     soon(lambda: site.unclean(other) == {node}, PATIENCE, f"{node} is lost")
     lost = time.monotonic()
@@ -81,7 +74,7 @@ def test_the_volume_comes_back_when_its_node_dies_and_has_what_was_written(site)
     # Not before the dead node counts as off, which begins at most some seconds before somebody sees that it is lost.
     assert time.monotonic() - lost > MSGWAIT / 2
     print(f"{node} died; the volume was active on {other} after {took:.0f} s")
-    assert read_back(site, other) == nonce
+    assert site.read_back(other) == nonce
     site.back(node)
     # It does not go back to where it was.
     assert site.active_on() == site.holders() == [other]
@@ -132,9 +125,8 @@ def test_a_volume_that_is_active_everywhere_is_on_both_nodes_at_once(site):
     soon(lambda: site.active_on(BOTH) == list(NODES), PATIENCE, "it is active on both")
     for node in NODES:
         assert "LK LV sh" in site.run(node, "lvmlockctl", "--info")
-    nonce = secrets.token_hex(16)
-    site.run("hv1", "dd", f"of={BOTH}", "bs=512", "conv=sync", "oflag=direct", "status=none", stdin=nonce)
-    assert site.run("hv2", "dd", f"if={BOTH}", "bs=512", "count=1", "iflag=direct", "status=none").rstrip("\0") == nonce
+    nonce = site.written("hv1", BOTH)
+    assert site.read_back("hv2", BOTH) == nonce
     # The other volume is where it was.
     assert len(site.active_on()) == 1
     assert changes(site.converge(*NODES)) == {node: set() for node in NODES}

@@ -68,7 +68,9 @@ class Pacemaker:
             "cluster_tools.monitor": self.monitor,
             "cluster_tools.run": self.run,
         }
+        self.last = folder / "cib.xml"
         monkeypatch.setattr(cluster_pace, "LOCK", folder / "lock")
+        monkeypatch.setattr(cib, "_LAST", self.last)
         monkeypatch.setattr(cib, "__opts__", self.opts, raising=False)
         monkeypatch.setattr(cib, "__pillar__", self.pillar, raising=False)
         monkeypatch.setattr(cib, "__utils__", utils, raising=False)
@@ -159,6 +161,19 @@ def test_before_pacemaker_runs_a_prediction_has_it_all(node):
     assert "resource ip" in node.state(test=True)["changes"]
     ret = node.state()
     assert (ret["result"], ret["comment"], node.calls) == (False, "Pacemaker does not run.", [])
+
+
+def test_of_a_cluster_that_is_stopped_the_last_cib_counts(node):
+    node.state()
+    node.active = False
+    node.last.write_text(node.cib)
+    ret = node.state(test=True)
+    assert (ret["result"], ret["changes"]) == (True, {})
+    node.last.write_text("<cib/>")
+    ret = node.state(test=True)
+    assert (ret["result"], ret["comment"]) == (False, "The CIB: the CIB has no configuration.")
+    node.last.write_text("")
+    assert "The CIB: no element found" in node.state(test=True)["comment"]
 
 
 def test_a_cib_that_changes_meanwhile_is_read_again(node):
