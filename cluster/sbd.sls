@@ -80,6 +80,7 @@ cluster_sbd_unit_{{ unit }}:
     - makedirs: true
     - context:
         start_delay: {{ start_delay }}
+        alone: {{ (not sbd.devices) | json }}
     - require:
       - pkg: cluster_packages
       - sbd: cluster_sbd_unchanged

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 
+import jinja2
 import pytest
 from render_harness import grains
 
+ROOT = Path(__file__).resolve().parents[2]
 GRAINS = grains()["debian-12"]
 KEY = base64.b64encode(bytes(range(256))).decode()
 NODES = {f"hv{n}": {"id": n, "addresses": [f"192.0.2.{n}"]} for n in (1, 2, 3)}
@@ -176,6 +179,17 @@ def test_a_watchdog_alone_has_no_disk(compiled):
     assert "cluster_member cluster_quorum" in required(states["cluster_sbd_announced"])
     assert "sbd cluster_sbd_announced" in required(states["cluster_cib"])
     assert "cluster_sbd_announced" not in compiled(sbd=SBD)
+
+
+@pytest.mark.parametrize(("sbd", "order"), [(SBD, "After=sbd.service"), ({"enabled": True}, "BindsTo=sbd.service")])
+def test_corosync_waits_for_sbd_where_that_does_not_wait_for_corosync(compiled, sbd, order):
+    context = compiled(sbd=sbd)["cluster_sbd_unit_corosync"]["context"]
+    source = ROOT / "cluster/files/etc/systemd/system/corosync-sbd.conf"
+    jinja = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701 - a unit, not HTML
+    lines = jinja.from_string(source.read_text()).render(context).splitlines()
+    assert lines[0].startswith("# Written by Salt")
+    assert order in lines
+    assert len({"After=sbd.service", "BindsTo=sbd.service"} & {*lines}) == 1
 
 
 def test_locks_come_after_fencing_and_volumes_after_locks(compiled):
