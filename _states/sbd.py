@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     __utils__: dict[str, Any] = {}
 
 _PAUSE = 1.0
+# Seconds that systemd gives sbd to start, with the longest start_delay.
+_START = 3600 + 90
 _USE = "sbd create"
 _STOP = "stop the cluster on all nodes (systemctl stop pacemaker corosync), then run the highstate on all."
 _ANEW = f"It takes this up when it starts: {_STOP}"
@@ -39,7 +41,7 @@ def unchanged(
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
-        if not __utils__["cluster_tools.active"]("sbd.service"):
+        if not _runs():
             return ret | {"comment": "sbd does not run: it takes up what is declared when it starts."}
     except CommandExecutionError as error:
         return ret | {"result": False, "comment": f"sbd: {error}."}
@@ -185,7 +187,7 @@ def working(
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
-        if __utils__["cluster_tools.active"]("sbd.service"):
+        if _runs():
             why = _against(devices, watchdog, watchdog_timeout, wait_seconds)
             return ret | {"result": not why, "comment": why or "sbd runs."}
         if __opts__["test"] and not __utils__["cluster_tools.active"]("corosync.service"):
@@ -198,6 +200,14 @@ def working(
         "does not run shows: journalctl -u sbd."
     )
     return ret | {"result": False, "comment": comment}
+
+
+def _runs() -> bool:
+    """Return whether sbd runs, once systemd has started it or given up: until then the watchdog is not set."""
+    deadline = time.monotonic() + _START
+    while __utils__["cluster_tools.starting"]("sbd.service") and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+    return bool(__utils__["cluster_tools.active"]("sbd.service"))
 
 
 def announced(name: str, watchdog_timeout: int) -> dict[str, Any]:

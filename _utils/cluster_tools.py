@@ -83,8 +83,17 @@ def installed(program: str) -> bool:
 
 def active(unit: str) -> bool:
     """Says whether systemd runs a unit, or is about to."""
-    state = run(["systemctl", "is-active", unit], ok=range(256)).strip()
-    return state in {"active", "activating", "reloading", "deactivating"}
+    return _state(unit) in {"active", "activating", "reloading", "deactivating"}
+
+
+def starting(unit: str) -> bool:
+    """Says whether systemd is about to run a unit."""
+    return _state(unit) == "activating"
+
+
+def _state(unit: str) -> str:
+    """Returns what systemd says of a unit in one word."""
+    return run(["systemctl", "is-active", unit], ok=range(256)).strip()
 
 
 def enabled(unit: str) -> bool:

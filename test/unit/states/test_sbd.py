@@ -24,7 +24,7 @@ class Node:
         self.there, self.installed = True, True
         self.active: set[str] = set()
         self.watched: list[str] = []
-        self.watches_at = 0.0
+        self.watches_at = self.runs_at = 0.0
         self.seconds = 15
         self.made: list[str] = []
         self.calls: list[list[str]] = []
@@ -34,10 +34,12 @@ class Node:
             "cluster_disks.kept": cluster_disks.kept,
             "cluster_disks.make_header": self.make,
             "cluster_disks.missing": lambda devices: [] if self.there else list(devices),
-            "cluster_disks.watchdog_seconds": lambda watchdog: self.seconds,
+            # The module's own, until sbd sets another.
+            "cluster_disks.watchdog_seconds": lambda watchdog: self.seconds if self.clock >= self.runs_at else 60,
             "cluster_disks.watched": lambda: self.watched if self.clock >= self.watches_at else [],
             "cluster_disks.sbd_header": lambda _, device: TIMES if self.clock >= self.comes_at else self.header,
             "cluster_tools.active": lambda unit: unit in self.active,
+            "cluster_tools.starting": lambda unit: unit in self.active and self.clock < self.runs_at,
             "cluster_tools.installed": lambda program: self.installed,
             "disk_use.user_of": lambda device: "a guest" if self.used else "",
             "cluster_tools.run": self.run,
@@ -248,6 +250,18 @@ def test_sbd_has_a_moment_to_look_at_its_disks(node):
     node.clock, node.watches_at, node.header = 0.0, 100.0, TIMES
     assert sbd.working("x", [DISK])["result"] is False
     assert node.clock <= 30
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_an_sbd_that_is_starting_is_waited_for(node, test):
+    node.opts["test"] = test
+    for state in (sbd.working, sbd.unchanged):
+        node.active, node.runs_at, node.clock = {"sbd.service", "corosync.service"}, 54.0, 0.0
+        assert state("x", [], watchdog_timeout=15)["result"] is True
+        assert 54 <= node.clock < 60
+    node.runs_at = 1e9
+    sbd.working("x", [], watchdog_timeout=15)
+    assert node.clock < 2 * 3690
 
 
 @pytest.mark.parametrize(
