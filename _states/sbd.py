@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _PAUSE = 1.0
 # Seconds that systemd gives sbd to start, with the longest start_delay.
 _START = 3600 + 90
+# Seconds that it may take to watch its disks from then on; it has started once it watches most of them.
+_LOOKS = 30
 _USE = "sbd create"
 _STOP = "stop the cluster on all nodes (systemctl stop pacemaker corosync), then run the highstate on all."
 _ANEW = f"It takes this up when it starts: {_STOP}"
@@ -24,7 +26,6 @@ def unchanged(
     devices: list[str],
     watchdog: str = "/dev/watchdog",
     watchdog_timeout: int = 0,
-    wait_seconds: int = 30,
 ) -> dict[str, Any]:
     """Make sure that no sbd runs here with anything else than what is declared, before anything of that is written.
 
@@ -35,7 +36,6 @@ def unchanged(
         devices: The disks; none for the watchdog alone.
         watchdog: As of :func:`working`.
         watchdog_timeout: As of :func:`working`.
-        wait_seconds: As of :func:`working`.
 
     Returns a state result without changes.
     """
@@ -45,7 +45,7 @@ def unchanged(
             return ret | {"comment": "sbd does not run: it takes up what is declared when it starts."}
     except CommandExecutionError as error:
         return ret | {"result": False, "comment": f"sbd: {error}."}
-    return working(name, devices, watchdog, watchdog_timeout, wait_seconds)
+    return working(name, devices, watchdog, watchdog_timeout)
 
 
 def disks(
@@ -169,7 +169,6 @@ def working(
     devices: list[str],
     watchdog: str = "/dev/watchdog",
     watchdog_timeout: int = 0,
-    wait_seconds: int = 30,
 ) -> dict[str, Any]:
     """Make sure that sbd runs on this node, and with what is declared.
 
@@ -181,14 +180,13 @@ def working(
         devices: The disks; none for the watchdog alone.
         watchdog: The watchdog's device.
         watchdog_timeout: Seconds after which it resets a host that hangs.
-        wait_seconds: How long sbd may take to watch its disks once it runs.
 
     Returns a state result without changes: sbd starts with corosync and with nothing else.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
         if _runs():
-            why = _against(devices, watchdog, watchdog_timeout, wait_seconds)
+            why = _against(devices, watchdog, watchdog_timeout)
             return ret | {"result": not why, "comment": why or "sbd runs."}
         if __opts__["test"] and not __utils__["cluster_tools.active"]("corosync.service"):
             return ret | {"comment": "sbd starts with corosync."}
@@ -234,9 +232,9 @@ def announced(name: str, watchdog_timeout: int) -> dict[str, Any]:
     return ret
 
 
-def _against(devices: list[str], watchdog: str, watchdog_timeout: int, wait_seconds: int) -> str:
+def _against(devices: list[str], watchdog: str, watchdog_timeout: int) -> str:
     """Return what the running sbd was started with instead of what is declared, and what to do; empty if nothing."""
-    missing = _unwatched(devices, 0 if __opts__["test"] else wait_seconds)
+    missing = _unwatched(devices, 0 if __opts__["test"] else _LOOKS)
     more = [one for one in __utils__["cluster_disks.watched"]() if one not in devices]
     blind = [one for one in missing if not __utils__["cluster_disks.sbd_header"](_utils(), one)]
     if blind and not more:

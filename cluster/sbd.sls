@@ -20,7 +20,6 @@ cluster_sbd_unchanged:
     - devices: {{ sbd.devices | json }}
     - watchdog: {{ sbd.watchdog | yaml_dquote }}
     - watchdog_timeout: {{ sbd.watchdog_timeout }}
-    - wait_seconds: {{ cluster.wait_seconds }}
     - require:
       - cluster_node: cluster_node
 

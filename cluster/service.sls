@@ -36,7 +36,6 @@ cluster_sbd_working:
     - devices: {{ cluster.sbd.devices | json }}
     - watchdog: {{ cluster.sbd.watchdog | yaml_dquote }}
     - watchdog_timeout: {{ cluster.sbd.watchdog_timeout }}
-    - wait_seconds: {{ cluster.wait_seconds }}
     - require:
       - service: cluster_corosync_service
 {% endif %}
