@@ -197,6 +197,10 @@ def test_a_third_node_joins_and_a_volume_can_move_to_it(site):
     soon(lambda: site.active_on() == ["hv3"], PATIENCE, "the volume is on hv3")
     site.run(here, "crm_resource", "--clear", "--resource", RESOURCE)
     assert site.read_back("hv3") == nonce
+    # The node that the group's last volume has left has given up its locks, until its next highstate.
+    found = changes(site.converge(*NODES))
+    assert found.pop(here) <= {"cluster_volume_group_vmdata"}
+    assert found == {node: set() for node in others(here)}
     assert changes(site.converge(*NODES)) == SILENT
     # And it comes back from there.
     site.killed("hv3")
