@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import secrets
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cluster_site import Site, soon
 
 from lab.lab import Lab
 from lab.proc import CommandError
+from lab.ui import Progress
 from lab.vm import Machine
 
 NODES = ("hv1", "hv2")
@@ -33,6 +37,29 @@ CLUSTER = {
     },
 }  # fmt: skip
 VOLUME, RESOURCE = "/dev/vmdata/one", "vmdata-one"
+
+
+@contextlib.contextmanager
+def bare_machines(loud: Any, name: str, nodes: Iterable[str], shared_disks: Mapping[str, int]) -> Iterator[Lab]:
+    """Have a controller and machines that are minions, and no more, while the block runs.
+
+    Args:
+        loud: what shows progress past pytest's capture.
+        name: the lab's.
+        nodes: the machines.
+        shared_disks: MiB of each disk that they share, by name.
+    """
+    lab = Lab(name, Progress())
+    try:
+        with loud.disabled():
+            lab.up(
+                only=["controller", *nodes], kind="vm", kinds={"controller": "container"}, highstate=False,
+                shared_disks=shared_disks,
+            )  # fmt: skip
+        yield lab
+    finally:
+        differences = [] if os.environ.get("LAB_KEEP") == "1" else lab.down()
+    assert differences == [], "the lab left the machine changed"
 
 
 class StorageSite(Site):  # type: ignore[misc]  # mypy looks at files of this folder one by one

@@ -8,32 +8,16 @@ from collections.abc import Iterator
 import pytest
 import testinfra
 from guest_site import GuestSite
-from storage_site import SHARED_DISKS, Course, StorageSite
-
-from lab.lab import Lab
-from lab.ui import Progress
+from storage_site import NODES, SHARED_DISKS, Course, StorageSite, bare_machines
 
 NAME = f"{os.environ.get('LAB_NAME', 'test')}-disks"
-KEEP = os.environ.get("LAB_KEEP") == "1"
 
 
 @pytest.fixture(scope="session", name="site")
 def bare_hosts(loud) -> Iterator[StorageSite]:
     """A controller and two machines; a lab that was kept has no bare hosts any more."""
-    lab = Lab(NAME, Progress())
-    try:
-        with loud.disabled():
-            lab.up(
-                only=["controller", "hv1", "hv2"],
-                kind="vm",
-                kinds={"controller": "container"},
-                highstate=False,
-                shared_disks=SHARED_DISKS,
-            )
+    with bare_machines(loud, NAME, NODES, SHARED_DISKS) as lab:
         yield GuestSite(lab)
-    finally:
-        differences = [] if KEEP else lab.down()
-    assert differences == [], "the lab left the machine changed"
 
 
 @pytest.fixture(scope="session")

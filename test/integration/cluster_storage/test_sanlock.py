@@ -9,11 +9,10 @@ from collections.abc import Iterator
 import pytest
 from cluster_site import changes, failures, soon
 from fence_lab import AGENT, Device
-from storage_site import NODES, PATIENCE, RESOURCE, SAN, TOKEN, VOLUME, StorageSite
+from storage_site import NODES, PATIENCE, RESOURCE, SAN, TOKEN, VOLUME, StorageSite, bare_machines
 
 from lab import network
 from lab.lab import Lab
-from lab.ui import Progress
 
 pytestmark = pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host")
 NAME = f"{os.environ.get('LAB_NAME', 'test')}-leases"
@@ -75,21 +74,12 @@ class Leases(StorageSite):  # type: ignore[misc]  # as above
 @pytest.fixture(scope="module", name="site")
 def hosts_with_leases(loud) -> Iterator[Leases]:
     """A controller and two machines of this module's own."""
-    lab = Lab(NAME, Progress())
-    site: Leases | None = None
-    try:
-        with loud.disabled():
-            lab.up(
-                only=["controller", *NODES], kind="vm", kinds={"controller": "container"}, highstate=False,
-                shared_disks={"san": 1024},
-            )  # fmt: skip
+    with bare_machines(loud, NAME, NODES, {"san": 1024}) as lab:
         site = Leases(lab)
-        yield site
-    finally:
-        if site is not None:
+        try:
+            yield site
+        finally:
             site.device.close()
-        differences = [] if os.environ.get("LAB_KEEP") == "1" else lab.down()
-    assert differences == [], "the lab left the machine changed"
 
 
 def locks(site, node):

@@ -10,10 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cluster_site import NODES, changes, failures, soon
-from storage_site import PATIENCE, RESOURCE, SBD, SHARED_DISKS, VOLUME, WATCHDOG, StorageSite
-
-from lab.lab import Lab
-from lab.ui import Progress
+from storage_site import PATIENCE, RESOURCE, SBD, SHARED_DISKS, VOLUME, WATCHDOG, StorageSite, bare_machines
 
 pytestmark = pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host")
 NAME = f"{os.environ.get('LAB_NAME', 'test')}-three"
@@ -26,17 +23,8 @@ SILENT: dict[str, set[str]] = {node: set() for node in NODES}
 @pytest.fixture(scope="module", name="site")
 def bare_hosts(loud) -> Iterator[StorageSite]:
     """A controller and three machines of this module's own."""
-    lab = Lab(NAME, Progress())
-    try:
-        with loud.disabled():
-            lab.up(
-                only=["controller", *NODES], kind="vm", kinds={"controller": "container"}, highstate=False,
-                shared_disks=SHARED_DISKS,
-            )  # fmt: skip
+    with bare_machines(loud, NAME, NODES, SHARED_DISKS) as lab:
         yield StorageSite(lab, NODES)
-    finally:
-        differences = [] if os.environ.get("LAB_KEEP") == "1" else lab.down()
-    assert differences == [], "the lab left the machine changed"
 
 
 def place(site):
