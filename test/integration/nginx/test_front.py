@@ -343,7 +343,9 @@ def test_a_stream_arrives_while_it_goes_on_and_only_so_many_are_open(front, upst
             got = b""
             # The end of this answer is ten minutes away.
             while b'"/inventory/stream"' not in got:
-                got += secure.recv(65536)
+                chunk = secure.recv(65536)
+                assert chunk, got
+                got += chunk
             assert got.startswith(b"HTTP/1.1 200 ")
         assert raw(front, asked).startswith("HTTP/1.1 429 ")
 
