@@ -39,6 +39,7 @@ def errors(configuration: Mapping[str, Any]) -> Errors:
         found += _links(configuration["links"], present(everybody))
         found += _quorum(configuration["quorum"], present(everybody))
         found += _crypto(configuration["crypto"])
+        found += _packages(configuration)
     return [(f"cluster:{where}", text) for where, text in found]
 
 
@@ -171,6 +172,20 @@ def _crypto(crypto: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yields a half encryption: corosync refuses to encrypt what it does not sign."""
     if (crypto["cipher"] == "none") != (crypto["hash"] == "none"):
         yield "crypto", f"cipher {crypto['cipher']} does not go with hash {crypto['hash']}: both are none, or neither"
+
+
+def _packages(configuration: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields what is asked for on a system whose repositories do not have it (cluster/osmap.yaml)."""
+    roles = configuration["packages"]["roles"]
+    choices = {"tooling": ("pcs", "crmsh"), "storage:lock_manager": ("dlm", "sanlock")}
+    asked = {"tooling": configuration["tooling"], "storage:lock_manager": configuration["storage"]["lock_manager"]}
+    for where, role in asked.items():
+        if configuration["stack"] == "corosync" and role and roles["cluster"] and not roles[role]:
+            others = " or ".join(name for name in choices[where] if roles[name]) or "left out"
+            yield where, (
+                f"{role} is in no repository of this system; must be {others}, unless cluster:packages:roles:{role} "
+                "names packages of your own"
+            )
 
 
 def _key(keys: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from lab.stacks import all_stacks
 from lab.state import CHECKOUT
 from lab.ui import Progress
 
-from . import cluster, durable, interfaces, network, nodes
+from . import cluster, durable, interfaces, network, node_faults
 from .frozen import NUMBERS, FrozenHost
 from .record import Record
 
@@ -33,7 +33,10 @@ def parser() -> argparse.ArgumentParser:
         "make faults FAULTS='--count 3 --file-system xfs' passes options.",
     )
     made.add_argument("--campaign", action="append", choices=("durable", "network", "cluster"), help="default: all")
-    made.add_argument("--cluster-count", type=int, default=15, help="faults of a cluster (default: 15, each once)")
+    made.add_argument(
+        "--cluster-count", type=int, default=len(node_faults.FAULTS),
+        help="faults of a cluster (default: %(default)s, each once)",
+    )  # fmt: skip
     made.add_argument("--network-count", type=int, default=60, help="changes of interfaces (default: 60)")
     made.add_argument("--window", type=int, default=20, help="seconds to confirm each of these (default: 20)")
     made.add_argument(
@@ -118,7 +121,7 @@ def campaign(options: argparse.Namespace, progress: Progress) -> int:
 
 def _known(made: argparse.ArgumentParser, faults: list[str], campaigns: list[str]) -> None:
     """End the command where faults are named that the campaign does not have."""
-    known = {"network": {*interfaces.FAULTS}, "cluster": {*nodes.FAULTS}}.get(campaigns[0], set())
+    known = {"network": {*interfaces.FAULTS}, "cluster": {*node_faults.FAULTS}}.get(campaigns[0], set())
     unknown = sorted({*faults} - known)
     if faults and (len(campaigns) > 1 or not known):
         made.error("--fault is for --campaign network or --campaign cluster")

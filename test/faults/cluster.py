@@ -21,14 +21,15 @@ from lab.proc import LabError
 from lab.state import CHECKOUT, tree_digest
 from lab.ui import Progress
 
-from . import nodes
+from . import node_faults, nodes
 from .record import Record
 
 # What decides how a cluster behaves here, and what is done to it; the rest of the repository does not.
 SOURCES = (
     *("cluster", "libvirt/guests.sls", "_states/cib.py", "_states/corosync.py", "_states/sbd.py"),
-    *("_states/shared_volumes.py", "lab/guest.py", "test/faults/nodes.py"),
-    *("test/integration/guest_site.py", "test/integration/storage_site.py"),
+    *("_states/shared_volumes.py", "lab/guest.py", "test/faults/cluster.py", "test/faults/node_faults.py"),
+    *("test/faults/nodes.py", "test/integration/cluster_site.py", "test/integration/guest_site.py"),
+    "test/integration/storage_site.py",
 )
 PATTERNS = ("_states/cluster_*.py", "_utils/cluster_*.py")
 
@@ -44,10 +45,16 @@ def order(seed: int, count: int, faults: Sequence[str] = ()) -> list[tuple[int, 
     chance = random.Random(seed)  # noqa: S311 - the same order for the same seed
     found: list[str] = []
     while len(found) < count:
-        names = [name for name in nodes.FAULTS if name in faults or not faults]
+        names = [name for name in node_faults.FAULTS if name in faults or not faults]
         chance.shuffle(names)
         found += names
     return list(enumerate(found[:count], start=1))
+
+
+def digest() -> str:
+    """Return what changes with the code that decides what comes of a fault."""
+    found = [path for pattern in PATTERNS for path in CHECKOUT.glob(pattern)]
+    return tree_digest([*(CHECKOUT / name for name in SOURCES), *found])
 
 
 def told(run: dict[str, Any]) -> str:
@@ -96,9 +103,8 @@ def campaign(options: argparse.Namespace, progress: Progress) -> int:
     """
     out = options.out or CHECKOUT / "build" / "faults-cluster.json"
     terms = {"campaign": "cluster", "seed": options.seed, "platform": options.platform}
-    terms["faults"] = sorted(options.fault or nodes.FAULTS)
-    found = [path for pattern in PATTERNS for path in CHECKOUT.glob(pattern)]
-    terms["sources"] = tree_digest([*(CHECKOUT / name for name in SOURCES), *found])
+    terms["faults"] = sorted(options.fault or node_faults.FAULTS)
+    terms["sources"] = digest()
     record = Record(out, terms, fresh=options.fresh)
     if record.forgotten:
         progress.say(f"{record.forgotten} runs in {out} were of other code or options, and are forgotten")
@@ -107,7 +113,7 @@ def campaign(options: argparse.Namespace, progress: Progress) -> int:
     missing = [row for row in wanted if row[0] not in done]
     begun = time.monotonic()
     if missing:
-        lab = Lab(f"{options.name}-cluster", progress)
+        lab = Lab(f"{options.name}-ha", progress)
         try:
             with progress.step("make a cluster of two machines with a guest"):
                 site = made(lab, options.platform)

@@ -122,6 +122,14 @@ class StorageSite(Site):  # type: ignore[misc]  # mypy looks at files of this fo
         place = found.find("node")
         return str(place.get("name")) if place is not None else ""
 
+    def idle(self, node: str) -> list[str]:
+        """Return what Pacemaker should run and does not, as one node sees it."""
+        rows = self.monitor(node).iter("resource")
+        return [
+            str(row.get("id")) for row in rows
+            if row.get("role") != "Started" or "true" in (row.get("failed"), row.get("blocked"))
+        ]  # fmt: skip
+
     def fencing(self, node: str, name: str = "fence_sbd") -> str:
         """Return where the fence device runs; empty when nowhere."""
         return self.where(node, name)

@@ -15,6 +15,7 @@ GRAINS = grains()["debian-12"]
 KEY = base64.b64encode(bytes(range(256))).decode()
 NODES = {f"hv{n}": {"id": n, "addresses": [f"192.0.2.{n}"]} for n in (1, 2, 3)}
 BASE = {"name": "c", "nodes": NODES, "bootstrap_node": "hv1", "keys": {"keeper": "master"}}
+SBD = {"enabled": True, "devices": ["/dev/disk/by-id/scsi-sbd"], "module": "softdog", "blacklist": ["iTCO_wdt"]}
 FENCE = {"agent": "fence_x", "targets": ["hv1", "hv2", "hv3"], "secrets": {"passwd": "kq3Vw8yR0bN5"}}
 
 
@@ -115,6 +116,28 @@ def test_the_tooling_is_installed_and_its_daemon_is_held_back(compiled, tooling,
     assert ("cluster_unit_pcsd" in states) is held
 
 
+@pytest.mark.parametrize(
+    ("system", "over", "text"),
+    [
+        ("rocky-9", {"tooling": "crmsh"}, "cluster:tooling: crmsh is in no repository of this system; must be pcs"),
+        ("almalinux-10", {"sbd": SBD, "storage": {"lock_manager": "dlm"}}, "cluster:storage:lock_manager: dlm is in"),
+        (
+            "almalinux-10",
+            {"stonith": {"fence": FENCE}, "storage": {"lock_manager": "sanlock"}},
+            "cluster:storage:lock_manager: sanlock is in no repository of this system; must be left out",
+        ),
+    ],
+)
+def test_what_a_system_has_no_package_of_is_refused_unless_the_site_has(make_host, system, over, text):
+    _, errors = make_host(grains()[system], {"cluster": {**BASE, **over}}).compile("cluster")
+    assert text in str(errors)
+    role = over.get("tooling") or over["storage"]["lock_manager"]
+    own = {**BASE, **over, "packages": {"roles": {role: ["our-build"]}}}
+    low, errors = make_host(grains()[system], {"cluster": own}).compile("cluster")
+    assert errors == []
+    assert "our-build" in next(chunk for chunk in low if chunk["__id__"] == "cluster_packages")["pkgs"]
+
+
 def test_of_a_cluster_of_the_old_kind_the_files_alone_are_written(compiled):
     states = compiled(stack="cman", cman={"config_version": 1})
     assert {chunk["state"] for chunk in states.values()} == {"cluster_node", "cman", "durable"}
@@ -123,7 +146,6 @@ def test_of_a_cluster_of_the_old_kind_the_files_alone_are_written(compiled):
     assert "cluster_cman_lvm_conf" not in compiled(stack="cman", cman={"config_version": 1, "clvm": False})
 
 
-SBD = {"enabled": True, "devices": ["/dev/disk/by-id/scsi-sbd"], "module": "softdog", "blacklist": ["iTCO_wdt"]}
 GROUPS = {"vm": {"devices": ["/dev/disk/by-id/scsi-san"], "volumes": {"one": {"size_mib": 64}}}}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import guest_site
 import pytest
 from faults import __main__ as command
-from faults import cluster, durable, nodes, on_host
+from faults import cluster, durable, node_faults, nodes, on_host
 from faults.record import Record
 
 from _utils import formula_config, formula_schema, formula_vocabulary
@@ -109,6 +109,36 @@ def test_finished_runs_need_no_host(tmp_path, monkeypatch, capsys):
     assert "NOT AS PROMISED" in "".join(capsys.readouterr())
 
 
+def test_a_campaign_of_clusters_that_is_over_needs_no_host(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "faults.json"
+    argv = ["--campaign", "cluster", "--cluster-count", "2", "--seed", "3", "--out", str(out), "--keep"]
+    sources = {"sources": cluster.digest()}
+    terms = {"campaign": "cluster", "seed": 3, "platform": "debian-12", "faults": sorted(node_faults.FAULTS), **sources}
+    rows = [
+        {"number": number, "fault": fault, "node": "hv1", "end": "", "seconds": 1.0, "kept": True, "wrong": []}
+        for number, fault in cluster.order(3, 2)
+    ]
+    out.write_text(json.dumps({"terms": terms, "runs": rows}))
+    assert command.main(argv) == 0
+    assert "cluster: 2 runs (0 now" in "".join(capsys.readouterr())
+    rows[1] |= {"kept": False, "wrong": ["twice"]}
+    out.write_text(json.dumps({"terms": terms, "runs": rows}))
+    assert command.main(argv) == 1
+    assert "1 not as promised" in "".join(capsys.readouterr())
+
+    # Of other code nothing counts: a host would be needed.
+    def none(*words, **options):
+        raise LabError("no host here")
+
+    monkeypatch.setattr(cluster, "made", none)
+    monkeypatch.setattr(cluster.Lab, "down", lambda lab: [])
+    out.write_text(json.dumps({"terms": {**terms, "sources": "other"}, "runs": rows}))
+    assert command.main(argv) == 2
+    said = "".join(capsys.readouterr())
+    assert "2 runs in" in said
+    assert "no host here" in said
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -129,11 +159,11 @@ def test_what_is_no_fault_or_backend_is_refused(argv, said, capsys):
 
 
 def test_a_seed_orders_the_faults_of_clusters_and_each_comes_once_before_any_again():
-    runs = cluster.order(3, 2 * len(nodes.FAULTS))
-    assert runs == cluster.order(3, 2 * len(nodes.FAULTS))
-    assert runs != cluster.order(4, 2 * len(nodes.FAULTS))
-    names = [name for _, name in runs]
-    assert sorted(names[: len(nodes.FAULTS)]) == sorted(names[len(nodes.FAULTS) :]) == sorted(nodes.FAULTS)
+    runs = cluster.order(3, 2 * len(node_faults.FAULTS))
+    assert runs == cluster.order(3, 2 * len(node_faults.FAULTS))
+    assert runs != cluster.order(4, 2 * len(node_faults.FAULTS))
+    names, once = [name for _, name in runs], len(node_faults.FAULTS)
+    assert sorted(names[:once]) == sorted(names[once:]) == sorted(node_faults.FAULTS)
     assert cluster.order(3, 5) == runs[:5]
     assert cluster.order(3, 2, ["node killed"]) == [(1, "node killed"), (2, "node killed")]
 
@@ -147,7 +177,8 @@ def test_a_broken_run_of_a_cluster_is_told():
 class Pair:
     """A cluster of two that is always well, and in which a guest can run twice."""
 
-    def __init__(self, twice=False, kept=5, boots=("boot",), silent=False, restarts=("hv2",)):
+    def __init__(self, twice=False, kept=5, boots=("boot",), silent=False, restarts=("hv2",), shared=""):
+        self.shared = shared
         self.twice, self.kept, self.boots, self.silent, self.restarts = twice, kept, boots, silent, restarts
         self.counted, self.starts = 0, {"hv1": 0, "hv2": 0}
         self.lab = type("Lab", (), {"hosts": type("Hosts", (), {"controller": "controller"})})()
@@ -170,8 +201,11 @@ class Pair:
             return {"hv1": "running", "hv2": "?"}
         return {"hv1": "running", "hv2": "running"} if self.twice else {"hv1": "running"}
 
-    def active_on(self, volume):
-        return ["hv1"]
+    def active_on(self, volume="/dev/vmdata/one"):
+        return ["hv1", "hv2"] if volume == self.shared else ["hv1"]
+
+    def idle(self, node):
+        return []
 
     def count(self, node):
         self.counted += 1
@@ -223,6 +257,18 @@ def test_a_guest_that_goes_on_is_as_promised(attempted):
 def test_a_guest_on_two_nodes_and_one_that_has_lost_its_data_are_not(attempted):
     assert attempted(Pair(twice=True))["wrong"] == ["the guest runs on hv1 and hv2"]
     assert attempted(Pair(kept=3))["wrong"] == ["the guest had counted to 5 and has 3"]
+
+
+def test_a_volume_on_two_nodes_is_seen_unless_it_moves_live():
+    def seen(volume, *, live):
+        watch, times = nodes.Watch(Pair(shared=volume), live=live), iter([False, False])
+        watch.over.wait = lambda seconds: next(times, True)
+        watch.run()
+        return watch.seen
+
+    assert seen("/dev/vmdata/one", live=True) == {"/dev/vmdata/one is active on hv1 and hv2"}
+    assert seen(guest_site.GUEST_DISK, live=False) == {f"{guest_site.GUEST_DISK} is active on hv1 and hv2"}
+    assert seen(guest_site.GUEST_DISK, live=True) == set()
 
 
 @pytest.mark.parametrize(
