@@ -6,7 +6,7 @@ difference as one change that Pacemaker refuses if the CIB has changed meanwhile
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -24,6 +24,8 @@ _TRIES = 5
 _QUERY = ["cibadmin", "--query"]
 _LAST = Path("/var/lib/pacemaker/cib/cib.xml")
 _SECRETS = "/var/lib/pacemaker/lrm/secrets"
+# A meta attribute of fence devices that says who has had new secrets last, and when.
+_NEWS = "hypervisor-secrets"
 
 
 def configured(
@@ -338,10 +340,13 @@ def _idle(devices: list[str], wait_seconds: int) -> list[str]:
 # ---- secret parameters ----
 
 
-def secrets(name: str, pillar_key: str, resource: str, parameters: list[str], folder: str = _SECRETS) -> dict[str, Any]:
+def secrets(
+    name: str, pillar_key: str, resource: str, parameters: list[str], fences: bool = False, folder: str = _SECRETS
+) -> dict[str, Any]:
     """Make sure that this node has the secret parameters of a resource, which the CIB does not hold.
 
-    Pacemaker reads each from a file (0600, root) when it starts an agent, and gives it to that by standard input.
+    Pacemaker reads each from a file (0600, root) when it starts an agent, and gives it to that by standard input. A
+    Pacemaker that runs is told of new ones.
 
     Args:
         name: Any label.
@@ -349,6 +354,7 @@ def secrets(name: str, pillar_key: str, resource: str, parameters: list[str], fo
             rendered state holds them.
         resource: The resource or fence device.
         parameters: Names of the parameters; without any, those that were there are removed.
+        fences: Whether it is a fence device.
         folder: Where Pacemaker looks for them.
 
     Returns a state result that says of a secret only that it changed.
@@ -363,14 +369,8 @@ def secrets(name: str, pillar_key: str, resource: str, parameters: list[str], fo
             )
             return ret | {"result": False, "comment": comment}
         wanted = _contents(pillar_key, parameters)
-        read, access = __utils__["own_files.read"], __utils__["own_files.access"]
-        for path, content in wanted.items():
-            if read(place / path) != content:
-                ret["changes"][path.removesuffix(".sign")] = "written"
-            elif access(place / path, 0o600):
-                ret["changes"].setdefault(path.removesuffix(".sign"), access(place / path, 0o600))
         there = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
-        ret["changes"] |= {path: "removed" for path in there if path not in wanted and not path.endswith(".sign")}
+        ret["changes"] = _differing(place, wanted, there)
         if not ret["changes"] or __opts__["test"]:
             comment = f"The secrets of {resource} {'would be written' if ret['changes'] else 'are as they should be'}."
             return ret | {"result": None if ret["changes"] else True, "comment": comment}
@@ -379,9 +379,34 @@ def secrets(name: str, pillar_key: str, resource: str, parameters: list[str], fo
         for path in there:
             if path not in wanted:
                 (place / path).unlink(missing_ok=True)
-    except (CommandExecutionError, OSError, ValueError) as error:
+        if "written" in ret["changes"].values():
+            _told(resource, fences=fences)
+    except (CommandExecutionError, OSError, ValueError, ElementTree.ParseError) as error:
         return ret | {"result": False, "comment": f"The secrets of {resource}: {error}."}
     return ret | {"comment": f"The secrets of {resource} are as they should be now."}
+
+
+def _told(resource: str, *, fences: bool) -> None:
+    """Have a Pacemaker that runs use new secrets, and try again here what has failed without them.
+
+    Its fencer reads those of a device once, and again when the resources of the CIB have changed
+    (pcmk__substitute_secrets and update_cib_stonith_devices of Pacemaker's fenced_commands.c and fenced_cib.c). A start
+    without secrets keeps a resource from this node until its failure is forgotten (PCMK_EXEC_NO_SECRETS).
+    """
+    run, monitor = __utils__["cluster_tools.run"], __utils__["cluster_tools.monitor"]
+    if not __utils__["cluster_tools.active"]("pacemaker.service"):
+        return
+    if not __utils__["cluster_cib.has"](run(_QUERY), [resource]):
+        return
+    own = run(["crm_node", "--name"]).strip()
+    if fences:
+        words = ["--meta", "--set-parameter", _NEWS, "--parameter-value", f"{own} {time.time():.0f}"]
+        with __utils__["cluster_pace.turn"](monitor):
+            run(["crm_resource", "--resource", resource, *words])
+    root = ElementTree.fromstring(monitor())  # noqa: S314 - from Pacemaker on this host
+    failed = {(one.get("op_key", "").rsplit("_", 2)[0], one.get("node")) for one in root.iter("failure")}
+    if (resource, own) in failed:
+        run(["crm_resource", "--cleanup", "--resource", resource, "--node", own])
 
 
 def _supported() -> bool:
@@ -404,6 +429,18 @@ def _contents(pillar_key: str, parameters: list[str]) -> dict[str, bytes]:
         found[parameter] = secret.encode("utf-8")
         found[f"{parameter}.sign"] = __utils__["cluster_cib.signature"](secret)
     return found
+
+
+def _differing(place: Path, wanted: Mapping[str, bytes], there: Iterable[str]) -> dict[str, str]:
+    """Return by secret what is to be done with its files, without a word of them."""
+    read, access = __utils__["own_files.read"], __utils__["own_files.access"]
+    found: dict[str, str] = {}
+    for path, content in wanted.items():
+        if read(place / path) != content:
+            found[path.removesuffix(".sign")] = "written"
+        elif wrong := access(place / path, 0o600):
+            found.setdefault(path.removesuffix(".sign"), wrong)
+    return found | {path: "removed" for path in there if path not in wanted and not path.endswith(".sign")}
 
 
 def _write(place: Path, file: str, content: bytes) -> None:

@@ -99,7 +99,7 @@ def left(
         ret["changes"] = {verb: things for verb, things in found.items() if things}
         if not ret["changes"]:
             return ret | {"comment": "This host is in no cluster."}
-        why = _needed(leaving or {}) if running else ""
+        why = _needed(leaving or {}) or _unmanaged(leaving or {}) if running else ""
         if why:
             return ret | {"result": False, "changes": {}, "comment": why}
         if __opts__["test"]:
@@ -148,6 +148,23 @@ def _needed(leaving: Mapping[str, Any]) -> str:
     return (
         f"Nothing has changed: {told} this node. Bring the missing nodes back first, or stop this one by hand: "
         "systemctl stop pacemaker corosync."
+    )
+
+
+def _unmanaged(leaving: Mapping[str, Any]) -> str:
+    """Return what Pacemaker would leave behind, running, when it stops here; empty for nothing.
+
+    Once the others manage it again they would start it a second time.
+    """
+    if not __utils__["cluster_tools.active"]("pacemaker.service"):
+        return ""
+    own = str(leaving.get(__opts__["id"], {}).get("name", __opts__["id"]))
+    found = __utils__["cluster_tools.unmanaged"](__utils__["cluster_tools.monitor"](), own)
+    if not found:
+        return ""
+    return (
+        f"Nothing has changed: Pacemaker does not manage {', '.join(found)}, so that would run on here, out of the "
+        "cluster. Stop it, or have it managed again (is-managed, maintenance-mode)."
     )
 
 

@@ -177,6 +177,24 @@ def listed(text: str) -> set[str]:
     return {node.get("name", "") for node in _nodes(text)}
 
 
+def unmanaged(text: str, node: str) -> list[str]:
+    """Returns what runs on a node without Pacemaker managing it, by resource; fence devices run nowhere in earnest.
+
+    Args:
+        text: what :func:`monitor` returned.
+        node: its name.
+    """
+    root = ElementTree.fromstring(text)  # noqa: S314 - from Pacemaker on this host
+    return sorted(
+        {
+            row.get("id", "")
+            for row in root.iter("resource")
+            if row.get("managed") == "false" and not row.get("resource_agent", "").startswith("stonith")
+            and any(one.get("name") == node for one in row.findall("node"))
+        }
+    )  # fmt: skip
+
+
 def unfenced(text: str, leaving: Iterable[str]) -> str:
     """Says which of the nodes that leave Pacemaker has still to fence: forgotten, it would start their guests twice.
 

@@ -10,15 +10,15 @@ def merged(answers: Mapping[str, Any]) -> dict[str, Any]:
     """Puts the views of minions together, a cluster at a time.
 
     Args:
-        answers: by minion what ``hypervisor.cluster`` returned; a text where it failed.
+        answers: by minion what ``hypervisor.cluster`` returned; a text where it failed, false where none came.
     """
     views: dict[str, dict[str, Any]] = {}
     silent = {}
     for minion, answer in sorted(answers.items()):
         if isinstance(answer, Mapping):
             views.setdefault(str(answer["name"]), {})[minion] = answer
-        elif answer:
-            silent[minion] = " ".join(str(answer).split())
+        elif answer is not None:
+            silent[minion] = " ".join(str(answer or "it does not answer").split())
     found = {name: _one(rows) for name, rows in views.items()}
     if silent:
         found[""] = {"problems": [f"{minion}: {text}" for minion, text in silent.items()]}

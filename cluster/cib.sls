@@ -1,13 +1,12 @@
-# Guarantees that fencing, resources and constraints are as declared, and that secret parameters are on the nodes alone.
+# Guarantees that fencing, resources and constraints are as declared.
 #
-# Every node has the secrets; the bootstrap node alone changes the CIB. Secrets are read from pillar by the state itself,
-# so that this file does not hold them.
+# The bootstrap node alone changes the CIB. Of secret parameters it knows the names alone.
 {% set cluster = salt['formula.config']('cluster') %}
 {% set nodes = {} %}
 {% for minion, node in cluster.nodes.items() if node.get('ensure') != 'absent' %}
 {% do nodes.update({minion: node}) %}
 {% endfor %}
-{% set declared, secret = {}, {} %}
+{% set declared = {} %}
 {% for key in ['properties', 'resource_defaults', 'operation_defaults', 'groups', 'constraints', 'sbd', 'storage'] %}
 {% do declared.update({key: cluster[key]}) %}
 {% endfor %}
@@ -19,20 +18,15 @@
 {% do declared.update({'guests': guests}) %}
 {% set present = guests.items() | rejectattr('1.ensure', 'equalto', 'absent') | map('first') | list %}
 {% for kind in ['stonith', 'resources'] %}
-{% for name, spec in cluster[kind].items() %}
-{% set names = spec.pop('secrets', {}).keys() | list %}
-{% if names %}
-{% do spec.update({'secrets': names}) %}
-{% endif %}
-{% set kept = [] if spec.get('ensure') == 'absent' else names %}
-{% set where = 'cluster:' ~ kind ~ ':' ~ name ~ ':secrets' %}
-{% do secret.update({name: {'key': where, 'names': kept} }) %}
+{% for name, spec in cluster[kind].items() if spec.get('secrets') %}
+{% do spec.update({'secrets': spec.secrets.keys() | list}) %}
 {% endfor %}
 {% do declared.update({kind: cluster[kind]}) %}
 {% endfor %}
 
 include:
   - cluster.packages
+  - cluster.secrets
   - cluster.service
 {% if cluster.storage.lock_manager %}
   - cluster.storage
@@ -40,20 +34,6 @@ include:
 {% if present %}
   - libvirt.guests
 {% endif %}
-
-{% for name, one in secret.items() %}
-cluster_secrets_{{ name }}:
-  cib.secrets:
-    - pillar_key: {{ one.key | yaml_dquote }}
-    - resource: {{ name | yaml_dquote }}
-    - parameters: {{ one.names | json }}
-    - require:
-      - pkg: cluster_packages
-{% if not one.names and opts.id == cluster.bootstrap_node %}
-      # Those that are not declared any more go once the CIB does not ask for them.
-      - cib: cluster_cib
-{% endif %}
-{% endfor %}
 
 {% if opts.id == cluster.bootstrap_node %}
 {# Fencing has to work before there are locks or guests, and locks before there are volumes. #}
@@ -75,9 +55,6 @@ cluster_secrets_{{ name }}:
 {% if cluster.sbd.enabled and not cluster.sbd.devices %}
       - sbd: cluster_sbd_announced
 {% endif %}
-{% for name, one in secret.items() if one.names %}
-      - cib: cluster_secrets_{{ name }}
-{% endfor %}
 {% if stage == 'locking' %}
       - cib: cluster_cib_fencing
 {% elif stages | length > 1 and loop.last %}

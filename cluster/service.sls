@@ -7,9 +7,19 @@
 {% do (leaving if node.get('ensure') == 'absent' else nodes).update({minion: node}) %}
 {% endfor %}
 
+{% set secret = [] %}
+{% for kind in ['stonith', 'resources'] %}
+{% for name, spec in cluster[kind].items() if spec.get('secrets') and spec.get('ensure') != 'absent' %}
+{% do secret.append(name) %}
+{% endfor %}
+{% endfor %}
+
 include:
   - cluster.keys
   - cluster.corosync
+{% if cluster.stonith or cluster.resources %}
+  - cluster.secrets
+{% endif %}
 {% if cluster.sbd.enabled %}
   - cluster.sbd
 {% endif %}
@@ -52,6 +62,9 @@ cluster_pacemaker_service:
 {% if cluster.storage.lock_manager == 'sanlock' %}
       - service: cluster_lock_service_lvmlockd
 {% endif %}
+{% for name in secret %}
+      - cib: cluster_secrets_{{ name }}
+{% endfor %}
 
 cluster_quorum:
   cluster_member.quorate:

@@ -101,8 +101,22 @@ def test_secrets_that_are_not_declared_any_more_go_after_the_cib_has_changed(com
     other = compiled(stonith={"fence": plain}, bootstrap_node="hv2")["cluster_secrets_fence"]
     assert (other["parameters"], required(other)) == ([], {"pkg cluster_packages"})
     held = compiled(stonith={"fence": FENCE})
-    assert "cib cluster_secrets_fence" in required(held["cluster_cib"])
+    assert "cib cluster_secrets_fence" in required(held["cluster_pacemaker_service"])
     assert "cib cluster_cib" not in required(held["cluster_secrets_fence"])
+
+
+@pytest.mark.parametrize("manager", ["dlm", "sanlock"])
+@pytest.mark.parametrize("bootstrap", ["hv1", "hv2"])
+def test_every_node_has_the_secrets_before_its_pacemaker_starts(make_host, bootstrap, manager):
+    storage = {"lock_manager": manager, "volume_groups": GROUPS}
+    pillar = {**BASE, "stonith": {"fence": FENCE}, "storage": storage, "bootstrap_node": bootstrap}
+    low, errors = make_host(GRAINS, {"cluster": pillar}).compile("cluster")
+    assert errors == []
+    states = {chunk["__id__"]: chunk for chunk in low}
+    assert "cib cluster_secrets_fence" in required(states["cluster_pacemaker_service"])
+    # What waits for another node comes after that.
+    assert "cluster_member cluster_quorum" in required(states["cluster_volume_group_vm"])
+    assert states["cluster_secrets_fence"]["fences"] is True
 
 
 def test_without_resources_the_cib_is_left_alone(compiled):

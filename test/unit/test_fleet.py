@@ -94,6 +94,14 @@ def test_no_cluster():
     assert fleet_clusters.table(fleet_clusters.merged({"hv1": None})) == "No host that was asked is in a cluster."
 
 
+def test_hosts_that_do_not_answer_are_named():
+    # As Salt's client says it of minions that it has asked in vain.
+    text = fleet_clusters.table(fleet_clusters.merged({"hv1": False, "hv2": False, "nas": None}))
+    assert text.splitlines() == [
+        "These hosts could not be asked:", "  hv1: it does not answer", "  hv2: it does not answer",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("opts", "printed"),
     [

@@ -196,14 +196,27 @@ def test_a_lease_of_a_host_that_has_gone_is_waited_for(node, monkeypatch):
     node.fail(**{"lvchange --activate ey vm/one": [5, 5]})
     assert node.does("start", **SANLOCK) == 0
     assert node.calls().count(EXCLUSIVE) == 3
-    # Not for ever, and dlm has let go of its locks before anything starts.
+    # Not for ever.
     monkeypatch.setattr(agent, "LEASE", 0.05)
     node.fail(**{"lvchange --activate ey vm/one": 5})
     assert node.does("start", **SANLOCK) == 1
     assert EXCLUSIVE in node.calls()
-    node.fail(**{"LVM-activate start": [1]})
-    assert node.does("start") == 1
-    assert node.calls().count(START) == 1
+
+
+@pytest.mark.parametrize("action", ["start", "migrate_from"])
+def test_locks_of_dlm_that_another_volume_gives_up_meanwhile_are_taken_again(node, monkeypatch, action):
+    monkeypatch.setattr(agent, "PAUSE", 0.01)
+    node.fail(**{"LVM-activate start": [1, 1]})
+    assert node.does(action) == 0
+    assert sum(call[:2] == START[:2] for call in node.calls()) == 3
+    # Not for ever, and not where asking again does not help.
+    monkeypatch.setattr(agent, "RACE", 0.05)
+    node.fail(**{"LVM-activate start": 1})
+    assert node.does(action) == 1
+    assert len(node.calls()) > 1
+    node.fail(**{"LVM-activate start": [6]})
+    assert node.does(action) == 6
+    assert sum(call[:2] == START[:2] for call in node.calls()) == 1
 
 
 def test_a_lock_that_does_not_become_shared_is_said(node, capfd):

@@ -96,7 +96,7 @@ class Pacemaker:
         self.calls.append(argv)
         if argv == ["cibadmin", "--query"]:
             return self.cib
-        if argv[0] in ("attrd_updater", "virsh", "pacemakerd"):
+        if argv[0] in ("attrd_updater", "virsh", "pacemakerd", "crm_node"):
             return self.asked(argv[0])
         if "target-role" in argv:
             assert not self.opts["test"]
@@ -127,16 +127,18 @@ class Pacemaker:
             return "".join(f'name="hypervisor-sbd" host="{node}" value="{said}"\n' for node, said in self.said.items())
         if program == "virsh":
             return "".join(f" vd{letter}  {path}\n" for letter, path in zip("abc", self.open, strict=False))
+        if program == "crm_node":
+            return "hv1\n"
         return "Supporting v3: corosync-ge-2 cibsecrets systemd" if self.cibsecrets else "Supporting v3: systemd"
 
     def state(self, declared: Any = None, *, test: bool = False) -> dict[str, Any]:
         self.opts["test"] = test
         return cib.configured("x", DECLARED if declared is None else declared, NODES, 10)
 
-    def secret(self, *parameters: str, test: bool = False) -> dict[str, Any]:
+    def secret(self, *parameters: str, test: bool = False, fences: bool = True) -> dict[str, Any]:
         self.opts["test"] = test
         key = "cluster:stonith:fence:secrets"
-        return cib.secrets("x", key, "fence", list(parameters), str(self.folder))
+        return cib.secrets("x", key, "fence", list(parameters), fences, str(self.folder))
 
 
 @pytest.fixture(name="node")
@@ -426,6 +428,36 @@ def test_a_secret_that_differs_or_is_open_is_repaired_and_one_too_many_goes(node
     assert sorted(path.name for path in (node.folder / "fence").iterdir()) == ["token", "token.sign"]
     assert node.secret()["changes"] == {"token": "removed"}
     assert list((node.folder / "fence").iterdir()) == []
+
+
+@pytest.mark.parametrize("fences", [True, False])
+def test_a_pacemaker_that_runs_uses_new_secrets_and_tries_again_what_has_failed_without(node, fences):
+    node.state()
+    node.failures = '<failure op_key="fence_start_0" node="hv1"/><failure op_key="fence_start_0" node="hv2"/>'
+    node.calls.clear()
+    node.secret("passwd", fences=fences, test=True)
+    assert ["cibadmin", "--query"] not in node.calls
+    ret = node.secret("passwd", fences=fences)
+    news = [call for call in node.calls if "hypervisor-secrets" in call]
+    assert [call[:3] for call in news] == [["crm_resource", "--resource", "fence"]] * fences
+    assert ["crm_resource", "--cleanup", "--resource", "fence", "--node", "hv1"] in node.calls
+    assert "hunter2" not in json.dumps([node.calls, ret])
+    # Of secrets that are as they were nobody is told, and nobody who has no such device, or does not run.
+    node.calls.clear()
+    node.secret("passwd", fences=fences)
+    node.cib = cluster_cib.empty()
+    node.secret("passwd", "token", fences=fences)
+    node.active = False
+    (node.folder / "fence" / "token").unlink()
+    assert node.secret("passwd", "token", fences=fences)["changes"] == {"token": "written"}
+    assert [call for call in node.calls if call[0] == "crm_resource"] == []
+
+
+def test_what_has_failed_elsewhere_is_left_to_that_node(node):
+    node.state()
+    node.failures = '<failure op_key="fence_start_0" node="hv2"/><failure op_key="ip_start_0" node="hv1"/>'
+    node.secret("passwd")
+    assert [call for call in node.calls if "--cleanup" in call] == []
 
 
 def test_a_pacemaker_without_secrets_is_refused(node):

@@ -27,6 +27,7 @@ class Node:
         self.votes = cluster_tools.Quorum(True, 3, 2, ())
         self.unclean: set[str] = set()
         self.joined, self.online, self.listed = {1, 2, 3}, {"hv1", "hv2", "hv3"}, {"hv1", "hv2", "hv3"}
+        self.resources = "<crm_mon/>"
         self.calls: list[str] = []
         self.clock = 0.0
         self.later: list[Any] = []
@@ -36,7 +37,8 @@ class Node:
             "cluster_tools.cmap": str,
             "cluster_tools.joined": lambda _: self.joined,
             "cluster_tools.names": cluster_tools.names,
-            "cluster_tools.monitor": str,
+            "cluster_tools.monitor": lambda: self.resources,
+            "cluster_tools.unmanaged": cluster_tools.unmanaged,
             "cluster_tools.online": lambda _: self.online,
             "cluster_tools.listed": lambda _: self.listed,
             "cluster_tools.unfenced": lambda _, names: ", ".join(self.unclean & set(names)),
@@ -180,6 +182,25 @@ def test_a_node_that_the_others_need_stays(node, test):
     assert (ret["result"], ret["changes"], node.calls) == (False, {}, [])
     assert "there are 2 votes and 2 are needed" in ret["comment"]
     assert (node.folder / "authkey").exists()
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_node_on_which_something_would_run_on_unseen_stays(node, test):
+    def row(name, place="hv1", managed="false", agent="ocf:heartbeat:VirtualDomain"):
+        return f'<resource id="{name}" resource_agent="{agent}" managed="{managed}"><node name="{place}"/></resource>'
+
+    others = row("db", "hv2") + row("mail", managed="true") + row("fence", agent="stonith:fence_sbd")
+    node.resources = f"<crm_mon><resources>{row('web')}{others}</resources></crm_mon>"
+    node.opts["test"] = test
+    ret = node.left()
+    assert (ret["result"], ret["changes"], node.calls) == (False, {}, [])
+    assert "Pacemaker does not manage web, so that would run on here" in ret["comment"]
+    node.resources = f"<crm_mon><resources>{others}</resources></crm_mon>"
+    assert node.left()["result"] is (None if test else True)
+    # Where it does not run any more nobody is asked.
+    node.resources, node.active = "no XML", {"corosync.service"}
+    (node.folder / "authkey").touch()
+    assert node.left()["result"] is (None if test else True)
 
 
 @pytest.mark.parametrize("test", [True, False])

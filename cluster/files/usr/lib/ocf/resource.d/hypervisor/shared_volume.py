@@ -31,6 +31,10 @@ LOCKS = {"exclusive": "ey", "shared": "sy"}
 # fires. One that comes back after that begins by waiting as long for its own, within the first attempt, and needs
 # another then.
 LEASE, PAUSE = 240.0, 5.0
+# With locks of dlm, in seconds: when the last volume that a node has of a group stops there, LVM-activate gives up the
+# group's locks. It may do so between the two steps of another volume's start, which fails then, and a resource that
+# fails to start is kept from its node.
+RACE = 12.0
 NAMES = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+-")
 METADATA = """<?xml version="1.0"?>
 <!DOCTYPE resource-agent SYSTEM "ra-api-1.dtd">
@@ -186,16 +190,20 @@ def failed(text: str) -> int:
     return GENERIC
 
 
-def start(volume: Volume) -> int:
-    """Activates the volume; its lock is exclusive then, unless it is to be shared.
+def activated(volume: Volume, mode: str) -> int:
+    """Activates the volume, again where that may help; returns an OCF code.
 
     A lease of sanlock, which outlasts a host that was fenced, is waited for.
     """
-    deadline = time.monotonic() + (LEASE if volume.manager == "sanlock" else 0)
-    while (code := volume.does("start", volume.mode)) != SUCCESS:
-        if time.monotonic() + PAUSE > deadline:
-            break
+    deadline = time.monotonic() + (LEASE if volume.manager == "sanlock" else RACE)
+    while (code := volume.does("start", mode)) == GENERIC and time.monotonic() + PAUSE <= deadline:
         time.sleep(PAUSE)
+    return code
+
+
+def start(volume: Volume) -> int:
+    """Activates the volume; its lock is exclusive then, unless it is to be shared."""
+    code = activated(volume, volume.mode)
     if code != SUCCESS or volume.mode == "shared":
         return code
     done, said = volume.exclusive()
@@ -229,7 +237,7 @@ def migrate_to(volume: Volume) -> int:
 def migrate_from(volume: Volume) -> int:
     """Activates the volume here while another node still has it."""
     volume.marked(shared=True)
-    return volume.does("start", "shared")
+    return activated(volume, "shared")
 
 
 ACTIONS = {
