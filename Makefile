@@ -15,7 +15,7 @@ WEB := nginx/files/usr/share/hypervisor-formula/web
 # Folders of Salt's loader may hold modules of the same name, so that each is checked by itself.
 MYPY_FOLDERS := lab bench tools _utils _modules _states _wrapper _runners _engines test/unit test/render test/golden test/web test/integration test/faults network/files/usr/lib/hypervisor-formula saltapi/files/usr/lib/hypervisor-formula/master libvirt/files/usr/lib/hypervisor-formula cluster/files/usr/lib/ocf/resource.d/hypervisor
 # Suites whose emulated machines need many minutes: "make slow" runs them.
-SLOW := test/integration/network test/integration/tunnels test/integration/cluster_storage
+SLOW := test/integration/network test/integration/tunnels
 FAULTS ?=
 SHELL_SCRIPTS := bootstrap .ci/run tools/have tools/make-venv tools/make-web tools/lint-shell tools/lock lab/files/customize.sh lab/files/install-salt.sh lab/files/lab-init lab/vmfiles/first-boot $(wildcard lab/vmfiles/hooks/*.sh)
 PYTEST_WORKERS ?= 2

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from cluster_site import changes, failures
@@ -22,8 +21,6 @@ STAYS, MOVES, WAITS = "stays", "moves", "waits"
 # Who starts anew because of a fault: the node that ran the guest, the other one, one of the two, nobody; or the node
 # or nobody, where Pacemaker may bring its own daemon back before the others take the node for lost.
 NODE, OTHER, EITHER, NOBODY, PERHAPS = "node", "other", "either", "nobody", "perhaps"
-# QEMU lets the first request through and the next one after some minutes.
-_STALLED = {"bps": 1, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0}
 # What a state says that waits for one that has failed.
 _WAITS_FOR = "One or more requisite failed"
 
@@ -85,20 +82,6 @@ def until(check: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Non
         time.sleep(2)
 
 
-@contextlib.contextmanager
-def stalled(site: GuestSite, disk: str, nodes: Iterable[str]) -> Iterator[None]:
-    """Let a shared disk answer nothing on nodes while the block runs: requests wait, and are done afterwards."""
-    device, machines = f"disk{list(SHARED_DISKS).index(disk)}", [site.machine(node) for node in nodes]
-    for machine in machines:
-        machine.qmp("block_set_io_throttle", device=device, **_STALLED)
-    try:
-        yield
-    finally:
-        for machine in machines:
-            if machine.is_running():
-                machine.qmp("block_set_io_throttle", device=device, **dict.fromkeys(_STALLED, 0))
-
-
 def _killed(case: Case) -> None:
     """The node loses its power."""
     case.site.killed(case.node)
@@ -157,19 +140,19 @@ def _without_disks(case: Case) -> None:
 
 def _without_sbd(case: Case) -> None:
     """The node's sbd has no disk for a while: as long as all see each other, it lives without."""
-    with stalled(case.site, "sbd", [case.node]):
+    with case.site.stalled("sbd", case.node):
         time.sleep(MSGWAIT + case.chance.uniform(10, 40))
 
 
 def _nobody_has_sbd(case: Case) -> None:
     """Nobody's sbd has a disk for a while."""
-    with stalled(case.site, "sbd", [case.node, case.other]):
+    with case.site.stalled("sbd", case.node, case.other):
         time.sleep(MSGWAIT + case.chance.uniform(10, 40))
 
 
 def _stuttered(case: Case) -> None:
     """The volumes' disk answers the node nothing for a moment."""
-    with stalled(case.site, "san", [case.node]):
+    with case.site.stalled("san", case.node):
         time.sleep(case.chance.uniform(3, 12))
 
 
@@ -177,7 +160,7 @@ def _cut_off_without_sbd(case: Case) -> None:
     """The node hears nobody and has no disk that says so: its watchdog resets it, before the other has its volume."""
     site, machine = case.site, case.site.machine(case.node)
     boot = machine.boot_id()
-    with stalled(site, "sbd", [case.node]):
+    with site.stalled("sbd", case.node):
         machine.set_link(up=False)
         try:
             until(lambda: site.active_on(GUEST_DISK)[:1] == [case.other], f"the volume is on {case.other}")

@@ -20,6 +20,8 @@ from lab.vm import Machine
 NODES = ("hv1", "hv2")
 SBD, SAN = "/dev/disk/by-id/virtio-sbd", "/dev/disk/by-id/virtio-san"
 SHARED_DISKS = {"sbd": 16, "san": 1024}
+# QEMU lets one request through, and the next one after some minutes.
+STALLED = {"bps": 1, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0}
 # An emulated host on a busy machine is late, and must not be taken for one that is lost.
 TOKEN, WATCHDOG, MSGWAIT = 10000, 15, 30
 PATIENCE = 1800.0
@@ -122,6 +124,11 @@ class StorageSite(Site):  # type: ignore[misc]  # mypy looks at files of this fo
         place = found.find("node")
         return str(place.get("name")) if place is not None else ""
 
+    def role(self, node: str, name: str) -> str:
+        """Return what Pacemaker says of a resource, such as Started or Stopped."""
+        found = self.monitor(node).find(f".//resource[@id='{name}']")
+        return "" if found is None else str(found.get("role"))
+
     def idle(self, node: str) -> list[str]:
         """Return what Pacemaker should run and does not, as one node sees it."""
         rows = self.monitor(node).iter("resource")
@@ -138,6 +145,18 @@ class StorageSite(Site):  # type: ignore[misc]  # mypy looks at files of this fo
         """Return the nodes that one node counts as lost and not fenced."""
         rows = self.monitor(node).findall("nodes/node")
         return {str(row.get("name")) for row in rows if row.get("unclean") == "true"}
+
+    @contextlib.contextmanager
+    def stalled(self, disk: str, *nodes: str) -> Iterator[None]:
+        """Let a shared disk answer nothing on nodes while the block runs: requests wait, and are done afterwards."""
+        device = f"disk{list(SHARED_DISKS).index(disk)}"
+        for node in nodes:
+            self.machine(node).qmp("block_set_io_throttle", device=device, **STALLED)
+        try:
+            yield
+        finally:
+            for node in filter(self.running, nodes):
+                self.machine(node).qmp("block_set_io_throttle", device=device, **dict.fromkeys(STALLED, 0))
 
     def killed(self, node: str) -> float:
         """Cut a node's power; return when."""

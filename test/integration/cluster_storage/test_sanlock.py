@@ -14,7 +14,10 @@ from storage_site import NODES, PATIENCE, RESOURCE, SAN, TOKEN, VOLUME, StorageS
 from lab import network
 from lab.lab import Lab
 
-pytestmark = pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host"),
+]
 NAME = f"{os.environ.get('LAB_NAME', 'test')}-leases"
 EVERYWHERE = "/dev/vmdata/both"
 UNITS = ("wdmd", "sanlock", "lvmlockd", "lvmlocks")

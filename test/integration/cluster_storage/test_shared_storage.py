@@ -86,6 +86,7 @@ def test_the_volume_comes_back_when_its_node_dies_and_has_what_was_written(site)
     assert found[node] <= {"cluster_volume_group_vmdata"}
 
 
+@pytest.mark.long
 def test_nothing_is_recovered_as_long_as_nobody_can_be_fenced(site):
     node = site.where("hv1") or site.where("hv2")
     other = next(one for one in NODES if one != node)
@@ -114,6 +115,7 @@ def test_nothing_is_recovered_as_long_as_nobody_can_be_fenced(site):
     assert site.where(other, RESOURCE) == other
 
 
+@pytest.mark.long
 def test_a_volume_that_is_active_everywhere_is_on_both_nodes_at_once(site):
     volumes = {"one": {"size_mib": 64}, "both": {"size_mib": 64, "active": "everywhere"}}
     groups = {"vmdata": {"devices": [SAN], "volumes": volumes}}

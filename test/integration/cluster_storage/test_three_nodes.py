@@ -12,7 +12,10 @@ import pytest
 from cluster_site import NODES, changes, failures, soon
 from storage_site import PATIENCE, RESOURCE, SBD, SHARED_DISKS, VOLUME, WATCHDOG, StorageSite, bare_machines
 
-pytestmark = pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host"),
+]
 NAME = f"{os.environ.get('LAB_NAME', 'test')}-three"
 ALONE = {"enabled": True, "module": "softdog", "blacklist": ["iTCO_wdt"], "watchdog_timeout": WATCHDOG}
 # Twice that is what the others wait, see docs/cluster.rst.

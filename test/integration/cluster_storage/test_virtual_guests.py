@@ -11,7 +11,10 @@ from cluster_site import changes, failures, soon
 from guest_site import DEFINITION, GUEST, GUEST_DISK, SECOND, SECOND_DISK, SPARE_DISK, GuestSite
 from storage_site import MSGWAIT, NODES, PATIENCE
 
-pytestmark = pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif("KITCHEN_HOSTNAME" in os.environ, reason="Test Kitchen has one host"),
+]
 # Pulls the plug of the second guest once it is to be stopped.
 PULL = f"""
 until crm_resource --resource {SECOND} --meta --get-parameter target-role 2>/dev/null | grep -q Stopped; do
