@@ -202,13 +202,46 @@ def plan(wanted: Mapping[str, str], running: Mapping[str, str], flags: Collectio
             stop[key] = {"old": old, "new": new}
         else:
             (restart if key in RESTART else reload)[key] = {"old": old, "new": new}
-    before, after = nodes_of(running), nodes_of(wanted)
+    heard, unheard = _nodes(nodes_of(running), nodes_of(wanted))
+    return Plan(reload | heard, restart, stop | unheard)
+
+
+def _nodes(
+    before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the differences of nodes that are heard while others have it the old way, and of those that are not."""
+    heard: dict[str, Any] = {}
+    unheard: dict[str, Any] = {}
+    moved = _moved(before, after)
     for number in sorted({*before, *after}, key=int):
-        old_node, new_node = before.get(number), after.get(number)
-        if old_node != new_node:
-            name = (new_node or before[number]).get("name", number)
-            (reload if _stays_heard(old_node, new_node) else stop)[f"node {name}"] = {"old": old_node, "new": new_node}
-    return Plan(reload, restart, stop)
+        old, new = before.get(number), after.get(number)
+        name = (new or before[number]).get("name", number)
+        if number in moved:
+            # The others would listen to its new id alone, and it sends by the old one until it is restarted.
+            old = before[moved[number]]
+            if new and new.get("name") == old.get("name"):
+                unheard[f"id of node {name}"] = {"old": moved[number], "new": number}
+            else:
+                unheard[f"node {name}"] = {"old": old, "new": new}
+        elif old != new and (new or number not in moved.values()):
+            (heard if _stays_heard(old, new) else unheard)[f"node {name}"] = {"old": old, "new": new}
+    return heard, unheard
+
+
+def _moved(before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Returns the ids under which a name or an address of a node with another id would be, with that one's id."""
+    owners = {mark: number for number, spec in before.items() for mark in _marks(spec)}
+    found = {}
+    for number, spec in after.items():
+        others = [owners[mark] for mark in _marks(spec) if owners.get(mark, number) != number]
+        if others:
+            found[number] = others[0]
+    return found
+
+
+def _marks(node: Mapping[str, str]) -> list[str]:
+    """Returns by what a node is known besides its id, its name first."""
+    return [node[key] for key in sorted(node) if key == "name" or key.startswith("ring")]
 
 
 def _at_start_only(

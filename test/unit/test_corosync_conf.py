@@ -272,6 +272,39 @@ def test_another_name_of_a_node_is_not_taken_up():
     assert set(conf.plan(wanted(renamed), running()).stop) == {"node other"}
 
 
+def test_another_id_of_a_node_is_not_taken_up():
+    before = {**NODES, "hv3": {"id": 3000, "addresses": ["192.0.2.3"]}}
+    found = conf.plan(wanted({**NODES, **THIRD}), running(before))
+    assert found == conf.Plan({}, {}, {"id of node hv3": {"old": "3000", "new": "3"}})
+    # Also where its address or its name is another one too.
+    moved = {**NODES, "hv3": {"id": 3, "addresses": ["192.0.2.77"]}}
+    assert set(conf.plan(wanted(moved), running(before)).stop) == {"id of node hv3"}
+    renamed = {**NODES, "hv4": {"id": 3, "addresses": ["192.0.2.3"]}}
+    found = conf.plan(wanted(renamed), running(before))
+    assert found.reload == {}
+    assert found.stop == {
+        "node hv4": {
+            "old": {"name": "hv3", "nodeid": "3000", "ring0_addr": "192.0.2.3"},
+            "new": {"name": "hv4", "nodeid": "3", "ring0_addr": "192.0.2.3"},
+        }
+    }
+
+
+def test_nodes_do_not_swap_ids_or_addresses():
+    ids = {**NODES, "hv1": {**NODES["hv1"], "id": 2}, "hv2.example.org": {**NODES["hv2.example.org"], "id": 1}}
+    assert set(conf.plan(wanted(ids), running()).stop) == {"id of node hv1", "id of node hv2"}
+    two = {f"hv{n}": {"id": n, "addresses": [f"192.0.2.{n}", f"198.51.100.{n}"]} for n in (1, 2)}
+    swapped = {f"hv{n}": {"id": n, "addresses": [f"192.0.2.{n}", f"198.51.100.{3 - n}"]} for n in (1, 2)}
+    found = conf.plan(wanted(swapped), running(two))
+    assert (found.reload, set(found.stop)) == ({}, {"node hv1", "node hv2"})
+
+
+def test_a_node_in_place_of_one_that_leaves_has_nothing_of_it():
+    instead = {**NODES, "hv4": {"id": 4, "addresses": ["192.0.2.4"]}}
+    found = conf.plan(wanted(instead), running({**NODES, **THIRD}))
+    assert (set(found.reload), found.stop) == ({"node hv3", "node hv4"}, {})
+
+
 def test_a_cluster_of_another_kind_has_to_be_stopped():
     values = {**running(), "totem.transport": "udpu"}
     assert set(conf.plan(wanted(), values).stop) == {"totem.transport"}

@@ -150,6 +150,21 @@ def test_what_a_running_cluster_cannot_take_up_is_refused(site, over, where, key
     assert (pids(site, "hv2"), site.run("hv2", "cat", CONF)) == (before, file)
 
 
+def test_another_id_of_a_running_node_is_refused(site):
+    before, file = pids(site, "hv2"), site.run("hv2", "cat", CONF)
+    nodes = site.cluster["nodes"]
+    site.declare("hv1", "hv2", "hv3", nodes={**nodes, "hv3": {**nodes["hv3"], "id": 3000}}, allow_restart=True)
+    try:
+        for node in ("hv2", "hv3"):
+            row = site.highstate(node)[node]["cluster_corosync_conf"]
+            assert (row["result"], row["changes"]) == (False, {})
+            assert "Stop the cluster on all nodes" in row["comment"]
+            assert row["comment"].endswith("id of node hv3: 3 -> 3000")
+    finally:
+        site.declare("hv1", "hv2", "hv3")
+    assert (pids(site, "hv2"), site.run("hv2", "cat", CONF)) == (before, file)
+
+
 def test_with_consent_the_nodes_restart_one_after_the_other_and_quorum_is_kept(site):
     before = pids(site, "hv1", "hv2", "hv3")
     # hv2 alone does not begin: its turn is after hv1's.

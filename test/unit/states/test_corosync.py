@@ -252,6 +252,49 @@ def test_a_cluster_that_was_told_to_wait_for_all_stops_only_by_a_restart(node):
     assert node.state(quorum={"wait_for_all": True})["changes"] == {}
 
 
+@pytest.mark.parametrize("test", [True, False])
+def test_another_id_of_a_node_is_refused(node, test):
+    node.has({**NODES, "hv3": {**NODES["hv3"], "id": 3000}})
+    before = node.file.read_text()
+    ret = node.state(test=test, allow_restart=True)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "Stop the cluster on all nodes" in ret["comment"]
+    assert ret["comment"].endswith("\nid of node hv3: 3000 -> 3")
+    assert (node.file.read_text(), node.calls) == (before, [])
+
+
+def test_a_running_corosync_that_differs_from_its_file_is_reloaded(node):
+    node.running["totem.token"] = "9000"
+    ret = node.state()
+    assert ret["changes"] == {"running": {"totem.token": {"old": "9000", "new": "3000"}}}
+    assert node.running["totem.token"] == "3000"
+
+
+def test_a_reload_that_changes_nothing_is_a_failure(node):
+    node.takes_up = False
+    ret = node.state(token=4000)
+    assert ret["result"] is False
+    assert "corosync has not taken up totem.token: 3000 -> 4000" in ret["comment"]
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_another_name_needs_consent(node, test):
+    before = node.file.read_text()
+    ret = node.state(name="d", test=test)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "With cluster:allow_restart: true the nodes restart it one after the other" in ret["comment"]
+    assert ret["comment"].endswith("totem.cluster_name: c -> d")
+    assert (node.file.read_text(), node.calls) == (before, [])
+
+
+def test_what_all_must_change_at_once_is_refused_with_consent_too(node):
+    before = node.file.read_text()
+    ret = node.state(crypto={"cipher": "aes128", "hash": "sha256"}, name="d", allow_restart=True)
+    assert ret["result"] is False
+    assert "Stop the cluster on all nodes" in ret["comment"]
+    assert (node.file.read_text(), node.calls) == (before, [])
+
+
 RESTARTED = [
     "systemctl stop pacemaker.service",
     "systemctl restart corosync.service",
