@@ -1,8 +1,9 @@
 """corosync.conf, and a running corosync that has what stands in it.
 
-What is declared is compared with the file and, where corosync runs, with what that has in its map. The file is judged
-by corosync itself before it replaces the old one. What corosync takes up by a reload it is told; what needs a restart
-is refused without consent, and then done by one node after the other; what all nodes must change at once is refused.
+What is declared is compared with the file and, where corosync runs, with what that has in its map and says of votes.
+The file is judged by corosync itself before it replaces the old one. What corosync takes up by a reload it is told;
+what needs a restart is refused without consent, and then done by one node after the other; what all nodes must change
+at once is refused.
 """
 
 import hashlib
@@ -64,6 +65,8 @@ def configured(
             return ret | {"result": None if ret["changes"] else True, "comment": comment}
         if plan and leaving:
             _wait_gone(leaving, wait_seconds)
+        if plan and ret["changes"]:
+            _note(wanted)
         if "file" in ret["changes"]:
             _replace(name, text)
         if plan:
@@ -92,8 +95,21 @@ def _take_up(plan: Any, wanted: Mapping[str, str], nodes: Mapping[str, Any], wai
 
 def _planned(wanted: Mapping[str, str]) -> Any:
     """Return corosync_conf's Plan from what the running corosync has."""
-    running = __utils__["corosync_conf.parse"](__utils__["cluster_tools.cmap"]())
-    return __utils__["corosync_conf.plan"](wanted, running)
+    votes = __utils__["cluster_tools.quorum"]()
+    # Where it does not answer, options are not off, but unknown.
+    return __utils__["corosync_conf.plan"](wanted, _running(), votes.flags if votes.needed else None)
+
+
+def _running() -> Any:
+    """Return what the running corosync has in its map."""
+    return __utils__["corosync_conf.parse"](__utils__["cluster_tools.cmap"]())
+
+
+def _note(wanted: Mapping[str, str]) -> None:
+    """Note with which votes corosync has started: once the file is new, any node's reload replaces them in its map."""
+    argv = __utils__["corosync_conf.note"](wanted, _running())
+    if argv:
+        __utils__["cluster_tools.run"](argv)
 
 
 def _refusal(plan: Any, allow_restart: bool) -> str:

@@ -6,14 +6,31 @@ Pure functions of text and mappings; the state ``corosync`` reads and acts.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 HEADER = "# Written by Salt. Change the pillar: what is edited here is replaced by the next run."
 # Sections by key; a text stands at the section's key, a mapping is a section, a list of mappings several of one name.
 Tree = Mapping[str, Any]
 _FLAGS = ("two_node", "wait_for_all", "auto_tie_breaker", "last_man_standing")
-_OF_FLAGS = ("auto_tie_breaker_node", "last_man_standing_window")
+# By the option that they belong to, with corosync's defaults.
+_OF_FLAGS = {
+    "auto_tie_breaker_node": ("auto_tie_breaker", "lowest"),
+    "last_man_standing_window": ("last_man_standing", "10000"),
+}
+# What votequorum reads when it starts only (votequorum_readconfig in its exec/votequorum.c), and what quorumtool calls
+# those in force. A reload brings them into the map, and there alone.
+_SAID = {
+    "wait_for_all": "WaitForAll",
+    "auto_tie_breaker": "AutoTieBreaker",
+    "last_man_standing": "LastManStanding",
+}
+_AT_START = (*_SAID, *_OF_FLAGS)
+# Where the map says with which of them votequorum has started, once a reload may have replaced them there. What is in
+# the map ends with corosync, and no reload takes out a key of others.
+_NOTED = "hypervisor.started"
+_ATB_TYPES = {"1": "lowest", "2": "highest"}
 _OF_LINKS = {
     "priority": "knet_link_priority",
     "port": "mcastport",
@@ -28,8 +45,8 @@ RESTART = ("totem.cluster_name",)
 STOP = ("totem.version", "totem.transport", "totem.ip_version", "totem.crypto_cipher", "totem.crypto_hash")
 _STOP_LAST = ("mcastport",)
 # The sections that are ours, of all that a running corosync says.
-_SECTIONS = ("totem.", "nodelist.", "quorum.", "logging.")
-_DEFAULTS = {"quorum.two_node": "0", "quorum.wait_for_all": "0", "quorum.auto_tie_breaker": "0"}
+_SECTIONS = ("totem.", "nodelist.", "quorum.", "logging.", "runtime.votequorum.", _NOTED)
+_DEFAULTS = {f"quorum.{flag}": "0" for flag in _FLAGS}
 
 
 class Plan(NamedTuple):
@@ -88,12 +105,13 @@ def _node(minion: str, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _quorum(declared: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the votes: two nodes need only one, but both of them when they start."""
+    """Returns the votes: two nodes need only one, but both of them when they start.
+
+    wait_for_all is there only if it is declared. Without it votequorum lets it follow two_node, since corosync 3.0.4 at
+    a reload too; with it, it would keep what it has started with.
+    """
     found: dict[str, Any] = {"provider": "corosync_votequorum"}
-    two = declared.get("two_node", len(nodes) == 2)
-    # Written whether on or off: what is not there any more a running corosync would keep.
-    values = {"two_node": two, "wait_for_all": declared.get("wait_for_all", two)}
-    values |= {key: declared[key] for key in _FLAGS if key in declared}
+    values = {"two_node": len(nodes) == 2} | {key: declared[key] for key in _FLAGS if key in declared}
     found |= {key: int(value) for key, value in values.items()}
     chosen = declared.get("auto_tie_breaker_node")
     if chosen:
@@ -161,35 +179,125 @@ def nodes_of(values: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return {spec["nodeid"]: spec for spec in places.values() if "nodeid" in spec}
 
 
-def plan(wanted: Mapping[str, str], running: Mapping[str, str]) -> Plan:
+def plan(wanted: Mapping[str, str], running: Mapping[str, str], flags: Collection[str] | None = None) -> Plan:
     """Compares what is declared with what a running corosync has.
 
     Args:
         wanted: what :func:`flat` returns.
         running: what :func:`parse` returns.
+        flags: options that votequorum says are in force, such as "WaitForAll"; None if it does not answer.
 
     Returns:
         Every difference, by what brings it in. Only what is declared counts, but for nodes, links and votes, of
         which the declaration is the whole.
     """
     reload: dict[str, Any] = {}
-    restart: dict[str, Any] = {}
+    restart = _at_start_only(wanted, running, flags)
     stop: dict[str, Any] = {}
     for key in sorted({*wanted, *(one for one in running if _owned(one))}):
         old, new = (values.get(key, _DEFAULTS.get(key)) for values in (running, wanted))
-        if old == new or key.startswith("nodelist."):
+        if old == new or key in restart or key.startswith("nodelist."):
             continue
         if key in STOP or key.rsplit(".", 1)[-1] in _STOP_LAST:
             stop[key] = {"old": old, "new": new}
         else:
             (restart if key in RESTART else reload)[key] = {"old": old, "new": new}
-    before, after = nodes_of(running), nodes_of(wanted)
+    heard, unheard = _nodes(nodes_of(running), nodes_of(wanted))
+    return Plan(reload | heard, restart, stop | unheard)
+
+
+def _nodes(
+    before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the differences of nodes that are heard while others have it the old way, and of those that are not."""
+    heard: dict[str, Any] = {}
+    unheard: dict[str, Any] = {}
+    moved = _moved(before, after)
     for number in sorted({*before, *after}, key=int):
-        old_node, new_node = before.get(number), after.get(number)
-        if old_node != new_node:
-            name = (new_node or before[number]).get("name", number)
-            (reload if _stays_heard(old_node, new_node) else stop)[f"node {name}"] = {"old": old_node, "new": new_node}
-    return Plan(reload, restart, stop)
+        old, new = before.get(number), after.get(number)
+        name = (new or before[number]).get("name", number)
+        if number in moved:
+            # The others would listen to its new id alone, and it sends by the old one until it is restarted.
+            old = before[moved[number]]
+            if new and new.get("name") == old.get("name"):
+                unheard[f"id of node {name}"] = {"old": moved[number], "new": number}
+            else:
+                unheard[f"node {name}"] = {"old": old, "new": new}
+        elif old != new and (new or number not in moved.values()):
+            (heard if _stays_heard(old, new) else unheard)[f"node {name}"] = {"old": old, "new": new}
+    return heard, unheard
+
+
+def _moved(before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Returns the ids under which a name or an address of a node with another id would be, with that one's id."""
+    owners = {mark: number for number, spec in before.items() for mark in _marks(spec)}
+    found = {}
+    for number, spec in after.items():
+        others = [owners[mark] for mark in _marks(spec) if owners.get(mark, number) != number]
+        if others:
+            found[number] = others[0]
+    return found
+
+
+def _marks(node: Mapping[str, str]) -> list[str]:
+    """Returns by what a node is known besides its id, its name first."""
+    return [node[key] for key in sorted(node) if key == "name" or key.startswith("ring")]
+
+
+def _at_start_only(
+    wanted: Mapping[str, str], running: Mapping[str, str], flags: Collection[str] | None
+) -> dict[str, Any]:
+    """Returns what votequorum would have after a reload, and what it is to have, where the two differ."""
+    after = _votes({**_started(running, flags), "quorum.two_node": wanted.get("quorum.two_node", "0")})
+    new = _votes(wanted)
+    counts = [*_SAID, *(key for key, (flag, _) in _OF_FLAGS.items() if new[flag] == "1")]
+    return {f"quorum.{key}": {"old": after[key], "new": new[key]} for key in counts if after[key] != new[key]}
+
+
+def _started(running: Mapping[str, str], flags: Collection[str] | None) -> dict[str, str]:
+    """Returns the votes with which a running votequorum has started: as noted, but its own word counts more."""
+    noted = json.loads(running[_NOTED]) if _NOTED in running else _at_start(running)
+    found = {f"quorum.{key}": value for key, value in noted.items()}
+    found["quorum.two_node"] = running.get("quorum.two_node", "0")
+    kind = running.get("runtime.votequorum.atb_type", "")
+    if kind in _ATB_TYPES:
+        found["quorum.auto_tie_breaker_node"] = _ATB_TYPES[kind]
+    if flags is not None:
+        here = _votes(found)
+        said = {key: str(int(flag in flags)) for key, flag in _SAID.items()}
+        found |= {f"quorum.{key}": value for key, value in said.items() if value != here[key]}
+    return found
+
+
+def _votes(values: Mapping[str, str]) -> dict[str, str]:
+    """Returns the options in force once votequorum has started with a configuration."""
+
+    def value(key: str, default: str) -> str:
+        return values.get(f"quorum.{key}", default)
+
+    found = {key: value(key, "0") for key in _SAID} | {"wait_for_all": value("wait_for_all", value("two_node", "0"))}
+    return found | {key: value(key, default) for key, (_, default) in _OF_FLAGS.items()}
+
+
+def _at_start(values: Mapping[str, str]) -> dict[str, str]:
+    """Returns what a configuration has of the votes that are read at the start only."""
+    return {key: values[f"quorum.{key}"] for key in _AT_START if f"quorum.{key}" in values}
+
+
+def note(wanted: Mapping[str, str], running: Mapping[str, str]) -> list[str]:
+    """Returns the command that notes with which votes a running corosync has started, before a reload replaces them.
+
+    Args:
+        wanted: what :func:`flat` returns.
+        running: what :func:`parse` returns.
+
+    Returns:
+        Program and arguments; empty if the reload will replace none, or if they are noted.
+    """
+    old = _at_start(running)
+    if _NOTED in running or old == _at_start(wanted):
+        return []
+    return ["corosync-cmapctl", "-s", _NOTED, "str", json.dumps(old)]
 
 
 def _stays_heard(old: Mapping[str, str] | None, new: Mapping[str, str] | None) -> bool:
@@ -209,7 +317,7 @@ def _owned(key: str) -> bool:
 
 def restart_keys() -> tuple[str, ...]:
     """Returns the keys that corosync takes up when it starts only."""
-    return RESTART
+    return (*RESTART, *(f"quorum.{key}" for key in _AT_START))
 
 
 def address(text: str) -> str:

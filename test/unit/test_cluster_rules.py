@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from _utils import formula_config
+from _utils import formula_config, formula_schema, formula_vocabulary
 from _utils.cluster_rules import errors, key_bytes, key_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = yaml.safe_load((ROOT / "cluster" / "defaults.yaml").read_text())
+SCHEMA = yaml.safe_load((ROOT / "cluster" / "schema.yaml").read_text())
 
 
 def cluster(count=3, **over):
@@ -144,3 +145,10 @@ def test_a_key_may_be_broken_into_lines():
     assert "\n" in text.strip()
     assert key_errors(text) == []
     assert key_bytes(text) == key
+
+
+@pytest.mark.parametrize(("number", "refused"), [(0, True), (1, False), (65535, False), (65536, True)])
+def test_an_id_is_one_that_knet_has(number, refused):
+    pillar = formula_config.merge(DEFAULTS, cluster(nodes=nodes(hv3={"id": number})))
+    found = formula_schema.errors(SCHEMA, pillar, "cluster", formula_vocabulary.load(SCHEMA))
+    assert [path for path, _ in found] == ["cluster:nodes:hv3:id"] * refused

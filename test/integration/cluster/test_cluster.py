@@ -70,15 +70,18 @@ def test_the_key_is_where_it_belongs_and_nowhere_else(site):
 
 def test_a_third_node_joins_without_a_restart(site):
     before = pids(site, "hv1", "hv2")
+    assert {"2Node", "WaitForAll"} <= set(site.flags("hv1"))
     site.declare("hv1", "hv2", "hv3")
     predicted = site.highstate("hv1", test=True)["hv1"]["cluster_corosync_conf"]
-    assert set(predicted["changes"]["running"]) == {"node hv3", "quorum.two_node", "quorum.wait_for_all"}
+    assert set(predicted["changes"]["running"]) == {"node hv3", "quorum.two_node"}
     done = site.converge("hv1", "hv2", "hv3")
     assert changes(done)["hv1"] == {"cluster_key_handed_out", "cluster_corosync_conf"}
     assert changes(done)["hv2"] <= {"cluster_corosync_conf"}
     all_online(site, ["hv1", "hv2", "hv3"])
     assert pids(site, "hv1", "hv2") == before
-    assert "2Node" not in site.flags("hv1")
+    # What follows from two nodes goes with them, on those that have started as two as well.
+    for node in ("hv1", "hv2", "hv3"):
+        assert not {"2Node", "WaitForAll"} & set(site.flags(node))
     assert changes(site.converge("hv1", "hv2", "hv3")) == {"hv1": set(), "hv2": set(), "hv3": set()}
 
 
@@ -119,6 +122,7 @@ def test_corosync_judges_a_file_before_it_replaces_the_old_one(site):
     ("over", "where", "key"),
     [
         ({"name": "other"}, "cluster:allow_restart: true", "totem.cluster_name: lab -> other"),
+        ({"quorum": {"wait_for_all": True}}, "cluster:allow_restart: true", "quorum.wait_for_all: 0 -> 1"),
         (
             {"crypto": {"cipher": "aes128", "hash": "sha256"}, "allow_restart": True},
             "Stop the cluster on all nodes",
@@ -141,6 +145,21 @@ def test_what_a_running_cluster_cannot_take_up_is_refused(site, over, where, key
             assert row["comment"].startswith("Nothing has changed: ")
             assert where in row["comment"]
             assert row["comment"].endswith(key)
+    finally:
+        site.declare("hv1", "hv2", "hv3")
+    assert (pids(site, "hv2"), site.run("hv2", "cat", CONF)) == (before, file)
+
+
+def test_another_id_of_a_running_node_is_refused(site):
+    before, file = pids(site, "hv2"), site.run("hv2", "cat", CONF)
+    nodes = site.cluster["nodes"]
+    site.declare("hv1", "hv2", "hv3", nodes={**nodes, "hv3": {**nodes["hv3"], "id": 3000}}, allow_restart=True)
+    try:
+        for node in ("hv2", "hv3"):
+            row = site.highstate(node)[node]["cluster_corosync_conf"]
+            assert (row["result"], row["changes"]) == (False, {})
+            assert "Stop the cluster on all nodes" in row["comment"]
+            assert row["comment"].endswith("id of node hv3: 3 -> 3000")
     finally:
         site.declare("hv1", "hv2", "hv3")
     assert (pids(site, "hv2"), site.run("hv2", "cat", CONF)) == (before, file)
@@ -217,7 +236,7 @@ def test_a_node_leaves_and_the_others_forget_it(site):
     assert done["hv1"]["cluster_members_forgotten"]["changes"] == {"forgotten": ["hv3"]}
     all_online(site, ["hv1", "hv2"])
     assert [one.get("name") for one in site.monitor("hv2").findall("nodes/node")] == ["hv1", "hv2"]
-    assert "2Node" in site.flags("hv1")
+    assert {"2Node", "WaitForAll"} <= set(site.flags("hv1"))
     assert site.run("hv3", "systemctl", "is-enabled", "corosync", "pacemaker", check=False).split() == ["disabled"] * 2
     assert site.run("hv3", "ls", "-A", "/etc/corosync").split() == ["hypervisor", "uidgid.d"]
     assert site.run("hv3", "ls", "-A", "/etc/corosync/hypervisor", "/var/lib/pacemaker/cib").split() == [

@@ -27,6 +27,8 @@ class Node:
         self.opts: dict[str, Any] = {"test": False, "id": "hv2"}
         self.runs, self.quorate, self.takes_up = True, True, True
         self.running: dict[str, str] = {}
+        self.votes: dict[str, str] = {}
+        self.noted = ""
         self.joined = {1, 2, 3}
         self.online = {"hv1", "hv2", "hv3"}
         self.unclean: set[str] = set()
@@ -45,7 +47,7 @@ class Node:
         utils |= {
             "cluster_tools.active": lambda _: self.runs,
             "cluster_tools.cmap": self.cmap,
-            "cluster_tools.quorum": lambda: cluster_tools.Quorum(self.quorate, 3, 2, ()),
+            "cluster_tools.quorum": lambda: cluster_tools.Quorum(self.quorate, 3, 2, self.flags()),
             "cluster_tools.monitor": self.monitor,
             "cluster_tools.run": self.run,
         }
@@ -65,10 +67,27 @@ class Node:
         self.running = corosync_conf.flat(tree)
         self.file.write_text(corosync_conf.emit(tree))
         self.file.chmod(0o644)
+        self.start()
+
+    def start(self) -> None:
+        """Let votequorum read what it reads when it starts only."""
+        self.votes, self.noted = dict(self.running), ""
+
+    def flags(self) -> tuple[str, ...]:
+        """The options in force: of those that a reload changes there is two_node, with what follows it."""
+        two = self.running.get("quorum.two_node", "0")
+        on = {
+            "2Node": two,
+            "WaitForAll": self.votes.get("quorum.wait_for_all", two),
+            "LastManStanding": self.votes.get("quorum.last_man_standing", "0"),
+            "AutoTieBreaker": self.votes.get("quorum.auto_tie_breaker", "0"),
+        }
+        return tuple(flag for flag, value in on.items() if value == "1")
 
     def cmap(self) -> str:
         lines = [f"{key} (str) = {value}" for key, value in self.running.items()]
         lines += [f"runtime.members.{number}.status (str) = joined" for number in sorted(self.joined)]
+        lines += [f"hypervisor.started (str) = {self.noted}"] if self.noted else []
         return "\n".join([*lines, "nodelist.local_node_pos (u32) = 1"])
 
     def monitor(self) -> str:
@@ -91,6 +110,9 @@ class Node:
             self.load(but=corosync_conf.RESTART)
         if argv == ["systemctl", "restart", "corosync.service"]:
             self.load()
+            self.start()
+        if argv[:-1] == ["corosync-cmapctl", "-s", "hypervisor.started", "str"]:
+            self.noted = argv[-1]
         return ""
 
     def load(self, but: tuple[str, ...] = ()) -> None:
@@ -169,9 +191,76 @@ def test_a_token_and_a_node_are_taken_up_by_a_reload(node):
     assert (predicted["result"], told(node)) == (None, [])
     ret = node.state(token=4000)
     assert (ret["result"], ret["changes"]) == (True, predicted["changes"])
-    assert set(ret["changes"]["running"]) == {"node hv3", "quorum.two_node", "quorum.wait_for_all", "totem.token"}
+    assert set(ret["changes"]["running"]) == {"node hv3", "quorum.two_node", "totem.token"}
     assert told(node) == ["corosync-cfgtool -R"]
+    assert node.flags() == ()
     assert node.state(token=4000)["changes"] == {}
+
+
+def test_two_nodes_of_three_wait_for_each_other_again_after_a_reload(node):
+    two = {name: NODES[name] for name in ("hv1", "hv2")}
+    assert node.state(two)["result"] is True
+    assert told(node) == ["corosync-cfgtool -R"]
+    assert node.flags() == ("2Node", "WaitForAll")
+    assert node.state(two)["changes"] == {}
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_votes_that_count_from_the_start_need_consent(node, test):
+    before = node.file.read_text()
+    ret = node.state(quorum={"wait_for_all": True, "last_man_standing": True}, test=test)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "With cluster:allow_restart: true the nodes restart it one after the other" in ret["comment"]
+    assert ret["comment"].endswith("quorum.wait_for_all: 0 -> 1\nquorum.last_man_standing: 0 -> 1")
+    assert (node.file.read_text(), node.calls) == (before, [])
+
+
+def test_votes_that_count_from_the_start_are_in_force_after_the_restart(node):
+    votes = {"wait_for_all": True, "last_man_standing": True, "last_man_standing_window": 20000}
+    wanted = corosync_conf.flat(corosync_conf.tree({**CLUSTER, "quorum": votes}, NODES))
+    node.said["hv1"] = corosync._stamp(corosync_conf.flat(corosync_conf.tree(CLUSTER, NODES)))
+    ret = node.state(quorum=votes, allow_restart=True)
+    assert "these nodes come before this one and have not been restarted: hv1" in ret["comment"]
+    # Its file is new by now. A reload that another node asks for brings that into its map, and not into force.
+    node.load(but=corosync_conf.RESTART)
+    predicted = node.state(quorum=votes, allow_restart=True, test=True)
+    assert set(predicted["changes"]["running"]) == {f"quorum.{key}" for key in votes}
+    assert node.state(quorum=votes)["result"] is False
+    node.said["hv1"] = corosync._stamp(wanted)
+    node.calls.clear()
+    ret = node.state(quorum=votes, allow_restart=True)
+    assert (ret["result"], ret["changes"], told(node)) == (True, predicted["changes"], RESTARTED)
+    assert (node.flags(), node.noted) == (("WaitForAll", "LastManStanding"), "")
+    assert node.said["hv2"] == node.said["hv1"]
+    assert node.state(quorum=votes)["changes"] == {}
+
+
+def test_a_cluster_that_was_told_to_wait_for_all_stops_only_by_a_restart(node):
+    """One that was not made here. Nothing is restarted before it makes a difference, and that is known beforehand."""
+    two = {name: NODES[name] for name in ("hv1", "hv2")}
+    node.has(two, quorum={"wait_for_all": True})
+    ret = node.state(two)
+    assert (ret["result"], set(ret["changes"])) == (True, {"file", "running"})
+    assert node.noted == '{"wait_for_all": "1"}'
+    assert node.state(two)["changes"] == {}
+    node.calls.clear()
+    ret = node.state()
+    assert ret["comment"].endswith("quorum.wait_for_all: 1 -> 0")
+    assert (ret["changes"], node.calls) == ({}, [])
+    # Or it goes on waiting, as declared.
+    assert node.state(quorum={"wait_for_all": True})["result"] is True
+    assert node.state(quorum={"wait_for_all": True})["changes"] == {}
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_another_id_of_a_node_is_refused(node, test):
+    node.has({**NODES, "hv3": {**NODES["hv3"], "id": 3000}})
+    before = node.file.read_text()
+    ret = node.state(test=test, allow_restart=True)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "Stop the cluster on all nodes" in ret["comment"]
+    assert ret["comment"].endswith("\nid of node hv3: 3000 -> 3")
+    assert (node.file.read_text(), node.calls) == (before, [])
 
 
 def test_a_running_corosync_that_differs_from_its_file_is_reloaded(node):
