@@ -48,6 +48,7 @@ cluster_pacemaker_service:
       - service: cluster_corosync_service
 {% if cluster.sbd.enabled %}
       - sbd: cluster_sbd_working
+      - cib: cluster_sbd_cib
 {% endif %}
 {% if cluster.storage.lock_manager == 'sanlock' %}
       - service: cluster_lock_service_lvmlockd
