@@ -314,11 +314,15 @@ def _push(live: str, new: str) -> None:
 
 
 def _agreed(changes: Mapping[str, Any], said: tuple[str, str], wait_seconds: int) -> None:
-    """Wait until each node that is online has said that its watchdog fences it, where the CIB is to count on that."""
+    """Wait until each node that is online has said that this fences it, where the CIB is to count on that."""
     attribute, value = said
     timeout = (changes.get("property stonith-watchdog-timeout") or {}).get("new")
-    if not value or timeout in (None, "0", "0s"):
+    disks = (changes.get("resource fence_sbd parameter devices") or {}).get("new")
+    if not value or (timeout in (None, "0", "0s") and not disks):
         return
+    what = f"fence_sbd with {disks} is for nodes whose sbd watches that, and others would go on unheard"
+    if not disks:
+        what = f"stonith-watchdog-timeout {timeout} is for nodes whose sbd works, and Pacemaker stops on others"
     deadline = time.monotonic() + wait_seconds
     while True:
         text = __utils__["cluster_tools.run"](["attrd_updater", "-n", attribute, "-Q", "-A"], ok=range(256))
@@ -329,9 +333,8 @@ def _agreed(changes: Mapping[str, Any], said: tuple[str, str], wait_seconds: int
             return
         if time.monotonic() + _PAUSE > deadline:
             raise CommandExecutionError(
-                f"nothing has changed: cluster:sbd: stonith-watchdog-timeout {timeout} is for nodes whose sbd works, "
-                f"and Pacemaker stops on others; within {wait_seconds} s these have not said that theirs does: "
-                f"{', '.join(silent)}. Run their highstate; the next one here goes on"
+                f"nothing has changed: cluster:sbd: {what}; within {wait_seconds} s these have not said that theirs "
+                f"does: {', '.join(silent)}. Run their highstate; the next one here goes on"
             )
         time.sleep(_PAUSE)
 

@@ -42,7 +42,7 @@ def stonith_timeout(sbd: Mapping[str, Any]) -> int:
 
 
 def announcement(sbd: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns the attribute by which a node says that its watchdog alone fences it, and the value for these settings.
+    """Returns the attribute by which a node says what fences it, and the value for these settings.
 
     Args:
         sbd: ``enabled``, ``devices`` and ``watchdog_timeout`` of the pillar.
@@ -50,8 +50,10 @@ def announcement(sbd: Mapping[str, Any]) -> tuple[str, str]:
     Returns:
         Name and value; the value is empty where there is nothing to be said.
     """
-    alone = sbd.get("enabled") and not sbd.get("devices")
-    return "hypervisor-sbd", f"watchdog-{sbd['watchdog_timeout']}s" if alone else ""
+    value = ""
+    if sbd.get("enabled"):
+        value = f"disks-{','.join(sbd['devices'])}" if sbd.get("devices") else f"watchdog-{sbd['watchdog_timeout']}s"
+    return "hypervisor-sbd", value
 
 
 def declared(cluster: Mapping[str, Any], stage: str = "all") -> dict[str, Any]:

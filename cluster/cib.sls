@@ -72,7 +72,7 @@ cluster_secrets_{{ name }}:
     - wait_seconds: {{ cluster.wait_seconds }}
     - require:
       - cluster_member: cluster_quorum
-{% if cluster.sbd.enabled and not cluster.sbd.devices %}
+{% if cluster.sbd.enabled %}
       - sbd: cluster_sbd_announced
 {% endif %}
 {% for name, one in secret.items() if one.names %}

@@ -61,10 +61,11 @@ cluster_quorum:
     - require:
       - service: cluster_pacemaker_service
 
-{% if cluster.sbd.enabled and not cluster.sbd.devices %}
+{% if cluster.sbd.enabled %}
 cluster_sbd_announced:
   sbd.announced:
     - watchdog_timeout: {{ cluster.sbd.watchdog_timeout }}
+    - devices: {{ cluster.sbd.devices | json }}
     - require:
       - cluster_member: cluster_quorum
 {% endif %}

@@ -199,7 +199,10 @@ def test_a_watchdog_alone_has_no_disk(compiled):
     assert states["cluster_sbd_config"]["context"]["devices"] == []
     assert "cluster_member cluster_quorum" in required(states["cluster_sbd_announced"])
     assert "sbd cluster_sbd_announced" in required(states["cluster_cib"])
-    assert "cluster_sbd_announced" not in compiled(sbd=SBD)
+    assert states["cluster_sbd_announced"]["devices"] == []
+    states = compiled(sbd=SBD)
+    assert states["cluster_sbd_announced"]["devices"] == SBD["devices"]
+    assert "sbd cluster_sbd_announced" in required(states["cluster_cib"])
 
 
 @pytest.mark.parametrize(("sbd", "order"), [(SBD, "After=sbd.service"), ({"enabled": True}, "BindsTo=sbd.service")])

@@ -267,10 +267,21 @@ def test_the_cib_counts_on_watchdogs_once_all_nodes_have_said_that_theirs_works(
     assert node.state(WATCHDOG)["changes"] == {}
 
 
-def test_with_disks_of_sbd_nobody_has_to_say_anything(node):
+def test_the_cib_fences_by_a_disk_once_all_nodes_have_said_that_they_watch_it(node):
     sbd = {"enabled": True, "devices": ["/dev/disk/by-id/sbd"], "watchdog_timeout": 5, "msgwait": 10, "delay_max": 1}
     node.started = {"fence_sbd"}
-    assert node.state({"sbd": sbd})["result"] is True
+    node.said = {"hv1": "disks-/dev/disk/by-id/sbd", "hv2": "disks-/dev/disk/by-id/old"}
+    predicted = node.state({"sbd": sbd}, test=True)
+    ret = node.state({"sbd": sbd})
+    assert (ret["result"], ret["changes"], node.patches) == (False, {}, [])
+    assert "nothing has changed: cluster:sbd: fence_sbd with /dev/disk/by-id/sbd is for nodes" in ret["comment"]
+    assert ret["comment"].endswith("theirs does: hv2. Run their highstate; the next one here goes on.")
+    node.later = [lambda: node.said.update(hv2="disks-/dev/disk/by-id/sbd")]
+    ret = node.state({"sbd": sbd})
+    assert (ret["result"], ret["changes"], len(node.patches)) == (True, predicted["changes"], 1)
+    # What else changes of it has not to be said, nor has that what is there.
+    node.said = {}
+    assert node.state({"sbd": {**sbd, "delay_max": 3}})["result"] is True
 
 
 def disk(name):
@@ -364,6 +375,7 @@ def test_the_live_cib_has_still_to_get_what_a_stopped_node_was_not_given(node):
     assert "resource fence_sbd" in predicted["changes"]
     assert stopped.fits(disk("b"))["result"] is True
     node.active, node.cib, node.started = True, node.last.read_text(), {"fence_sbd"}
+    node.said = dict.fromkeys(NODES, "disks-/dev/disk/by-id/b")
     done = node.state(declared)
     assert (done["result"], done["changes"]) == (True, predicted["changes"])
 
