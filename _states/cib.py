@@ -23,6 +23,7 @@ _PAUSE = 1.0
 _TRIES = 5
 _QUERY = ["cibadmin", "--query"]
 _LAST = Path("/var/lib/pacemaker/cib/cib.xml")
+_STOP = "stop the cluster on all nodes (systemctl stop pacemaker corosync), then run the highstate on all"
 _SECRETS = "/var/lib/pacemaker/lrm/secrets"
 # A meta attribute of fence devices that says who has had new secrets last, and when.
 _NEWS = "hypervisor-secrets"
@@ -54,7 +55,7 @@ def configured(
         if not __utils__["cluster_tools.active"]("pacemaker.service"):
             if not __opts__["test"]:
                 return ret | {"result": False, "comment": "Pacemaker does not run."}
-            live = _after(_last(), earlier, names)
+            live = _after(_fitting(_last(), whole).text, earlier, names)
             ret["changes"] = __utils__["cluster_cib.apply"](live, declared, names).changes
         else:
             said = __utils__["cluster_derived.announcement"](whole.get("sbd") or {})
@@ -163,6 +164,81 @@ def _left(ask: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], int]:
     return left, seconds
 
 
+# ---- a cluster that is stopped ----
+
+
+def fits_sbd(name: str, declared: dict[str, Any], nodes: list[str], bootstrap: str) -> dict[str, Any]:
+    """Make sure that Pacemaker does not start with a CIB that says of sbd what does not hold any more.
+
+    It would fence by disks that nobody watches, or would not start at all where sbd gives the watchdog more time than
+    the CIB waits for it. So each node alters the copy on its own disk, before its sbd gets other settings. All alter it
+    alike and count it up once: the newest, which the cluster takes when nodes join, stays the newest.
+
+    Args:
+        name: Any label.
+        declared: ``properties``, ``stonith`` and ``sbd`` of the pillar ``cluster``.
+        nodes: The minion ids of the nodes.
+        bootstrap: The minion id of the node that brings in what is declared, once the cluster runs.
+
+    Returns a state result with each difference.
+    """
+    ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
+    whole = {**declared, "nodes": nodes}
+    way = ""
+    try:
+        if __utils__["cluster_tools.active"]("pacemaker.service"):
+            return ret | _startable(whole, _last())
+        way = f" Where other nodes have a good one, move all of {_LAST.parent} away on this one: it gets theirs."
+        live = _last()
+        result = _fitting(live, whole)
+        if not result.changes:
+            return ret | {"comment": "Pacemaker can start with the CIB on this node's disk."}
+        if __opts__["test"]:
+            comment = "The CIB on this node's disk would change."
+            return ret | {"result": None, "changes": result.changes, "comment": comment}
+        _written(live, result.text)
+        ret["changes"] = result.changes
+        if left := _fitting(_last(), whole).changes:
+            raise CommandExecutionError(f"cibadmin has not written all of it; still to do: {', '.join(left)}")
+    except (CommandExecutionError, OSError, ValueError, ElementTree.ParseError) as error:
+        return ret | {"result": False, "comment": f"The CIB on this node's disk ({_LAST}): {error}.{way}"}
+    comment = (
+        "The CIB on this node's disk says nothing of sbd any more that does not hold. Once the cluster runs "
+        f"{bootstrap} brings in the rest, which may be all of fencing; where that host is gone for good, name another "
+        "one as cluster:bootstrap_node."
+    )
+    return ret | {"comment": comment}
+
+
+def _startable(whole: Mapping[str, Any], live: str) -> dict[str, Any]:
+    """Return what is to be said while Pacemaker runs: the live CIB counts, and has to wait long enough for a watchdog.
+
+    One that reboots after sbd's file was written and before the CIB changes could not start Pacemaker.
+    """
+    short = __utils__["cluster_derived.short"](whole, __utils__["cluster_cib.seen"](live))
+    if not short:
+        return {"comment": "Pacemaker runs: the live CIB counts."}
+    seconds = whole["sbd"]["watchdog_timeout"]
+    comment = (
+        f"cluster:sbd:watchdog_timeout: nothing of sbd has been written, since {seconds} s are more than the "
+        f"stonith-watchdog-timeout {short} of the CIB, with which the cluster runs: {_STOP}."
+    )
+    return {"result": False, "comment": comment}
+
+
+def _fitting(live: str, whole: Mapping[str, Any]) -> Any:
+    """Return a CIB with what it has to be told before Pacemaker starts with it, and what differs."""
+    outdated = __utils__["cluster_derived.outdated"](whole, __utils__["cluster_cib.seen"](live))
+    return __utils__["cluster_cib.apply"](live, outdated, {})
+
+
+def _written(live: str, new: str) -> None:
+    """Write the CIB of a node whose Pacemaker does not run, with its digest; Pacemaker's program keeps the owner."""
+    text = __utils__["cluster_cib.uncounted"](live, new)
+    environment = {"CIB_file": str(_LAST)}
+    __utils__["cluster_tools.run"](["cibadmin", "--replace", "--xml-pipe"], stdin=text, env=environment)
+
+
 # ---- bringing in ----
 
 
@@ -240,11 +316,15 @@ def _push(live: str, new: str) -> None:
 
 
 def _agreed(changes: Mapping[str, Any], said: tuple[str, str], wait_seconds: int) -> None:
-    """Wait until each node that is online has said that its watchdog fences it, where the CIB is to count on that."""
+    """Wait until each node that is online has said that this fences it, where the CIB is to count on that."""
     attribute, value = said
     timeout = (changes.get("property stonith-watchdog-timeout") or {}).get("new")
-    if not value or timeout in (None, "0", "0s"):
+    disks = (changes.get("resource fence_sbd parameter devices") or {}).get("new")
+    if not value or (timeout in (None, "0", "0s") and not disks):
         return
+    what = f"fence_sbd with {disks} is for nodes whose sbd watches that, and others would go on unheard"
+    if not disks:
+        what = f"stonith-watchdog-timeout {timeout} is for nodes whose sbd works, and Pacemaker stops on others"
     deadline = time.monotonic() + wait_seconds
     while True:
         text = __utils__["cluster_tools.run"](["attrd_updater", "-n", attribute, "-Q", "-A"], ok=range(256))
@@ -255,9 +335,8 @@ def _agreed(changes: Mapping[str, Any], said: tuple[str, str], wait_seconds: int
             return
         if time.monotonic() + _PAUSE > deadline:
             raise CommandExecutionError(
-                f"nothing has changed: cluster:sbd: stonith-watchdog-timeout {timeout} is for nodes whose sbd works, "
-                f"and Pacemaker stops on others; within {wait_seconds} s these have not said that theirs does: "
-                f"{', '.join(silent)}. Run their highstate; the next one here goes on"
+                f"nothing has changed: cluster:sbd: {what}; within {wait_seconds} s these have not said that theirs "
+                f"does: {', '.join(silent)}. Run their highstate; the next one here goes on"
             )
         time.sleep(_PAUSE)
 

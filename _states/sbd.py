@@ -208,22 +208,23 @@ def _runs() -> bool:
     return bool(__utils__["cluster_tools.active"]("sbd.service"))
 
 
-def announced(name: str, watchdog_timeout: int) -> dict[str, Any]:
-    """Make sure that the others know that this node's watchdog fences it, once its sbd works.
+def announced(name: str, watchdog_timeout: int, devices: list[str] | None = None) -> dict[str, Any]:
+    """Make sure that the others know by what this node is fenced, once its sbd works.
 
-    Until all have said so the CIB does not count on it: Pacemaker stops where it should and sbd does not run. What a
-    node has said goes when its Pacemaker stops.
+    Until all have said so the CIB does not count on it: Pacemaker stops where it should and sbd does not run, and a
+    node that does not watch a disk reads nothing there. What a node has said goes when its Pacemaker stops.
 
     Args:
         name: Any label.
         watchdog_timeout: Seconds after which the watchdog resets a host that hangs.
+        devices: The disks that it watches; none for the watchdog alone.
 
     Returns a state result without changes.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": "The others know that sbd works."}
     if __opts__["test"]:
         return ret | {"comment": "The others are told once sbd works."}
-    sbd = {"enabled": True, "devices": [], "watchdog_timeout": watchdog_timeout}
+    sbd = {"enabled": True, "devices": devices or [], "watchdog_timeout": watchdog_timeout}
     attribute, value = __utils__["cluster_derived.announcement"](sbd)
     try:
         __utils__["cluster_tools.run"](["attrd_updater", "-n", attribute, "-U", value])

@@ -81,6 +81,21 @@ def apply(live: str, declared: Mapping[str, Any], nodes: Mapping[str, str]) -> R
     return Result(ElementTree.tostring(new, encoding="unicode"), changes)
 
 
+def seen(live: str) -> dict[str, str]:
+    """Returns what :func:`view` does, of a CIB's text."""
+    return view(ElementTree.fromstring(live))  # noqa: S314 - from Pacemaker on this host
+
+
+def uncounted(live: str, new: str) -> str:
+    """Returns a changed CIB with the version that it had before, for a program that counts the change itself."""
+    before, after = (ElementTree.fromstring(text) for text in (live, new))  # noqa: S314 - from Pacemaker on this host
+    for key in ("epoch", "num_updates"):
+        after.attrib.pop(key, None)
+        if key in before.attrib:
+            after.set(key, before.attrib[key])
+    return ElementTree.tostring(after, encoding="unicode")
+
+
 def _differences(before: Mapping[str, str], after: Mapping[str, str], secrets: Iterable[str]) -> dict[str, Any]:
     """Returns what differs; of a secret that stood plain in the CIB only that it did."""
     hidden = set(secrets)

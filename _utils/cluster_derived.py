@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,10 @@ _DEFINITIONS = "/etc/libvirt/cluster"
 # By what a guest says of others, how that is called in a constraint; and of which guest what is wished, and how much.
 _WORDS = {"affinity": "beside", "anti_affinity": "apart-from"}
 Wishes = dict[str, tuple[str, Any]]
+# How Pacemaker reads a time (crm_get_msec): a unit is known by how it begins, and without one it is seconds.
+_TIME = re.compile(r"\s*([+-]?\d+)\s*(ms|us|s|m|h|$)", re.IGNORECASE)
+_UNITS = {"ms": 0.001, "us": 0.000001, "s": 1, "m": 60, "h": 3600, "": 1}
+_WATCHDOG = "stonith-watchdog-timeout"
 # How much it is worth that guests are together or apart, where it is no must: more than to stay.
 _WISH = 1000
 
@@ -37,7 +42,7 @@ def stonith_timeout(sbd: Mapping[str, Any]) -> int:
 
 
 def announcement(sbd: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns the attribute by which a node says that its watchdog alone fences it, and the value for these settings.
+    """Returns the attribute by which a node says what fences it, and the value for these settings.
 
     Args:
         sbd: ``enabled``, ``devices`` and ``watchdog_timeout`` of the pillar.
@@ -45,8 +50,10 @@ def announcement(sbd: Mapping[str, Any]) -> tuple[str, str]:
     Returns:
         Name and value; the value is empty where there is nothing to be said.
     """
-    alone = sbd.get("enabled") and not sbd.get("devices")
-    return "hypervisor-sbd", f"watchdog-{sbd['watchdog_timeout']}s" if alone else ""
+    value = ""
+    if sbd.get("enabled"):
+        value = f"disks-{','.join(sbd['devices'])}" if sbd.get("devices") else f"watchdog-{sbd['watchdog_timeout']}s"
+    return "hypervisor-sbd", value
 
 
 def declared(cluster: Mapping[str, Any], stage: str = "all") -> dict[str, Any]:
@@ -105,7 +112,7 @@ def _fencing(found: dict[str, Any], cluster: Mapping[str, Any]) -> None:
     found["properties"] = {
         "stonith-enabled": True,
         "stonith-timeout": f"{stonith_timeout(sbd)}s",
-        "stonith-watchdog-timeout": f"{watchdog}s" if watchdog else 0,
+        _WATCHDOG: f"{watchdog}s" if watchdog else 0,
         **found["properties"],
     }
     if sbd["devices"]:
@@ -118,6 +125,59 @@ def _fencing(found: dict[str, Any], cluster: Mapping[str, Any]) -> None:
     else:
         # One that is left of disks would be asked first, and its message read by nobody.
         found["stonith"].setdefault(FENCE, {"ensure": "absent"})
+
+
+def _seconds(value: Any) -> float:
+    """Returns a time of Pacemaker in seconds; less than 0 is what it works out itself from sbd's, which always fits."""
+    match = _TIME.match(str(value))
+    return int(match[1]) * _UNITS[match[2].lower()] if match else -1
+
+
+def outdated(cluster: Mapping[str, Any], seen: Mapping[str, str]) -> dict[str, Any]:
+    """Returns what a CIB has to be told before Pacemaker starts with it, of an sbd that is set up anew.
+
+    It takes away what does not hold any more, and brings in nothing on which a node could count before others have it:
+    until the state ``cib`` has done that nobody can be fenced, so nothing is recovered. Where a watchdog has more time
+    now, it is waited for longer: Pacemaker does not start with less than sbd has, and others lose nothing by it.
+
+    Args:
+        cluster: as of :func:`declared`.
+        seen: what stands in the CIB by name (``cluster_cib.view``).
+
+    Returns:
+        ``properties`` and ``stonith`` to be laid over it; ``{}`` where nothing is to be changed.
+    """
+    sbd = cluster.get("sbd") or {}
+    if not sbd.get("enabled"):
+        return {}
+    wanted = declared(cluster, STAGES[0])
+    found: dict[str, Any] = {}
+    counted, least = _seconds(seen.get(f"property {_WATCHDOG}", 0)), wanted["properties"][_WATCHDOG]
+    if sbd["devices"] and counted:
+        found["properties"] = {_WATCHDOG: 0}
+    elif not sbd["devices"] and 0 < counted < _seconds(least):
+        found["properties"] = {_WATCHDOG: least}
+    if seen.get(f"resource {FENCE}") == f"stonith:{FENCE}":
+        spec = wanted["stonith"][FENCE]
+        disks = "" if spec.get("ensure") == "absent" else str(spec.get("parameters", {}).get("devices", ""))
+        if {*disks.split(",")} != {*seen.get(f"resource {FENCE} parameter devices", "").split(",")}:
+            found["stonith"] = {FENCE: {"ensure": "absent"}}
+    return found
+
+
+def short(cluster: Mapping[str, Any], seen: Mapping[str, str]) -> str:
+    """Returns the time after which a CIB takes a node for off, where that is less than its watchdog is to have.
+
+    Args:
+        cluster: as of :func:`declared`.
+        seen: as of :func:`outdated`.
+
+    Returns:
+        The value; empty where Pacemaker can start with it.
+    """
+    sbd, value = cluster.get("sbd") or {}, seen.get(f"property {_WATCHDOG}", "0")
+    alone = sbd.get("enabled") and not sbd["devices"]
+    return value if alone and 0 < _seconds(value) < sbd["watchdog_timeout"] else ""
 
 
 # ---- locks and volumes ----

@@ -35,7 +35,12 @@ class Quorum(NamedTuple):
 
 
 def run(
-    argv: Sequence[str], timeout: float = _ASK, ok: Sequence[int] = (0,), stdin: str = "", secrets: Iterable[str] = ()
+    argv: Sequence[str],
+    timeout: float = _ASK,
+    ok: Sequence[int] = (0,),
+    stdin: str = "",
+    secrets: Iterable[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> str:
     """Runs a program and returns what it wrote.
 
@@ -45,6 +50,7 @@ def run(
         ok: return codes that are no failure.
         stdin: what it reads.
         secrets: what may not stand in an error.
+        env: what it has in its environment besides.
 
     Returns:
         Its standard output.
@@ -63,7 +69,7 @@ def run(
             errors="replace",
             timeout=timeout,
             check=False,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
         )
     except subprocess.TimeoutExpired:
         # The exception itself would quote what the program has read.

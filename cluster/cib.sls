@@ -52,7 +52,7 @@ include:
     - wait_seconds: {{ cluster.wait_seconds }}
     - require:
       - cluster_member: cluster_quorum
-{% if cluster.sbd.enabled and not cluster.sbd.devices %}
+{% if cluster.sbd.enabled %}
       - sbd: cluster_sbd_announced
 {% endif %}
 {% if stage == 'locking' %}

@@ -10,6 +10,12 @@
 {# Token and consensus, the time until a node counts as off, and the delay: a node must not be back before that. #}
 {% set membership = ((cluster.token + 650 * [nodes | length - 2, 0] | max) * 22 + 9999) // 10000 %}
 {% set dead = sbd.msgwait + sbd.delay_max if sbd.devices else 2 * sbd.watchdog_timeout %}
+{# Of a fence device in pillar that has this one's name: no more than the CIB on a disk is compared with. #}
+{% set stonith, own = {}, cluster.stonith.get('fence_sbd', {}) %}
+{% for key in ['ensure', 'agent', 'parameters'] if key in own %}
+{% do stonith.setdefault('fence_sbd', {}).update({key: own[key]}) %}
+{% endfor %}
+{% set declared = {'properties': cluster.properties, 'stonith': stonith, 'sbd': sbd} %}
 {% set start_delay = sbd.get('start_delay', membership + dead) %}
 
 include:
@@ -54,6 +60,33 @@ cluster_sbd_module:
       - file: cluster_sbd_module_at_boot
 {% endif %}
 
+{% if sbd.devices %}
+cluster_sbd_disks:
+  sbd.disks:
+    - devices: {{ sbd.devices | json }}
+    - watchdog_timeout: {{ sbd.watchdog_timeout }}
+    - msgwait: {{ sbd.msgwait }}
+    - bootstrap: {{ cluster.bootstrap_node | yaml_dquote }}
+    - allow_format: {{ cluster.storage.allow_format | json }}
+    - wait_seconds: {{ cluster.wait_seconds }}
+    - require:
+      - pkg: cluster_packages
+      - sbd: cluster_sbd_unchanged
+{% endif %}
+
+# Before sbd's file says anything else, so that a node which ends in between can start with either.
+cluster_sbd_cib:
+  cib.fits_sbd:
+    - declared: {{ declared | json }}
+    - nodes: {{ nodes | json }}
+    - bootstrap: {{ cluster.bootstrap_node | yaml_dquote }}
+    - require:
+      - pkg: cluster_packages
+      - sbd: cluster_sbd_unchanged
+{% if sbd.devices %}
+      - sbd: cluster_sbd_disks
+{% endif %}
+
 cluster_sbd_config:
   file.managed:
     - name: {{ sbd.file | yaml_dquote }}
@@ -67,7 +100,7 @@ cluster_sbd_config:
         start_delay: {{ start_delay }}
     - require:
       - pkg: cluster_packages
-      - sbd: cluster_sbd_unchanged
+      - cib: cluster_sbd_cib
 
 {% for unit, source in {'sbd': 'sbd.conf', 'corosync': 'corosync-sbd.conf'}.items() %}
 cluster_sbd_unit_{{ unit }}:
@@ -82,22 +115,8 @@ cluster_sbd_unit_{{ unit }}:
         alone: {{ (not sbd.devices) | json }}
     - require:
       - pkg: cluster_packages
-      - sbd: cluster_sbd_unchanged
+      - cib: cluster_sbd_cib
 {% endfor %}
-
-{% if sbd.devices %}
-cluster_sbd_disks:
-  sbd.disks:
-    - devices: {{ sbd.devices | json }}
-    - watchdog_timeout: {{ sbd.watchdog_timeout }}
-    - msgwait: {{ sbd.msgwait }}
-    - bootstrap: {{ cluster.bootstrap_node | yaml_dquote }}
-    - allow_format: {{ cluster.storage.allow_format | json }}
-    - wait_seconds: {{ cluster.wait_seconds }}
-    - require:
-      - pkg: cluster_packages
-      - sbd: cluster_sbd_unchanged
-{% endif %}
 
 cluster_sbd_service:
   service.enabled:

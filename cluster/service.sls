@@ -58,6 +58,7 @@ cluster_pacemaker_service:
       - service: cluster_corosync_service
 {% if cluster.sbd.enabled %}
       - sbd: cluster_sbd_working
+      - cib: cluster_sbd_cib
 {% endif %}
 {% if cluster.storage.lock_manager == 'sanlock' %}
       - service: cluster_lock_service_lvmlockd
@@ -73,10 +74,11 @@ cluster_quorum:
     - require:
       - service: cluster_pacemaker_service
 
-{% if cluster.sbd.enabled and not cluster.sbd.devices %}
+{% if cluster.sbd.enabled %}
 cluster_sbd_announced:
   sbd.announced:
     - watchdog_timeout: {{ cluster.sbd.watchdog_timeout }}
+    - devices: {{ cluster.sbd.devices | json }}
     - require:
       - cluster_member: cluster_quorum
 {% endif %}

@@ -203,6 +203,28 @@ def test_nothing_of_sbd_is_written_before_a_running_one_has_been_asked(compiled,
     assert {name for name in of_sbd - {"cluster_sbd_working", "cluster_sbd_announced"} if not waits(name)} == set()
 
 
+@pytest.mark.parametrize("bootstrap", ["hv1", "hv2"])
+@pytest.mark.parametrize("sbd", [SBD, {"enabled": True, "module": "softdog"}])
+def test_on_every_node_the_cib_on_its_disk_fits_sbd_before_sbd_and_pacemaker_start(compiled, sbd, bootstrap):
+    fence = {"agent": "fence_x", "targets": ["hv1"], "runs_on": ["hv2"], "secrets": {"passwd": "kq3Vw8yR0bN5"}}
+    stonith = {"other": fence} if "devices" in sbd else {"fence_sbd": fence}
+    states = compiled(sbd=sbd, stonith=stonith, properties={"stonith-timeout": "90s"}, bootstrap_node=bootstrap)
+    fits = states["cluster_sbd_cib"]
+    assert (fits["state"], fits["fun"], fits["nodes"]) == ("cib", "fits_sbd", ["hv1", "hv2", "hv3"])
+    assert fits["bootstrap"] == bootstrap
+    assert fits["declared"]["sbd"]["devices"] == sbd.get("devices", [])
+    assert fits["declared"]["properties"] == {"stonith-timeout": "90s"}
+    assert fits["declared"]["stonith"] == ({} if "devices" in sbd else {"fence_sbd": {"agent": "fence_x"}})
+    assert "kq3Vw8yR0bN5" not in json.dumps(fits, default=str)
+    # A disk that cannot be made is no reason to give up the one before.
+    assert ("sbd cluster_sbd_disks" in required(fits)) is ("devices" in sbd)
+    written = ("cluster_sbd_config", "cluster_sbd_unit_sbd", "cluster_sbd_unit_corosync")
+    for name in (*written, "cluster_pacemaker_service"):
+        assert "cib cluster_sbd_cib" in required(states[name])
+    assert "file cluster_sbd_config" in required(states["cluster_sbd_service"])
+    assert "service cluster_sbd_service" in required(states["cluster_corosync_service"])
+
+
 def test_without_sbd_nothing_of_it_is_there(compiled):
     assert not [name for name in compiled() if "sbd" in name or "lvm" in name or "volume" in name]
 
@@ -213,7 +235,10 @@ def test_a_watchdog_alone_has_no_disk(compiled):
     assert states["cluster_sbd_config"]["context"]["devices"] == []
     assert "cluster_member cluster_quorum" in required(states["cluster_sbd_announced"])
     assert "sbd cluster_sbd_announced" in required(states["cluster_cib"])
-    assert "cluster_sbd_announced" not in compiled(sbd=SBD)
+    assert states["cluster_sbd_announced"]["devices"] == []
+    states = compiled(sbd=SBD)
+    assert states["cluster_sbd_announced"]["devices"] == SBD["devices"]
+    assert "sbd cluster_sbd_announced" in required(states["cluster_cib"])
 
 
 @pytest.mark.parametrize(("sbd", "order"), [(SBD, "After=sbd.service"), ({"enabled": True}, "BindsTo=sbd.service")])

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from _utils import cluster_cib, formula_config
-from _utils.cluster_derived import before, declared, stonith_timeout
+from _utils.cluster_derived import before, declared, outdated, short, stonith_timeout
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = yaml.safe_load((ROOT / "cluster" / "defaults.yaml").read_text())
@@ -155,3 +155,43 @@ def test_locks_of_sanlock_are_no_resources_and_need_no_quorum():
     assert found["groups"] == {}
     assert found["constraints"] == {"locations": {}, "orders": {}, "colocations": {}}
     assert "no-quorum-policy" not in found["properties"]
+
+
+@pytest.mark.parametrize(
+    ("value", "devices", "timeout", "told", "refused"),
+    [
+        ("30s", [], 15, {}, ""),
+        ("30", [], 20, {"properties": {"stonith-watchdog-timeout": "40s"}}, ""),
+        ("30000ms", [], 40, {"properties": {"stonith-watchdog-timeout": "80s"}}, "30000ms"),
+        ("1min", [], 40, {"properties": {"stonith-watchdog-timeout": "80s"}}, ""),
+        ("2 M", [], 60, {}, ""),
+        # Pacemaker takes twice what sbd has itself.
+        ("-1", [], 40, {}, ""),
+        ("soon", [], 40, {}, ""),
+        ("0", [], 40, {}, ""),
+        (None, [], 40, {}, ""),
+        ("0s", ["/dev/disk/by-id/a"], 15, {}, ""),
+        (None, ["/dev/disk/by-id/a"], 15, {}, ""),
+        ("-1", ["/dev/disk/by-id/a"], 15, {"properties": {"stonith-watchdog-timeout": 0}}, ""),
+        ("90s", ["/dev/disk/by-id/a"], 15, {"properties": {"stonith-watchdog-timeout": 0}}, ""),
+    ],
+)
+def test_a_watchdog_is_waited_for_long_enough_before_pacemaker_starts(value, devices, timeout, told, refused):
+    sbd = {"enabled": True, "devices": devices, "watchdog_timeout": timeout, "msgwait": 120, "delay_max": 1}
+    whole = {"sbd": sbd, "nodes": ["hv1"]}
+    seen = {} if value is None else {"property stonith-watchdog-timeout": value}
+    assert outdated(whole, seen) == told
+    assert short(whole, seen) == refused
+    off = {**whole, "sbd": {**sbd, "enabled": False}}
+    assert (outdated(off, seen), short(off, seen)) == ({}, "")
+
+
+def test_the_order_of_disks_is_no_reason_to_give_up_a_fence_device():
+    disks = ["/dev/disk/by-id/a", "/dev/disk/by-id/b"]
+    sbd = {"enabled": True, "devices": disks, "watchdog_timeout": 15, "msgwait": 30, "delay_max": 1}
+    whole = {"sbd": sbd, "nodes": ["hv1"]}
+    device = {"resource fence_sbd": "stonith:fence_sbd"}
+    there = {**device, "resource fence_sbd parameter devices": ",".join(reversed(disks))}
+    assert outdated(whole, there) == {}
+    for fewer in (device, {**device, "resource fence_sbd parameter devices": disks[0]}):
+        assert outdated(whole, fewer) == {"stonith": {"fence_sbd": {"ensure": "absent"}}}

@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from salt.exceptions import CommandExecutionError
@@ -29,6 +30,11 @@ DECLARED = {
     "stonith": {"fence": {"agent": "fence_x", "targets": ["hv1", "hv2"], "secrets": ["passwd"]}},
     "resources": {"ip": {"agent": "ocf:heartbeat:IPaddr2"}},
 }
+
+
+def epoch(text):
+    """How often a CIB's configuration has changed."""
+    return int(ElementTree.fromstring(text).get("epoch", "0"))  # noqa: S314 - written here
 
 
 class Pacemaker:
@@ -92,8 +98,11 @@ class Pacemaker:
         resources = f"<resources>{rows}</resources>"
         return f"<crm_mon><nodes>{nodes}</nodes>{resources}<failures>{self.failures}</failures></crm_mon>"
 
-    def run(self, argv: list[str], ok: Any = (), stdin: str = "") -> str:
+    def run(self, argv: list[str], ok: Any = (), stdin: str = "", env: Any = None) -> str:
         self.calls.append(argv)
+        if env is not None:
+            assert (argv, env) == (["cibadmin", "--replace", "--xml-pipe"], {"CIB_file": str(self.last)})
+            return self.replaced(stdin)
         if argv == ["cibadmin", "--query"]:
             return self.cib
         if argv[0] in ("attrd_updater", "virsh", "pacemakerd", "crm_node"):
@@ -120,6 +129,17 @@ class Pacemaker:
                 raise CommandExecutionError("cibadmin: Update was older than existing configuration")
             self.patches.append(stdin)
             self.cib = self.new
+        return ""
+
+    def replaced(self, text: str) -> str:
+        if self.refusals:
+            raise CommandExecutionError("cibadmin: Call failed: Update was older than existing configuration")
+        assert not self.opts["test"]
+        # The program counts it up itself.
+        number = epoch(text)
+        assert number == epoch(self.last.read_text())
+        if self.obeys:
+            self.last.write_text(text.replace(f' epoch="{number}"', f' epoch="{number + 1}"'))
         return ""
 
     def asked(self, program: str) -> str:
@@ -249,10 +269,169 @@ def test_the_cib_counts_on_watchdogs_once_all_nodes_have_said_that_theirs_works(
     assert node.state(WATCHDOG)["changes"] == {}
 
 
-def test_with_disks_of_sbd_nobody_has_to_say_anything(node):
+def test_the_cib_fences_by_a_disk_once_all_nodes_have_said_that_they_watch_it(node):
     sbd = {"enabled": True, "devices": ["/dev/disk/by-id/sbd"], "watchdog_timeout": 5, "msgwait": 10, "delay_max": 1}
     node.started = {"fence_sbd"}
-    assert node.state({"sbd": sbd})["result"] is True
+    node.said = {"hv1": "disks-/dev/disk/by-id/sbd", "hv2": "disks-/dev/disk/by-id/old"}
+    predicted = node.state({"sbd": sbd}, test=True)
+    ret = node.state({"sbd": sbd})
+    assert (ret["result"], ret["changes"], node.patches) == (False, {}, [])
+    assert "nothing has changed: cluster:sbd: fence_sbd with /dev/disk/by-id/sbd is for nodes" in ret["comment"]
+    assert ret["comment"].endswith("theirs does: hv2. Run their highstate; the next one here goes on.")
+    node.later = [lambda: node.said.update(hv2="disks-/dev/disk/by-id/sbd")]
+    ret = node.state({"sbd": sbd})
+    assert (ret["result"], ret["changes"], len(node.patches)) == (True, predicted["changes"], 1)
+    # What else changes of it has not to be said, nor has that what is there.
+    node.said = {}
+    assert node.state({"sbd": {**sbd, "delay_max": 3}})["result"] is True
+
+
+def disk(name):
+    """What is declared of sbd with one disk."""
+    devices = [f"/dev/disk/by-id/{name}"] if name else []
+    return {"enabled": True, "devices": devices, "watchdog_timeout": 15, "msgwait": 30, "delay_max": 1}
+
+
+def alone(seconds):
+    """What is declared of sbd without disks."""
+    return {**disk(""), "watchdog_timeout": seconds}
+
+
+class Stopped:
+    """A node whose cluster was stopped with what was declared of sbd then."""
+
+    def __init__(self, node: Pacemaker, sbd: dict[str, Any]) -> None:
+        self.node = node
+        resources = {"web": {"agent": "ocf:heartbeat:x"}}
+        declared = cluster_derived.declared({"sbd": sbd, "nodes": list(NODES), "resources": resources})
+        self.names = {name: name for name in NODES}
+        text = cluster_cib.empty().replace("<cib>", '<cib admin_epoch="0" epoch="41" num_updates="0">')
+        node.last.write_text(cluster_cib.apply(text, declared, self.names).text)
+        node.active = False
+
+    def seen(self) -> dict[str, str]:
+        return cluster_cib.seen(self.node.last.read_text())
+
+    def fits(self, sbd: dict[str, Any], *, test: bool = False, **more: Any) -> dict[str, Any]:
+        self.node.opts["test"] = test
+        return cib.fits_sbd("x", {"properties": {}, "stonith": {}, "sbd": sbd, **more}, list(NODES), "hv1")
+
+
+TIMEOUT = "property stonith-watchdog-timeout"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "changed"),
+    [
+        (disk("a"), disk("b"), {"resource fence_sbd parameter devices": ("/dev/disk/by-id/a", None)}),
+        (disk("a"), alone(5), {"resource fence_sbd parameter devices": ("/dev/disk/by-id/a", None)}),
+        (alone(5), disk("b"), {TIMEOUT: ("10s", "0")}),
+        (alone(15), alone(40), {TIMEOUT: ("30s", "80s")}),
+        (alone(15), {**disk("b"), "watchdog_timeout": 60, "msgwait": 120}, {TIMEOUT: ("30s", "0")}),
+        # Longer than what is declared hurts nobody, and the live CIB gets the rest.
+        (alone(40), alone(15), {}),
+        (disk("a"), {**disk("a"), "msgwait": 60}, {}),
+        (disk("a"), {**disk("a"), "enabled": False}, {}),
+    ],
+)
+def test_a_stopped_node_gives_up_what_does_not_hold_of_sbd_any_more_before_it_starts(node, before, now, changed):
+    stopped = Stopped(node, before)
+    text = node.last.read_text()
+    predicted = stopped.fits(now, test=True)
+    assert (predicted["result"], node.calls, node.last.read_text()) == (None if changed else True, [], text)
+    ret = stopped.fits(now)
+    assert (ret["result"], ret["changes"]) == (True, predicted["changes"])
+    assert {key: (row["old"], row["new"]) for key, row in ret["changes"].items() if key in changed} == changed
+    assert bool(ret["changes"]) is bool(changed)
+    assert epoch(node.last.read_text()) == (43 if changed else 42)
+    assert "resource web" in stopped.seen()
+    again = stopped.fits(now)
+    assert (again["result"], again["changes"], epoch(node.last.read_text())) == (True, {}, 43 if changed else 42)
+    assert len(node.calls) == bool(changed)
+
+
+def test_pacemaker_starts_without_a_device_of_other_disks_and_without_what_spoke_of_it(node):
+    stopped = Stopped(node, disk("a"))
+    place = '<constraints><rsc_location id="l" rsc="fence_sbd" node="hv1" score="1"/></constraints>'
+    node.last.write_text(node.last.read_text().replace("<constraints />", place))
+    ret = stopped.fits(disk("b"))
+    assert "fence_sbd" not in node.last.read_text()
+    assert {"resource fence_sbd", "constraint l"} <= set(ret["changes"])
+    assert "Once the cluster runs hv1 brings in the rest" in ret["comment"]
+    assert "name another one as cluster:bootstrap_node" in ret["comment"]
+
+
+def test_a_device_of_that_name_that_pillar_itself_declares_stays(node):
+    stopped = Stopped(node, disk("a"))
+    own = {"fence_sbd": {"agent": "fence_sbd", "parameters": {"devices": "/dev/disk/by-id/a"}}}
+    assert stopped.fits(alone(5), stonith=own)["changes"] == {}
+    node.last.write_text(node.last.read_text().replace('type="fence_sbd"', 'type="fence_ipmilan"'))
+    assert stopped.fits(alone(5))["changes"] == {}
+
+
+def test_the_live_cib_has_still_to_get_what_a_stopped_node_was_not_given(node):
+    stopped = Stopped(node, alone(5))
+    declared = {"sbd": disk("b")}
+    predicted = node.state(declared, test=True)
+    assert TIMEOUT not in predicted["changes"]
+    assert "resource fence_sbd" in predicted["changes"]
+    assert stopped.fits(disk("b"))["result"] is True
+    node.active, node.cib, node.started = True, node.last.read_text(), {"fence_sbd"}
+    node.said = dict.fromkeys(NODES, "disks-/dev/disk/by-id/b")
+    done = node.state(declared)
+    assert (done["result"], done["changes"]) == (True, predicted["changes"])
+
+
+@pytest.mark.parametrize("test", [True, False])
+@pytest.mark.parametrize(("seconds", "told"), [(40, "30s"), (31, "30s"), (30, ""), (20, ""), (5, "")])
+def test_while_pacemaker_runs_nothing_is_written_with_which_it_could_not_start_again(node, test, seconds, told):
+    stopped = Stopped(node, alone(15))
+    node.active = True
+    ret = stopped.fits(alone(seconds), test=test)
+    assert (ret["result"], ret["changes"], node.calls) == (not told, {}, [])
+    assert not told or ret["comment"] == (
+        f"cluster:sbd:watchdog_timeout: nothing of sbd has been written, since {seconds} s are more than the "
+        "stonith-watchdog-timeout 30s of the CIB, with which the cluster runs: stop the cluster on all nodes "
+        "(systemctl stop pacemaker corosync), then run the highstate on all."
+    )
+
+
+def test_while_pacemaker_runs_the_bootstrap_node_alone_changes_the_cib(node):
+    stopped = Stopped(node, disk("a"))
+    node.active = True
+    assert stopped.fits(disk("b"))["changes"] == {}
+    assert stopped.fits(alone(5))["changes"] == {}
+
+
+def test_a_node_without_a_cib_has_nothing_to_give_up(node):
+    node.active = False
+    ret = cib.fits_sbd("x", {"properties": {}, "stonith": {}, "sbd": disk("a")}, list(NODES), "hv1")
+    assert (ret["result"], ret["changes"], node.calls) == (True, {}, [])
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_cib_that_cannot_be_read_is_named_with_the_way_out(node, test):
+    stopped = Stopped(node, disk("a"))
+    node.last.write_text("")
+    ret = stopped.fits(disk("b"), test=test)
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert ret["comment"].startswith(f"The CIB on this node's disk ({node.last}): no element found")
+    assert ret["comment"].endswith(f"move all of {node.last.parent} away on this one: it gets theirs.")
+    # Never while Pacemaker has it.
+    node.active = True
+    assert "move" not in stopped.fits(disk("b"))["comment"]
+
+
+def test_a_cib_that_was_not_written_keeps_the_node_from_starting(node):
+    stopped = Stopped(node, disk("a"))
+    node.obeys = False
+    ret = stopped.fits(disk("b"))
+    assert ret["result"] is False
+    assert "cibadmin has not written all of it; still to do: resource fence_sbd" in ret["comment"]
+    node.refusals = 1
+    ret = stopped.fits(disk("b"))
+    assert (ret["result"], ret["changes"]) == (False, {})
+    assert "cibadmin: Call failed: Update was older than existing configuration." in ret["comment"]
 
 
 WEB = {**WATCHDOG, "guests": {"web": {"ha": True, "ensure": "running", "disks": []}}}

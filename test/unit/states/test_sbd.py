@@ -183,13 +183,15 @@ def test_sbd_that_does_not_run_is_a_failure_with_what_to_do(node):
     assert "systemctl stop pacemaker corosync" in ret["comment"]
 
 
-def test_a_node_says_that_its_watchdog_fences_it(node):
+def test_a_node_says_by_what_it_is_fenced(node):
     node.opts["test"] = True
     assert (sbd.announced("x", 5)["result"], node.calls) == (True, [])
     node.opts["test"] = False
     ret = sbd.announced("x", 5)
     assert (ret["result"], ret["changes"]) == (True, {})
     assert node.calls == [["attrd_updater", "-n", "hypervisor-sbd", "-U", "watchdog-5s"]]
+    assert sbd.announced("x", 5, [DISK, f"{DISK}2"])["result"] is True
+    assert node.calls[1:] == [["attrd_updater", "-n", "hypervisor-sbd", "-U", f"disks-{DISK},{DISK}2"]]
 
 
 @pytest.mark.parametrize("state", [sbd.working, sbd.unchanged])
