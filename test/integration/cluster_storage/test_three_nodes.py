@@ -20,6 +20,7 @@ NAME = f"{os.environ.get('LAB_NAME', 'test')}-three"
 ALONE = {"enabled": True, "module": "softdog", "blacklist": ["iTCO_wdt"], "watchdog_timeout": WATCHDOG}
 # Twice that is what the others wait, see docs/cluster.rst.
 DEAD = 2 * WATCHDOG
+LONGER = 40
 SILENT: dict[str, set[str]] = {node: set() for node in NODES}
 
 
@@ -128,6 +129,44 @@ def test_a_node_that_dies_counts_as_off_when_its_watchdog_must_have_fired(site):
     assert site.active_on() == site.holders() == [other]
 
 
+def stopped(site):
+    """Stop the cluster on all nodes, as messages and docs/cluster.rst say it."""
+    with ThreadPoolExecutor(len(NODES)) as pool:
+        list(pool.map(lambda node: site.run(node, "systemctl", "stop", "pacemaker", "corosync", timeout=600), NODES))
+
+
+def cib_alike(site, predicted, done):
+    """Every node has altered the CIB on its disk as it said, and Pacemaker has started with that."""
+    for node in NODES:
+        rows = [answers[node]["cluster_sbd_cib"]["changes"] for answers in (predicted, done)]
+        assert rows[0] == rows[1] != {}
+        files = ("/var/lib/pacemaker/cib/cib.xml", "/var/lib/pacemaker/cib/cib.xml.sig")
+        assert site.run(node, "stat", "-c", "%U:%G %a", *files).split("\n")[:2] == ["hacluster:haclient 600"] * 2
+        said = site.run(node, "journalctl", "--unit=pacemaker", "--boot")
+        assert not re.search("will NOT be used|manually modified", said)
+
+
+def test_a_longer_timeout_of_the_watchdog_is_taken_up_once_the_cluster_has_been_stopped(site):
+    nonce = site.written(place(site))
+    site.declared(sbd={**ALONE, "watchdog_timeout": LONGER})
+    refused = site.highstate(*NODES)
+    for node in NODES:
+        row = refused[node]["cluster_sbd_cib"]
+        assert row["result"] is False
+        assert "stop the cluster on all nodes" in row["comment"]
+        # One that reboots now can start Pacemaker.
+        assert f"SBD_WATCHDOG_TIMEOUT={WATCHDOG}" in site.run(node, "cat", "/etc/default/sbd")
+    stopped(site)
+    predicted = site.highstate(*NODES, test=True)
+    done = site.highstate(*NODES)
+    assert failures(predicted) == failures(done) == {}
+    cib_alike(site, predicted, done)
+    asked = ("crm_attribute", "--type", "crm_config", "--query", "--quiet", "--name", "stonith-watchdog-timeout")
+    assert site.run("hv2", *asked).strip() == f"{2 * LONGER}s"
+    assert changes(site.converge(*NODES)) == SILENT
+    assert site.read_back(place(site)) == nonce
+
+
 def test_disks_of_sbd_are_taken_up_once_the_cluster_has_been_stopped(site):
     nonce = site.written(place(site))
     site.declared()
@@ -137,12 +176,11 @@ def test_disks_of_sbd_are_taken_up_once_the_cluster_has_been_stopped(site):
         assert row["result"] is False
         assert "stop the cluster on all nodes" in row["comment"]
         assert site.run(node, "systemctl", "is-active", "pacemaker").strip() == "active"
-    # As the message says, and docs/cluster.rst.
-    with ThreadPoolExecutor(len(NODES)) as pool:
-        list(pool.map(lambda node: site.run(node, "systemctl", "stop", "pacemaker", "corosync", timeout=600), NODES))
+    stopped(site)
     predicted = site.highstate(*NODES, test=True)
     done = site.highstate(*NODES)
     assert failures(predicted) == failures(done) == {}
+    cib_alike(site, predicted, done)
     assert "cluster_sbd_disks" in changes(done)["hv1"]
     assert done["hv1"]["cluster_cib_fencing"]["changes"] == predicted["hv1"]["cluster_cib_fencing"]["changes"]
     assert changes(site.converge(*NODES)) == SILENT
