@@ -56,19 +56,21 @@ def configured(
         refusal = _refusal(plan, allow_restart) if plan else ""
         if refusal:
             return ret | {"result": False, "comment": refusal}
-        ret["changes"] = _changes(name, text, plan)
+        changes = _changes(name, text, plan)
         if __opts__["test"]:
             why = _unfenced(leaving) if plan and leaving else ""
             if why:
-                return ret | {"result": False, "changes": {}, "comment": f"corosync: {why}."}
-            comment = f"corosync {'would change' if ret['changes'] else 'is as it should be'}."
-            return ret | {"result": None if ret["changes"] else True, "comment": comment}
+                return ret | {"result": False, "comment": f"corosync: {why}."}
+            comment = f"corosync {'would change' if changes else 'is as it should be'}."
+            return ret | {"result": None if changes else True, "changes": changes, "comment": comment}
         if plan and leaving:
             _wait_gone(leaving, wait_seconds)
-        if plan and ret["changes"]:
+        if plan and changes:
             _note(wanted)
-        if "file" in ret["changes"]:
+        if "file" in changes:
             _replace(name, text)
+        # What has failed before has changed nothing.
+        ret["changes"] = changes
         if plan:
             _take_up(plan, wanted, nodes, wait_seconds)
     except (CommandExecutionError, OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -19,13 +20,13 @@ from lab.lab import Lab
 
 NODES = ("hv1", "hv2", "hv3")
 NAME = "lab"
-# Looks for texts, on standard input, in what Salt keeps of jobs and writes to logs, in the file tree, in the CIB and
-# its history, and in the arguments of everything that runs.
+# Looks for bytes, in hexadecimal on standard input, in all that Salt keeps and what it is set up with, in logs, in
+# temporary files, in the file tree, in the CIB and its history, and in the arguments of everything that runs.
 SEARCH = """
-import os, subprocess, sys
-words = [word.encode() for word in sys.stdin.read().split("|")]
-found = []
-roots = "/var/cache/salt/master/jobs /var/cache/salt/minion /var/log /run/log /srv/salt /srv/formula /proc"
+import json, os, subprocess, sys
+words = [bytes.fromhex(word) for word in sys.stdin.read().split()]
+found = set()
+roots = "/var/cache/salt /etc/salt /tmp /var/tmp /var/log /run/log /srv/salt /srv/formula /proc"
 roots += " /var/lib/pacemaker/cib /var/lib/pacemaker/pengine"
 for root in roots.split():
     for folder, folders, names in os.walk(root):
@@ -33,14 +34,24 @@ for root in roots.split():
             folders[:], names = [name for name in folders if name.isdigit()], []
         elif folder.startswith("/proc/"):
             folders[:], names = [], ["cmdline"]
-        for name in names:
+        for path in [os.path.join(folder, name) for name in names]:
             try:
-                data = open(os.path.join(folder, name), "rb").read()
+                data = open(path, "rb").read() if os.path.isfile(path) else b""
             except OSError:
                 continue
-            found += [os.path.join(folder, name) for word in words if word in data]
+            found |= {path for word in words if word in data}
 log = subprocess.run(["journalctl", "--no-pager", "--output=cat"], capture_output=True, check=False).stdout
-print(found + ["journal" for word in words if word in log])
+print(json.dumps(sorted(found | {"journal" for word in words if word in log})))
+"""
+# Writes down what the master's bus says, as it comes.
+HEARD = "/run/heard"
+HEAR = f"""
+import socket
+with socket.socket(socket.AF_UNIX) as bus:
+    bus.connect("/var/run/salt/master/master_event_pub.ipc")
+    with open({HEARD!r}, "wb", buffering=0) as heard:
+        while data := bus.recv(65536):
+            heard.write(data)
 """
 
 
@@ -107,6 +118,11 @@ class Site:
         assert not (wrong := failures(answers)), wrong
         return answers
 
+    def found(self, host: str, *words: bytes) -> list[str]:
+        """Return where on a host one of these stands, of all the places that a secret has no business in."""
+        text = self.run(host, "python3", "-c", SEARCH, stdin="\n".join(word.hex() for word in words))
+        return list(json.loads(text))
+
     def members(self, node: str) -> dict[str, str]:
         """Return by node's name what corosync says of its membership, as seen from one."""
         values = dict(re.findall(r"^(\S+) \(\w+\) = (.*)$", self.run(node, "corosync-cmapctl"), re.MULTILINE))
@@ -153,6 +169,21 @@ class Site:
     def online(self, node: str) -> set[str]:
         """Return the nodes that Pacemaker counts as online."""
         return {one.get("name", "") for one in self.monitor(node).findall("nodes/node") if one.get("online") == "true"}
+
+
+def forms(secret: bytes) -> list[bytes]:
+    """Return what gives random bytes away: three pieces of them, raw and in every way that makes text of them."""
+    found: list[bytes] = []
+    for piece in (secret[:24], secret[64:88], secret[-24:]):
+        text = piece.decode("latin-1")
+        quoted = (repr(piece)[1:], json.dumps(text), json.dumps(piece.decode("utf-8", "surrogateescape")))
+        found += [piece, text.encode(), piece.hex().encode(), piece.hex().upper().encode()]
+        found += [one[1:-1].encode() for one in quoted]
+        # Base64 of something longer looks different by where the piece begins in it.
+        for before in range(3):
+            padded = bytes(before) + piece
+            found += [encode(padded)[4:28] for encode in (base64.b64encode, base64.urlsafe_b64encode)]
+    return found
 
 
 def failures(answers: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -202,12 +233,15 @@ class Course:
         early: what hv2 said as long as hv1 had done nothing.
         done: what the first run came to.
         second: what the second one did.
+        heard: all that the master's bus said from the prediction to the second run.
     """
 
     def __init__(self, site: Site) -> None:
         site.declare("hv1", "hv2", wait_seconds=5)
         # The master's own minion gets with its highstate what nodes ask of it.
         self.controller = site.converge(site.lab.hosts.controller)
+        site.run(site.lab.hosts.controller, "systemd-run", "--unit=hearing", "--collect", "python3", "-c", HEAR)
+        soon(lambda: self._written(site) is not None, what="somebody listens on the bus")
         self.predicted = site.highstate("hv1", "hv2", test=True)
         self.touched = {
             node: site.run(node, "find", "/etc/corosync", "/etc/systemd/system", "-name", "*hypervisor*", check=False)
@@ -217,3 +251,11 @@ class Course:
         site.declare("hv1", "hv2")
         self.done = site.highstate("hv2", "hv1")
         self.second = site.highstate("hv1", "hv2")
+        self.heard = self._written(site) or b""
+        site.run(site.lab.hosts.controller, "systemctl", "stop", "hearing")
+
+    @staticmethod
+    def _written(site: Site) -> bytes | None:
+        """Return what was written down so far, None before there was anybody to write."""
+        done = site.lab.run(site.lab.hosts.controller, ["base64", "--wrap=0", HEARD], check=False)
+        return base64.b64decode(done.stdout) if done.returncode == 0 else None

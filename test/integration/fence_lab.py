@@ -40,7 +40,7 @@ question = {"passwd": given.get("passwd"), "action": action, "host": given.get("
             "argv": open("/proc/self/cmdline").read()}
 with socket.create_connection((given["ip"], int(given["ipport"])), timeout=30) as link:
     link.sendall(json.dumps(question).encode() + b"\n")
-    answer = json.loads(link.makefile().readline())
+    answer = json.loads(link.makefile().readline() or '{"code": 1, "text": "the device does not answer"}')
 if answer.get("text"):
     print(answer["text"])
 sys.exit(answer["code"])
@@ -53,6 +53,9 @@ class Device:
     Attributes:
         password: what it believes.
         broken: whether it does nothing at the moment.
+        unreachable: whether it does not even answer.
+        slow: seconds that it takes to do anything.
+        stays_off: whether a host that it resets stays off.
         log: what was asked, with the time: action, host and whether it was done.
         leaks: command lines of agents that held the password.
     """
@@ -60,14 +63,18 @@ class Device:
     def __init__(self, lab: Lab, address: str) -> None:
         self.lab = lab
         self.password = secrets.token_urlsafe(24)
-        self.broken = False
+        self.broken = self.unreachable = self.stays_off = False
+        self.slow = 0.0
         self.log: list[tuple[float, str, str, bool]] = []
         self.leaks: list[str] = []
         device = self
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                answer = device.answer(json.loads(self.rfile.readline()))
+                question = json.loads(self.rfile.readline())
+                if device.unreachable:
+                    return
+                answer = device.answer(question)
                 self.wfile.write(json.dumps(answer).encode() + b"\n")
 
         socketserver.ThreadingTCPServer.address_family = socket.AF_INET
@@ -87,6 +94,7 @@ class Device:
             return {"code": 0}
         done = not self.broken and host in self.lab.hosts.hypervisors
         if done:
+            time.sleep(self.slow)
             self.act(action, host)
         self.log.append((time.time(), action, host, done))
         return {"code": 0 if done else 1}
@@ -96,7 +104,7 @@ class Device:
         name = self.lab.paths.name
         if action in ("off", "reboot"):
             kill(self.lab, host)
-        if action in ("on", "reboot"):
+        if action == "on" or (action == "reboot" and not self.stays_off):
             container.start(name, host)
 
     def fenced(self, host: str) -> list[float]:

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 import pytest
 import testinfra
 from cluster_site import Course, Site
+from fence_lab import Device
+from fenced_site import with_agent
 
+from lab import network
 from lab.lab import Lab
 from lab.ui import Progress
 
@@ -33,6 +36,14 @@ def bare_hosts(loud) -> Iterator[Site]:
 def course(site) -> Course:
     """What happened from bare hosts to a cluster of two; the tests go on from there, in their order."""
     return Course(site)
+
+
+@pytest.fixture(scope="session", name="device")
+def a_fence_device(site) -> Iterator[Device]:
+    """The device, with its agent on both nodes."""
+    device = with_agent(site, Device(site.lab, network.address(site.lab.state["index"], 1)))
+    yield device
+    device.close()
 
 
 @pytest.fixture(scope="module")

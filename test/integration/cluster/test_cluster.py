@@ -7,7 +7,7 @@ import json
 import os
 
 import pytest
-from cluster_site import SEARCH, all_online, changes, failures, soon
+from cluster_site import SEARCH, all_online, changes, failures, forms, soon
 
 pytestmark = [
     pytest.mark.usefixtures("course"),
@@ -15,7 +15,7 @@ pytestmark = [
 ]
 
 CONF, KEY = "/etc/corosync/corosync.conf", "/etc/corosync/authkey"
-
+HANDED_OUT = "/srv/salt/hypervisor-cluster/hv1.json"
 
 
 def pids(site, *nodes):
@@ -53,19 +53,38 @@ def test_two_nodes_have_quorum_and_the_second_run_is_silent(site, course):
     assert "2Node" in site.flags("hv2")
 
 
+def key_of(site, node):
+    return base64.b64decode(site.run(node, "base64", "-w0", KEY))
+
+
 def test_the_key_is_where_it_belongs_and_nowhere_else(site):
     keys = {}
     for node in ("hv1", "hv2"):
         assert site.run(node, "stat", "-c", "%a %U:%G", KEY).strip() == "400 root:root"
-        keys[node] = base64.b64decode(site.run(node, "base64", "-w0", KEY))
+        keys[node] = key_of(site, node)
     assert keys["hv1"] == keys["hv2"]
     assert len(keys["hv1"]) == 256
-    text = base64.b64encode(keys["hv1"]).decode()
-    words = "|".join([text[:48], text[64:112], keys["hv1"].hex()[:48], repr(keys["hv1"][8:24])[2:-1]])
+    words = forms(keys["hv1"])
     for host in ("controller", "hv1", "hv2", "hv3"):
-        assert site.run(host, "python3", "-c", SEARCH, stdin=words).strip() == "[]"
+        assert site.found(host, *words) == []
     # It can fail: what a host was told on its command line is found.
-    assert "/proc/" in site.run("hv1", "sh", "-c", f"exec python3 -c '{SEARCH}' {words[:48]}", stdin=words[:48])
+    told = next(word for word in words if word.isalnum())
+    said = site.run("hv1", "sh", "-c", f"exec python3 -c '{SEARCH}' {told.decode()}", stdin=told.hex())
+    assert "/proc/" in said
+    # And so is what stands in the midst of a file, as it is.
+    for host, path in (("controller", "/var/cache/salt/master/planted"), ("hv1", "/tmp/planted")):
+        planted = base64.b64encode(b"before" + keys["hv1"] + b"after").decode()
+        site.run(host, "sh", "-c", f"base64 --decode > {path}", stdin=planted)
+        try:
+            assert site.found(host, *words) == [path]
+        finally:
+            site.run(host, "rm", path)
+
+
+def test_no_event_on_the_masters_bus_holds_the_key(site, course):
+    sealed = json.loads(site.run("controller", "cat", HANDED_OUT))["sealed"]["hv2"]["blob"]
+    assert sealed.encode() in course.heard, "nobody listened when the key was handed out"
+    assert [word for word in forms(key_of(site, "hv1")) if word in course.heard] == []
 
 
 def test_a_third_node_joins_without_a_restart(site):
@@ -101,18 +120,18 @@ def test_what_was_edited_by_hand_is_put_back(site):
 
 
 def test_corosync_judges_a_file_before_it_replaces_the_old_one(site):
-    """A key that is no key: corosync refuses every file, and the old one stays."""
+    """What corosync reads beside its file has a key that it does not know: it refuses, and the old file stays."""
     old = site.run("hv3", "cat", CONF)
-    site.run("hv3", "mv", "/usr/sbin/corosync", "/usr/sbin/corosync.kept")
-    site.run("hv3", "sh", "-c", "printf '#!/bin/sh\\necho no such option >&2\\nexit 8\\n' > /usr/sbin/corosync")
-    site.run("hv3", "chmod", "755", "/usr/sbin/corosync")
+    wrong = "/etc/corosync/uidgid.d/wrong"
+    site.run("hv3", "sh", "-c", f"cat > {wrong}", stdin="uidgid {\n  shell: 0\n}\n")
     site.declare("hv1", "hv2", "hv3", token=2500)
     try:
         row = site.highstate("hv3")["hv3"]["cluster_corosync_conf"]
     finally:
-        site.run("hv3", "mv", "/usr/sbin/corosync.kept", "/usr/sbin/corosync")
+        site.run("hv3", "rm", wrong)
         site.declare("hv1", "hv2", "hv3")
-    assert (row["result"], row["comment"]) == (False, "corosync: corosync: no such option.")
+    why = f"parser error: {wrong}:2: uidgid: Only uid and gid are allowed items"
+    assert (row["result"], row["comment"], row["changes"]) == (False, f"corosync: corosync: {why}.", {})
     assert site.run("hv3", "cat", CONF) == old
     left = site.run("hv3", "ls", "-A", "/etc/corosync").split()
     assert left == ["authkey", "corosync.conf", "hypervisor", "uidgid.d"]
@@ -225,6 +244,7 @@ def test_a_node_leaves_and_the_others_forget_it(site):
     row = site.highstate("hv1")["hv1"]["cluster_corosync_conf"]
     assert row["result"] is False
     assert "declared with ensure: absent and have not left within 3 s: hv3" in row["comment"]
+    assert row["changes"] == {}
     assert site.members("hv1")["hv3"] == "joined"
     site.cluster["wait_seconds"] = 60
     site.write()
@@ -246,7 +266,7 @@ def test_a_node_leaves_and_the_others_forget_it(site):
     # Not even by hand does it start again.
     site.run("hv3", "systemctl", "start", "corosync", check=False)
     assert site.run("hv3", "systemctl", "is-active", "corosync", check=False).strip() == "inactive"
-    served = json.loads(site.run("controller", "cat", "/srv/salt/hypervisor-cluster/hv1.json"))
+    served = json.loads(site.run("controller", "cat", HANDED_OUT))
     assert set(served["sealed"]) == {"hv2"}
     assert changes(site.converge("hv1", "hv2", "hv3")) == {"hv1": set(), "hv2": set(), "hv3": set()}
 
@@ -257,6 +277,14 @@ def test_a_node_leaves_and_the_others_forget_it(site):
         ({"quorum": {"two_node": True}}, "cluster:quorum:two_node: not allowed: there are 3 nodes (hv1, hv2, hv3)"),
         ({"bootstrap_node": "hv9"}, "cluster:bootstrap_node: hv9 is not among the nodes"),
         ({"keys": {"corosync": "fix-me-please"}}, "cluster:keys:corosync: is not base64"),
+        (
+            {"nodes": {f"hv{n}": {"id": n, "addresses": ["192.0.2.9"]} for n in (1, 2)}},
+            "cluster:nodes:hv2:addresses: 192.0.2.9 is an address of hv1 already",
+        ),
+        (
+            {"stonith": {"fence": {"agent": "fence_lab", "targets": ["hv1"], "runs_on": ["hv1"]}}},
+            "cluster:stonith:fence:runs_on: fence would run on hv1 alone, and a host that hangs cannot switch itself",
+        ),
     ],
 )
 def test_a_wrong_pillar_changes_nothing(site, over, text):

@@ -81,11 +81,11 @@ class Scheduler:
             ElementTree.SubElement(ElementTree.SubElement(state, "lrm", id=str(number)), "lrm_resources")
         self.bare = ElementTree.tostring(root, encoding="unicode")
 
-    def step(self, text):
+    def step(self, text, *words):
         """Return what one transition does."""
         self.site.run("hv1", "sh", "-c", "cat > /tmp/sim.xml", stdin=text)
         argv = ["crm_simulate", "--xml-file", "/tmp/sim.xml", "--simulate", "--save-output", "/tmp/simulated.xml"]
-        said = self.site.run("hv1", *argv)
+        said = self.site.run("hv1", *argv, *words)
         summary = _SUMMARY.search(said)
         places = dict(_PLACE.findall(said.partition("Transition Summary")[0]))
         rows = {name: action for action, name in _ACTION.findall(summary[1])} if summary else {}
@@ -99,6 +99,10 @@ class Scheduler:
         """Return the CIB of a cluster in which nothing has to be done any more."""
         found = self.step(self.declared(self.bare, cluster))
         assert found.summary["web"] == "Start"
+        return self.quiet(found)
+
+    def quiet(self, found):
+        """Return what is so once nothing has to be done any more after a step."""
         while found.summary:
             found = self.step(found.text)
         return found
@@ -202,3 +206,64 @@ def test_a_change_of_the_cib_while_the_guest_is_on_its_way_leaves_it_running(sch
     assert [row for row in done if row[:2] == ("web", "stop")] == [("web", "stop", source)]
     assert [row for row in done if row[:2] == ("vm-one", "stop")] == [("vm-one", "stop", source)]
     assert ("web", "start", target) in done
+
+
+# ---- what ``ha`` says of where a guest runs ----
+
+
+def told_to_stop(text, resource):
+    root = parsed(text)
+    meta = root.find(f".//primitive[@id='{resource}']/meta_attributes")
+    words = {"id": f"{resource}-told", "name": "target-role", "value": "Stopped"}
+    ElementTree.SubElement(meta, "nvpair", words)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+@pytest.mark.parametrize("best", NAMES)
+def test_a_guest_starts_where_it_is_said_to_start_best_and_does_not_go_there_later(scheduler, best):
+    other = next(node for node in NAMES if node != best)
+    found = scheduler.settled(whole(ONE, web=guest("one", prefer=[best, other])))
+    assert found.before["web"] == best
+    turned = scheduler.declared(found.text, whole(ONE, web=guest("one", prefer=[other, best])))
+    assert scheduler.step(turned).summary == {}
+    # When the node is lost it goes to the next one, and it stays there.
+    assert scheduler.quiet(scheduler.step(found.text, "--node-fail", best)).before["web"] == other
+
+
+@pytest.mark.parametrize(("first", "then"), [("db", "web"), ("web", "db")])
+def test_a_guest_starts_after_others_where_both_start_and_alone_where_not(scheduler, first, then):
+    guests = {first: guest("one"), then: guest("two", after=[first])}
+    text = scheduler.declared(scheduler.bare, whole(TWO, **guests))
+    names = [name for name, operation, _ in scheduler.step(text).done if operation == "start"]
+    assert names.index(first) < names.index(then)
+    alone = scheduler.step(told_to_stop(text, first))
+    assert [name for name in alone.summary if name in guests] == [then]
+    # It is no must for one that runs.
+    rest = scheduler.quiet(scheduler.step(text))
+    assert scheduler.step(told_to_stop(rest.text, first)).summary == {first: "Stop"}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_guest_runs_beside_another_one_and_without_it_unless_that_is_a_must(scheduler, strict):
+    rest = scheduler.settled(whole(TWO, db=guest("one"), web=guest("two", affinity=["db"], strict=strict)))
+    assert rest.before["web"] == rest.before["db"]
+    other = next(node for node in NAMES if node != rest.before["db"])
+    # That is worth more than to stay, and it goes along live.
+    moves = dict.fromkeys(("vm-one", "vm-two", "db", "web"), "Migrate")
+    assert scheduler.step(told_to_move(rest.text, "db", other)).summary == moves
+    stops = scheduler.step(told_to_stop(rest.text, "db")).summary
+    assert {name: stops.get(name) for name in ("db", "web")} == {"db": "Stop", "web": "Stop" if strict else None}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("lost", ["low", "high"])
+@pytest.mark.parametrize(("high", "low"), [("db", "web"), ("web", "db")])
+def test_of_two_that_are_apart_the_one_with_less_priority_gives_way(scheduler, strict, lost, high, low):
+    """On the last node a must leaves one of them without a place; of a wish nothing is left there."""
+    guests = {high: guest("one", priority=10), low: guest("two", anti_affinity=[high], strict=strict)}
+    rest = scheduler.settled(whole(TWO, **guests))
+    assert rest.before[high] != rest.before[low]
+    dead = rest.before[{"low": low, "high": high}[lost]]
+    last = next(node for node in NAMES if node != dead)
+    end = scheduler.quiet(scheduler.step(rest.text, "--node-fail", dead))
+    assert {name: end.before.get(name) for name in guests} == {high: last, low: None if strict else last}

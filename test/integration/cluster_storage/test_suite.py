@@ -1,5 +1,6 @@
 """A host that is fenced by sbd and has a shared volume group with its locks."""
 
+import pytest
 from storage_site import SAN, SBD
 
 
@@ -8,8 +9,9 @@ def test_sbd_runs_on_its_disk(host):
     assert "Timeout (msgwait)  : 30" in host.check_output(f"sbd -d {SBD} dump")
 
 
-def test_corosync_does_not_start_without_it(host):
-    assert "sbd.service" in host.check_output("systemctl show --property=After --property=Requires corosync")
+@pytest.mark.parametrize("name", ["After", "Requires"])
+def test_corosync_does_not_start_without_it(host, name):
+    assert "sbd.service" in host.check_output(f"systemctl show --value --property={name} corosync").split()
 
 
 def test_the_volume_group_is_shared(host):

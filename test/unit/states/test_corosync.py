@@ -179,7 +179,7 @@ def test_the_first_file_is_judged_and_written_while_nothing_runs(node):
 def test_a_file_that_corosync_refuses_does_not_replace_the_old_one(node):
     before, node.refuses = node.file.read_text(), "corosync: parser error"
     ret = node.state(token=4000)
-    assert (ret["result"], ret["comment"]) == (False, "corosync: corosync: parser error.")
+    assert (ret["result"], ret["comment"], ret["changes"]) == (False, "corosync: corosync: parser error.", {})
     assert node.file.read_text() == before
     assert [path.name for path in node.file.parent.iterdir()] == ["corosync.conf"]
     assert told(node) == []
@@ -373,7 +373,7 @@ def test_nobody_goes_on_without_a_node_that_has_not_left(node):
     leaving, stay = {"hv3": NODES["hv3"]}, {name: NODES[name] for name in ("hv1", "hv2")}
     before = node.file.read_text()
     ret = node.state(stay, leaving=leaving)
-    assert ret["result"] is False
+    assert (ret["result"], ret["changes"]) == (False, {})
     assert "have not left within 10 s: hv3" in ret["comment"]
     assert (node.file.read_text(), told(node)) == (before, [])
     node.later = [lambda: node.joined.discard(3)]
@@ -388,7 +388,7 @@ def test_a_node_that_leaves_and_has_still_to_be_fenced_is_not_let_go(node, test)
     node.joined, node.online, node.unclean = {1, 2}, {"hv1", "hv2"}, {"hv3"}
     before = node.file.read_text()
     ret = node.state(stay, leaving=leaving, test=test)
-    assert ret["result"] is False
+    assert (ret["result"], ret["changes"]) == (False, {})
     assert "lost, but not fenced: hv3." in ret["comment"]
     assert "stonith_admin --confirm hv3" in ret["comment"]
     assert (node.file.read_text(), told(node)) == (before, [])
