@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import time
@@ -44,6 +45,14 @@ def other_than(node):
 def console(site):
     """What a person sees on the master."""
     return site.run(site.lab.hosts.controller, "salt-run", "fleet.cluster", check=False, timeout=PATIENCE)
+
+
+def salt(site, *words, check=True):
+    """Ask minions as a person does; return what they answer, by minion."""
+    argv = ["salt", "--out=json", "--static", "--timeout=600", *words]
+    done = site.lab.run(site.lab.hosts.controller, argv, check=False, timeout=PATIENCE)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
 
 
 def well(site):
@@ -100,7 +109,9 @@ def test_an_empty_disk_takes_the_place_of_sbds(site):
     with ThreadPoolExecutor(len(NODES)) as pool:
         list(pool.map(lambda one: site.run(one, "systemctl", "stop", "pacemaker", "corosync", timeout=600), NODES))
     site.run("hv1", "dd", "if=/dev/zero", f"of={SBD}", "bs=1M", "count=4", "oflag=direct", "status=none")
-    done = site.highstate(*NODES)
+    answers = salt(site, "hv*", "state.highstate")
+    done = {one: {row["__id__"]: row for row in rows.values()} for one, rows in answers.items()}
+    assert set(done) == set(NODES)
     assert failures(done) == {}
     assert "cluster_sbd_disks" in changes(done)["hv1"]
     node = well(site)
@@ -175,6 +186,15 @@ def test_a_guest_that_can_start_nowhere_waits_with_its_reason(site):
     assert failed(site, node) == set()
 
 
+def test_a_guest_that_an_operator_has_stopped_waits_for_its_start(site):
+    node = well(site)
+    before = site.count(node)
+    assert site.call(node, "power_off", GUEST)["state"] == "shut_off"
+    assert any(GUEST in line and "Stopped" in line for line in console(site).splitlines())
+    assert salt(site, node, "hypervisor.start", GUEST)[node]["state"] == "running"
+    assert site.count(well(site)).boots[:-1] == before.boots
+
+
 def test_a_migration_that_fails_starts_it_once_and_says_why(site):
     node = well(site)
     other = other_than(node)
@@ -182,8 +202,8 @@ def test_a_migration_that_fails_starts_it_once_and_says_why(site):
     rules = "table inet shut { chain in { type filter hook input priority -200; tcp dport 16514 reject; } }"
     site.run(other, "nft", "--file", "-", stdin=rules)
     try:
-        refused = site.call(node, "migrate", GUEST, other, "test=True", check=False)
-        assert other in str(refused)
+        refused = salt(site, node, "hypervisor.migrate", GUEST, other, "test=True", check=False)[node]
+        assert "16514" in str(refused)
         assert site.runs_on() == node
         site.run(node, "crm_resource", "--move", "--resource", GUEST, "--node", other, "--lifetime", "PT20M")
         soon(lambda: ("migrate_to", node) in failed(site, other), PATIENCE, "the move has failed")
@@ -196,8 +216,8 @@ def test_a_migration_that_fails_starts_it_once_and_says_why(site):
     assert "migrate_to" in console(site)
     site.run(place, "crm_resource", "--cleanup", "--resource", GUEST)
     target = other_than(place)
-    assert site.call(place, "migrate", GUEST, target, "test=True")
-    assert site.call(place, "migrate", GUEST, target)["to"] == target
+    salt(site, place, "hypervisor.migrate", GUEST, target, "test=True")
+    assert salt(site, place, "hypervisor.migrate", GUEST, target)[place]["to"] == target
     assert site.count(well(site)).boots == after.boots
 
 
