@@ -33,13 +33,13 @@ def fenced(site, device):
 
 
 @pytest.fixture(autouse=True)
-def mended(device):
+def mended(site, device):
     """Whatever becomes of a test, the device works for the next one, and both hosts are on."""
     yield
     device.broken = device.stays_off = False
     device.slow = 0
     for node in ("hv1", "hv2"):
-        device.act("on", node)
+        switched_on(site, device, node)
 
 
 def shown(site, node="hv1"):
@@ -71,12 +71,13 @@ def given_up(site, device, seconds=0):
     """
     move(site, "hv2")
     # What the history says of earlier failures is another matter.
-    site.run("hv1", "stonith_admin", "--cleanup", "--history", "hv2")
+    site.run("hv1", "stonith_admin", "--cleanup", "--history", "*")
     assert FAILED not in shown(site)
     device.broken = True
     since, until = site.run("hv1", "date", "+%s").strip(), time.monotonic() + seconds
     kill(site.lab, "hv2")
-    words = ["journalctl", "--unit=pacemaker", f"--since=@{since}", r"--grep=Too many failures \(10\) to fence hv2"]
+    # It counts on where a person has had the node fenced: how many tries that are is another matter, too.
+    words = ["journalctl", "--unit=pacemaker", f"--since=@{since}", "--grep=Too many failures .* to fence hv2"]
 
     def watched():
         assert resource(site, "hv1") != "hv1"

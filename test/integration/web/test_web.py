@@ -63,6 +63,17 @@ def open_console(page, name):
     page.locator(".console-screen[data-status=connected]").wait_for(timeout=LONG)
 
 
+def types(keys, word, printed):
+    """Types a word until the guest has shown it in one piece: what it prints by itself may come between two keys."""
+
+    def shown():
+        keys.press_sequentially(f"{word} ")
+        time.sleep(1)
+        return word in printed()
+
+    waited(shown, f"{word}, on the guest's host")
+
+
 def place_of(lab, name):
     """Returns the host where a guest runs, and the other one."""
     (here,) = [host for host in lab.hosts.hypervisors if state_of(lab, host, name) == "running"]
@@ -221,16 +232,14 @@ def test_a_serial_port_takes_keys_and_is_there_again_after_the_guest_has_moved(l
     page.get_by_role("button", name="Serial port").click()
     expect(page.locator(".xterm-rows")).to_contain_text("guest second", timeout=LONG)
     keys = page.locator(".xterm-helper-textarea")
-    keys.press_sequentially("typed-here")
-    waited(lambda: "typed-here" in lab.console(here, counting), "what was typed, on the host")
+    types(keys, "typed-here", lambda: lab.console(here, counting))
     # What is connected afterwards must be another terminal than this one.
     page.locator(".xterm").evaluate("(terminal) => { terminal.dataset.old = 'yes'; }")
     migrate(lab, counting, here, there)
     expect(page.get_by_text(f"on {there}")).to_be_visible(timeout=LONG)
     page.locator(".console-screen[data-status=connected] .xterm:not([data-old])").wait_for(timeout=LONG)
     counted_to(lab, there, counting, 0)
-    keys.press_sequentially("typed-there")
-    waited(lambda: "typed-there" in lab.console(there, counting), "what was typed, on the other host")
+    types(keys, "typed-there", lambda: lab.console(there, counting))
 
 
 def test_a_viewer_is_offered_nothing_and_refused_what_he_asks_for_all_the_same(look, front, lab, counting):
