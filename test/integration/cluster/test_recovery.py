@@ -87,6 +87,7 @@ def given_up(site, device, seconds=0):
     soon(watched, 120, "Pacemaker has given up")
 
 
+@pytest.mark.long
 def test_a_node_that_is_dead_is_fenced_and_joins_once_it_is_switched_on(site, device):
     move(site, "hv2")
     device.stays_off, device.slow = True, 5
@@ -116,6 +117,7 @@ def heard(site, node):
     return "disconnected" not in text and len(re.findall(r"nodeid: +\d:\tconnected$", text, re.MULTILINE)) == 1
 
 
+@pytest.mark.long
 def test_nodes_that_do_not_hear_each_other_both_have_quorum_and_come_together_again(site, device):
     """The device does nothing, so there is time to look; else each would have the other one switched off."""
     place = resource(site, "hv1")
@@ -177,6 +179,7 @@ def test_after_fencing_has_failed_nobody_forgets_the_node_and_a_person_has_it_tr
     assert processes(site) == ["hv1"]
 
 
+@pytest.mark.long
 def test_where_the_device_stays_broken_a_person_says_that_the_node_is_off(site, device):
     began = time.time()
     given_up(site, device)
