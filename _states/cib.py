@@ -27,6 +27,8 @@ _STOP = "stop the cluster on all nodes (systemctl stop pacemaker corosync), then
 _SECRETS = "/var/lib/pacemaker/lrm/secrets"
 # A meta attribute of fence devices that says who has had new secrets last, and when.
 _NEWS = "hypervisor-secrets"
+# Beside secrets of which Pacemaker has still to be told, so that a run which could not is made up for by the next one.
+_UNTOLD = ".untold"
 
 
 def configured(
@@ -453,13 +455,15 @@ def secrets(
         if not ret["changes"] or __opts__["test"]:
             comment = f"The secrets of {resource} {'would be written' if ret['changes'] else 'are as they should be'}."
             return ret | {"result": None if ret["changes"] else True, "comment": comment}
-        for path, content in wanted.items():
+        new = {_UNTOLD: b"", **wanted} if "written" in ret["changes"].values() else wanted
+        for path, content in new.items():
             _write(place, path, content)
         for path in there:
-            if path not in wanted:
+            if path not in (*wanted, _UNTOLD):
                 (place / path).unlink(missing_ok=True)
-        if "written" in ret["changes"].values():
+        if (place / _UNTOLD).exists():
             _told(resource, fences=fences)
+            (place / _UNTOLD).unlink()
     except (CommandExecutionError, OSError, ValueError, ElementTree.ParseError) as error:
         return ret | {"result": False, "comment": f"The secrets of {resource}: {error}."}
     return ret | {"comment": f"The secrets of {resource} are as they should be now."}
@@ -519,7 +523,10 @@ def _differing(place: Path, wanted: Mapping[str, bytes], there: Iterable[str]) -
             found[path.removesuffix(".sign")] = "written"
         elif wrong := access(place / path, 0o600):
             found.setdefault(path.removesuffix(".sign"), wrong)
-    return found | {path: "removed" for path in there if path not in wanted and not path.endswith(".sign")}
+    if _UNTOLD in there:
+        found["Pacemaker"] = "told"
+    gone = [path for path in there if path not in (*wanted, _UNTOLD) and not path.endswith(".sign")]
+    return found | dict.fromkeys(gone, "removed")
 
 
 def _write(place: Path, file: str, content: bytes) -> None:

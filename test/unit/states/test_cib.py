@@ -632,6 +632,28 @@ def test_a_pacemaker_that_runs_uses_new_secrets_and_tries_again_what_has_failed_
     assert [call for call in node.calls if call[0] == "crm_resource"] == []
 
 
+def test_who_could_not_be_told_is_told_by_the_next_run(node):
+    node.state()
+    real, broken = node.run, True
+
+    def run(argv, **options):
+        if broken and "hypervisor-secrets" in argv:
+            raise CommandExecutionError("crm_resource: no connection")
+        return real(argv, **options)
+
+    cib.__utils__["cluster_tools.run"] = run
+    ret = node.secret("passwd")
+    assert (ret["result"], ret["comment"]) == (False, "The secrets of fence: crm_resource: no connection.")
+    broken = False
+    predicted = node.secret("passwd", test=True)
+    node.calls.clear()
+    ret = node.secret("passwd")
+    assert (ret["result"], ret["changes"]) == (True, {"Pacemaker": "told"})
+    assert predicted["changes"] == ret["changes"]
+    assert len([call for call in node.calls if "hypervisor-secrets" in call]) == 1
+    assert node.secret("passwd")["changes"] == {}
+
+
 def test_what_has_failed_elsewhere_is_left_to_that_node(node):
     node.state()
     node.failures = '<failure op_key="fence_start_0" node="hv2"/><failure op_key="ip_start_0" node="hv1"/>'
