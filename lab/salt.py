@@ -201,8 +201,20 @@ def wait_answering(hosts: Hosts, timeout: float = 180) -> None:
         if missing:
             time.sleep(0.5)
     if missing:
+        said = "".join(f"\n  {line}" for line in silence(hosts, missing))
         who = ", ".join(missing)
-        raise LabError(f"no answer within {timeout:.0f} s from the minions: {who}; see: lab logs {missing[0]}")
+        raise LabError(f"no answer within {timeout:.0f} s from the minions: {who}; see: lab logs {missing[0]}{said}")
+
+
+def silence(hosts: Hosts, missing: Sequence[str]) -> list[str]:
+    """Return what tells why minions do not answer: who is connected, and the last that minions and master logged."""
+    lines = []
+    for host, daemon in [*((host, "minion") for host in missing), (hosts.controller, "master")]:
+        if daemon == "minion":
+            lines.append(f"{host}: {'' if subscribed(hosts, host) else 'not '}connected to the master's publisher")
+        log = hosts.run(host, ["tail", "-n", "4", f"/var/log/salt/{daemon}"], check=False)
+        lines += [f"{host}: {daemon}: {line[:300]}" for line in (log.stdout + log.stderr).splitlines() if line.strip()]
+    return lines
 
 
 def highstate(

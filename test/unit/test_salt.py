@@ -277,11 +277,28 @@ def test_a_lost_highstate_is_an_error(said, message):
         salt.highstate(Scripted(lambda host, argv: said))
 
 
-def test_minions_that_do_not_answer_are_named(monkeypatch):
+def test_minions_that_do_not_answer_are_named_with_what_they_logged(monkeypatch):
+    def said(host, argv):
+        if argv[0] == "tail":
+            return f"\nlog of {host}'s {argv[-1]}\n"
+        return '{"controller": true, "hv1": false}'
+
     monkeypatch.setattr(salt, "subscribed", lambda hosts, host: True)
-    hosts = Scripted(lambda host, argv: '{"controller": true, "hv1": false}')
-    with pytest.raises(LabError, match=r"^no answer within 1 s from the minions: hv1, hv2; see: lab logs hv1$"):
+    hosts = Scripted(said)
+    with pytest.raises(LabError) as error:
         salt.wait_answering(hosts, timeout=1)
+    assert str(error.value).splitlines() == [
+        "no answer within 1 s from the minions: hv1, hv2; see: lab logs hv1",
+        "  hv1: connected to the master's publisher",
+        "  hv1: minion: log of hv1's /var/log/salt/minion",
+        "  hv2: connected to the master's publisher",
+        "  hv2: minion: log of hv2's /var/log/salt/minion",
+        "  controller: master: log of controller's /var/log/salt/master",
+    ]
+    monkeypatch.setattr(salt, "subscribed", lambda hosts, host: host != "hv1")
+    with pytest.raises(LabError, match=r"\n  hv1: not connected to .*\n.*\n  hv2: connected to "):
+        salt.wait_answering(hosts, timeout=1)
+    monkeypatch.setattr(salt, "subscribed", lambda hosts, host: True)
     assert salt.answering(Scripted(lambda host, argv: '{"controller": true, "hv1": true, "hv2": true}'))
 
 

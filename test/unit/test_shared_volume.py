@@ -210,7 +210,7 @@ def test_locks_of_dlm_that_another_volume_gives_up_meanwhile_are_taken_again(nod
     assert node.does(action) == 0
     assert sum(call[:2] == START[:2] for call in node.calls()) == 3
     # Not for ever, and not where asking again does not help.
-    monkeypatch.setattr(agent, "RACE", 0.05)
+    monkeypatch.setattr(agent, "RACE", 1)
     node.fail(**{"LVM-activate start": 1})
     assert node.does(action) == 1
     assert len(node.calls()) > 1
