@@ -326,7 +326,7 @@ class Lab:
         if did or not salt.answering(hosts):
             did = True
             with self.progress.step("wait for every minion to answer"):
-                salt.wait_answering(hosts)
+                salt.wait_answering(hosts, say=self._note)
         return did
 
     def _highstate(self) -> bool:

@@ -7,7 +7,7 @@ import io
 import json
 import tarfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from . import web
 from .identity import DOMAIN
 from .proc import CommandError, LabError
 from .state import CHECKOUT, tree_digest
+from .vmspec import silent
 
 if TYPE_CHECKING:
     from .hosts import Hosts
@@ -27,6 +28,9 @@ SHARED = (
     "_modules", "_states", "_utils", "_wrapper", "_engines", "_runners", "orchestrate", "bootstrap",
     "requirements/salt.lock", "top.sls.example", "pillar.example",
 )  # fmt: skip
+# Seconds after which a minion that does not answer is taken for one that never will; most take five, an emulated one
+# twenty.
+STUCK = 90
 # What a minion needs before it is one.
 MINION = ("bootstrap", "requirements/salt.lock")
 # Prints where the master keeps a minion's key, then the key.
@@ -178,28 +182,43 @@ def subscribed(hosts: Hosts, host: str) -> bool:
     return bool(done.stdout.strip())
 
 
-def wait_answering(hosts: Hosts, timeout: float = 180) -> None:
-    """Wait until every minion answers its master.
+def wait_answering(hosts: Hosts, timeout: float = 300, say: Callable[[str], None] = silent) -> None:
+    """Wait until every minion answers its master. One that does not after a while is restarted, once.
+
+    Args:
+        hosts: the lab's hosts.
+        timeout: seconds to wait.
+        say: is told which minions are restarted, and why.
 
     Raises:
-        LabError: one doesn't; the message names it.
+        LabError: one doesn't answer; the message names it, whether it is connected, and what it logged last.
     """
     missing = list(hosts.specs)
-    deadline = time.monotonic() + timeout
-    # A ping that reaches nobody takes salt a quarter of a minute, so none is sent before the minions listen.
-    while time.monotonic() < deadline and not all(subscribed(hosts, host) for host in missing):
-        time.sleep(0.3)
-    while missing and time.monotonic() < deadline:
-        targets = ",".join(missing)
-        argv = ["salt", "--list", targets, "--timeout=5", "--out=json", "--static", "test.ping"]
-        done = hosts.run(hosts.controller, argv, check=False, timeout=90)
-        try:
-            answers = json.loads(done.stdout or "{}")
-        except ValueError:
-            answers = {}
-        missing = [host for host in missing if answers.get(host) is not True]
-        if missing:
-            time.sleep(0.5)
+    began = time.monotonic()
+    restarted = False
+    while missing and time.monotonic() < began + timeout:
+        # A ping that reaches nobody takes salt a quarter of a minute, so none is sent before the minions listen.
+        late = [host for host in missing if not subscribed(hosts, host)]
+        if not late:
+            targets = ",".join(missing)
+            # An emulated machine on a busy processor would answer too late each time.
+            patience = 15 if any(hosts.kind(host) == "vm" for host in missing) else 5
+            argv = ["salt", "--list", targets, f"--timeout={patience}", "--out=json", "--static", "test.ping"]
+            done = hosts.run(hosts.controller, argv, check=False, timeout=90)
+            try:
+                answers = json.loads(done.stdout or "{}")
+            except ValueError:
+                answers = {}
+            late = missing = [host for host in missing if answers.get(host) is not True]
+        if late and not restarted and time.monotonic() > began + STUCK:
+            restarted = True
+            for line in silence(hosts, late):
+                say(line)
+            say(f"no answer within {STUCK} s, restarting the minions: {', '.join(late)}")
+            for host in late:
+                hosts.run(host, ["systemctl", "restart", "salt-minion"], check=False, timeout=120)
+        if late:
+            time.sleep(0.4)
     if missing:
         said = "".join(f"\n  {line}" for line in silence(hosts, missing))
         who = ", ".join(missing)

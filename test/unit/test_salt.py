@@ -302,6 +302,28 @@ def test_minions_that_do_not_answer_are_named_with_what_they_logged(monkeypatch)
     assert salt.answering(Scripted(lambda host, argv: '{"controller": true, "hv1": true, "hv2": true}'))
 
 
+def test_a_minion_that_is_stuck_is_restarted_once_and_that_is_said(monkeypatch):
+    stuck, said = ["hv1"], []
+
+    def answer(host, argv):
+        if argv == ["systemctl", "restart", "salt-minion"]:
+            stuck.remove(host)
+        return '{"controller": true, "hv1": true, "hv2": true}'
+
+    monkeypatch.setattr(salt, "subscribed", lambda hosts, host: host not in stuck)
+    monkeypatch.setattr(salt, "STUCK", 0.1)
+    hosts = Scripted(answer)
+    salt.wait_answering(hosts, timeout=20, say=said.append)
+    assert "hv1: not connected to the master's publisher" in said
+    assert said[-1] == "no answer within 0.1 s, restarting the minions: hv1"
+    assert [host for host, argv, _ in hosts.asked if argv[0] == "systemctl"] == ["hv1"]
+    # It may be connected and silent all the same; and what a restart does not help is not restarted for ever.
+    silent = Scripted(lambda host, argv: '{"controller": true, "hv1": false, "hv2": true}')
+    with pytest.raises(LabError, match="no answer within 2 s from the minions: hv1;"):
+        salt.wait_answering(silent, timeout=2)
+    assert [host for host, argv, _ in silent.asked if argv[0] == "systemctl"] == ["hv1"]
+
+
 def test_values_are_merged_over_a_pillar_file():
     text = "# a comment\nkvm:\n  kernel:\n    manage: false\n  list: [1, 2]\nroles: [hypervisor]\n"
     merged = yaml.safe_load(salt.merged_yaml(text, {"kvm": {"kernel": {"args": {"a": None}}, "list": [3]}}))
