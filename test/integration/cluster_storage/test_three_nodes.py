@@ -21,6 +21,7 @@ ALONE = {"enabled": True, "module": "softdog", "blacklist": ["iTCO_wdt"], "watch
 # Twice that is what the others wait, see docs/cluster.rst.
 DEAD = 2 * WATCHDOG
 LONGER = 40
+EARLY = 20  # seconds for which a node waits for one that has not begun
 SILENT: dict[str, set[str]] = {node: set() for node in NODES}
 
 
@@ -65,15 +66,26 @@ def all_there(site, node):
     assert found == {one: set() for one in others(node)}
 
 
-def test_bare_hosts_fence_by_their_watchdogs_as_was_predicted(site):
-    site.declared(sbd=ALONE)
+def test_bare_hosts_fence_by_their_watchdogs_as_was_predicted_whichever_begins(site):
+    site.declared(sbd=ALONE, wait_seconds=EARLY)
     site.converge(site.lab.hosts.controller)
     predicted = site.highstate(*NODES, test=True)
-    done = site.highstate(*NODES)
+    # The bootstrap node has done nothing yet.
+    early = site.highstate("hv2")
+    key = early["hv2"]["cluster_key"]
+    assert key["result"] is False
+    assert key["comment"].startswith("hv1 (cluster:bootstrap_node) has not handed out the cluster's key to hv2 within")
+    assert EARLY * 1000 <= key["duration"] < 6 * EARLY * 1000
+    services = site.run("hv2", "systemctl", "is-active", "sbd", "corosync", "pacemaker", check=False)
+    assert services.split() == ["inactive"] * 3
+    site.declared(sbd=ALONE)
+    done = site.highstate("hv3", "hv2", "hv1")
     second = site.highstate(*NODES)
     assert failures(predicted) == failures(done) == failures(second) == {}
     wanted = {node: {name for name, row in rows.items() if row["result"] is None} for node, rows in predicted.items()}
-    assert changes(done) == wanted
+    happened = changes(done)
+    happened["hv2"] |= changes(early)["hv2"]
+    assert happened == wanted
     assert done["hv1"]["cluster_cib_fencing"]["changes"] == predicted["hv1"]["cluster_cib_fencing"]["changes"]
     assert changes(second) == SILENT
 
