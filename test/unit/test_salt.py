@@ -303,7 +303,8 @@ def test_minions_that_do_not_answer_are_named_with_what_they_logged(monkeypatch)
 
 
 def test_a_minion_that_is_stuck_is_restarted_once_and_that_is_said(monkeypatch):
-    stuck, said = ["hv1"], []
+    stuck = ["hv1"]
+    said: list[str] = []
 
     def answer(host, argv):
         if argv == ["systemctl", "restart", "salt-minion"]:
