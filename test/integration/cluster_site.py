@@ -17,6 +17,7 @@ import yaml
 
 from lab import salt
 from lab.lab import Lab
+from lab.proc import CommandError
 
 NODES = ("hv1", "hv2", "hv3")
 NAME = "lab"
@@ -219,8 +220,11 @@ def all_online(site: Site, nodes: Iterable[str]) -> None:
 
 
 def _sees(site: Site, node: str, wanted: set[str]) -> bool:
-    """Whether a node sees exactly these."""
-    return site.online(node) == wanted
+    """Whether a node sees exactly these; one whose Pacemaker has still to start sees nobody."""
+    try:
+        return site.online(node) == wanted
+    except CommandError:
+        return False
 
 
 class Course:
