@@ -117,6 +117,18 @@ class Device:
         self.server.server_close()
 
 
+class Power(Device):
+    """The device, for machines."""
+
+    def act(self, action: str, host: str) -> None:
+        """Cut a machine's power, or bring it back."""
+        machine = self.lab.virtual.machine(host)
+        if action in ("off", "reboot"):
+            machine.kill()
+        if action == "on" or (action == "reboot" and not self.stays_off):
+            machine.start()
+
+
 def kill(lab: Lab, host: str) -> None:
     """Cut a host's power."""
     container.podman("kill", "--signal", "KILL", container.container_name(lab.paths.name, host), check=False)

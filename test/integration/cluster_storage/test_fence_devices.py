@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from cluster_site import changes, failures, soon
-from fence_lab import Device
+from fence_lab import Power
 from fenced_site import fence, with_agent
 from storage_site import NODES, PATIENCE, StorageSite, bare_machines
 
@@ -21,18 +21,6 @@ pytestmark = [
 ]
 NAME = f"{os.environ.get('LAB_NAME', 'test')}-power"
 SILENT: dict[str, set[str]] = {node: set() for node in NODES}
-
-
-class Power(Device):  # type: ignore[misc]  # mypy looks at files of this folder one by one
-    """The device, for machines."""
-
-    def act(self, action: str, host: str) -> None:
-        """Cut a machine's power, or switch it on."""
-        machine = self.lab.virtual.machine(host)
-        if action in ("off", "reboot"):
-            machine.kill()
-        if action in ("on", "reboot"):
-            machine.start()
 
 
 @pytest.fixture(scope="module", name="site")

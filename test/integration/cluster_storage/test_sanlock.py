@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 from cluster_site import changes, failures, soon
-from fence_lab import AGENT, Device
+from fence_lab import Power
+from fenced_site import fence, with_agent
 from storage_site import NODES, PATIENCE, RESOURCE, SAN, TOKEN, VOLUME, StorageSite, bare_machines
 
 from lab import network
@@ -33,36 +34,17 @@ touch /run/held
 """
 
 
-class Power(Device):  # type: ignore[misc]  # mypy looks at files of this folder one by one
-    """The fence device of the lab, for machines."""
-
-    def act(self, action: str, host: str) -> None:
-        """Cut a machine's power, or bring it back."""
-        machine = self.lab.virtual.machine(host)
-        if action in ("off", "reboot"):
-            machine.kill()
-        if action in ("on", "reboot"):
-            machine.start()
-
-
-class Leases(StorageSite):  # type: ignore[misc]  # as above
+class Leases(StorageSite):  # type: ignore[misc]  # mypy looks at files of this folder one by one
     """The cluster, with its fence device."""
 
     def __init__(self, lab: Lab) -> None:
         super().__init__(lab)
-        self.device = Power(lab, network.address(lab.state["index"], 1))
-        for node in NODES:
-            self.run(node, "sh", "-c", "cat > /usr/sbin/fence_lab && chmod 755 /usr/sbin/fence_lab", stdin=AGENT)
-        fence = {
-            "agent": "fence_lab",
-            "targets": list(NODES),
-            "parameters": {"ip": self.device.address, "ipport": self.device.port},
-            "secrets": {"passwd": self.device.password},
-            "operations": [{"name": "monitor", "interval": "120s", "timeout": "120s"}],
-        }
+        self.device = with_agent(self, Power(lab, network.address(lab.state["index"], 1)))
+        slow = {"operations": [{"name": "monitor", "interval": "120s", "timeout": "120s"}]}
         volumes = {"one": {"size_mib": 64}, "both": {"size_mib": 32, "active": "everywhere"}}
         self.declare(
-            *NODES, token=TOKEN, wait_seconds=600, stonith={"fence": fence}, properties={"stonith-timeout": "300s"},
+            *NODES, token=TOKEN, wait_seconds=600, stonith={"fence": {**fence(self.device), **slow}},
+            properties={"stonith-timeout": "300s"},
             storage={
                 "lock_manager": "sanlock", "watchdog_module": "softdog",
                 "volume_groups": {"vmdata": {"devices": [SAN], "volumes": volumes}},
